@@ -1,0 +1,35 @@
+"""The one exception family: what this library raises, and the exit code each kind ends the command with."""
+
+from __future__ import annotations
+
+
+class ReasoningCompilerError(Exception):
+    """Base of everything that this library raises on purpose; its text is one line for a person."""
+
+    exit_code = 1
+
+
+class UsageError(ReasoningCompilerError):
+    """Bad input: an unknown workload, a file that does not parse, an option out of range."""
+
+    exit_code = 2
+
+
+class NothingMeasuredError(ReasoningCompilerError):
+    """A run ended without one verified measurement."""
+
+    exit_code = 3
+
+
+class EnvironmentMismatchError(UsageError):
+    """A journal or a library belongs to another machine, target or set of versions."""
+
+
+class JournalError(ReasoningCompilerError):
+    """The run folder could not be written or read: a full disk, a read-only folder, a damaged journal."""
+
+    exit_code = 4
+
+
+class IllegalProgramError(ReasoningCompilerError):
+    """A transformation or program that the space refuses; the text says which decision, why, and what is allowed."""

@@ -1,0 +1,62 @@
+"""What a proposer sees and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from reasoning_compiler.records import Decision, Proposal, Step, Transformation
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A transformation of a node that the space refused, and why."""
+
+    transformation: Transformation
+    why: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a proposer may look at when it is asked for children of a node.
+
+    Args:
+        lineage: the node itself, its parent, its grandparent, and so on; the untuned program is last.
+        table: the node's decisions with their domains and present values. For the untuned program this is the table
+            of the space's start program, from which its edits are counted.
+        children: the children that the node already has.
+        best: the fastest verified node so far, None before there is one.
+        measured: every node with a measurement, in the order of measuring.
+        rejected: what was proposed for this node and refused.
+        num_samples: measurements so far.
+        max_samples: the run's budget of measurements; None where it has none.
+    """
+
+    lineage: tuple[Step, ...]
+    table: tuple[Decision, ...]
+    children: tuple[Step, ...] = ()
+    best: Step | None = None
+    measured: tuple[Step, ...] = ()
+    rejected: tuple[Rejection, ...] = ()
+    num_samples: int = 0
+    max_samples: int | None = None
+
+    @property
+    def node(self) -> Step:
+        return self.lineage[0]
+
+
+class Proposer(Protocol):
+    """Whoever proposes transformations: the expert, chance, a language model, a replayed run."""
+
+    name: str
+
+    def propose(self, context: Context, num: int, rng: np.random.Generator) -> Proposal:
+        """Returns reasoning and up to `num` transformations of the context's node, best first.
+
+        The transformations may be fewer than `num`, repeat known programs, or be illegal: the search checks each.
+        An empty tuple means that there is nothing left to propose for this node.
+        """
+        ...
