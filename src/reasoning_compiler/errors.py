@@ -15,6 +15,10 @@ class UsageError(ReasoningCompilerError):
     exit_code = 2
 
 
+class LLMSetupError(UsageError):
+    """The language model cannot be used at all: no key, a refused key, an unknown model, no credit, no such server."""
+
+
 class NothingMeasuredError(ReasoningCompilerError):
     """A run ended without one verified measurement."""
 

@@ -160,18 +160,28 @@ class Transformation:
         edits: (name, value) pairs; a structure choice is edited like any other decision, and what the two sketches
             share is carried over.
         expectation: what the proposer expects of it, in words; may be empty.
+        proposer: who proposed it, where that differs from the proposal's proposer (a fallback); else empty.
+        reasoning: the reasoning behind it, where that differs from the proposal's; else empty.
     """
 
     edits: tuple[tuple[str, Value], ...]
     expectation: str = ""
+    proposer: str = field(default="", compare=False)
+    reasoning: str = field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
         edits = [[n, list(v) if isinstance(v, tuple) else v] for n, v in self.edits]
-        return {"edits": edits, "expectation": self.expectation}
+        origin = {"proposer": self.proposer, "reasoning": self.reasoning}
+        return {"edits": edits, "expectation": self.expectation} | {k: v for k, v in origin.items() if v}
 
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> Transformation:
-        return cls(tuple((str(n), as_value(v)) for n, v in obj["edits"]), str(obj.get("expectation", "")))
+        return cls(
+            edits=tuple((str(n), as_value(v)) for n, v in obj["edits"]),
+            expectation=str(obj.get("expectation", "")),
+            proposer=str(obj.get("proposer", "")),
+            reasoning=str(obj.get("reasoning", "")),
+        )
 
 
 def difference(parent: Program, child: Program) -> tuple[tuple[str, Value | None, Value | None], ...]:
