@@ -1,0 +1,147 @@
+"""Loop nests as data: what the analysis, the expert and the prior reason about. Knows nothing of TVM.
+
+A nest is one block of a program with the loops around it, outermost first, and for each buffer that it touches how
+far one step of each loop moves through each dimension of that buffer. From this follow footprints, strides and reuse.
+
+Symbols used in docstrings: L loops, D dimensions of a buffer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+LoopKind = Literal["serial", "parallel", "vectorized", "unrolled"]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One loop: its name, iterations, how it runs, and whether it reduces."""
+
+    name: str
+    extent: int
+    kind: LoopKind = "serial"
+    reduces: bool = False
+    id: int = 0  # equal for loops that two nests share
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a block touches one buffer.
+
+    Args:
+        buffer: the buffer's name.
+        shape: its D extents.
+        item_bytes: bytes of one element.
+        steps: D × L: by how many elements one iteration of a loop moves in a dimension. Fractions stand for
+            integer divisions, as in the shared heads of grouped attention.
+        region: D: elements touched by one iteration.
+        writes: whether it is written.
+        shared: loops, counted from the outermost, inside which the buffer is both made and used; L of them for
+            none... 0 means that the whole buffer lives outside this nest.
+        external: an argument of the kernel, as opposed to an intermediate.
+    """
+
+    buffer: str
+    shape: tuple[int, ...]
+    item_bytes: int
+    steps: tuple[tuple[float, ...], ...]
+    region: tuple[int, ...]
+    writes: bool = False
+    shared: int = 0
+    external: bool = True
+
+    def moved_by(self, loop: int) -> bool:
+        """Tells whether the loop with that index moves through the buffer at all."""
+        return any(dim[loop] for dim in self.steps)
+
+    def stride(self, loop: int) -> float:
+        """Returns the distance in elements between two iterations of the loop, in row-major order."""
+        stride, below = 0.0, 1
+        for dim, size in zip(reversed(self.steps), reversed(self.shape), strict=True):
+            stride += dim[loop] * below
+            below *= size
+        return stride
+
+
+@dataclass(frozen=True)
+class Nest:
+    """One block and its loops.
+
+    Args:
+        block: the block's name.
+        loops: outermost first.
+        accesses: the buffers it touches; what it both reads and writes (an accumulator) stands once, as written.
+        flops: floating-point operations per iteration; divisions and calls count as the several that they cost.
+        scalar_calls: calls per iteration that do not vectorize (libm).
+        unroll_limit: largest body that the compiler was told to unroll; 0 for none.
+        tiling: the tiling structure, as "SSRSRS", or "" where the block is not tiled.
+    """
+
+    block: str
+    loops: tuple[Loop, ...]
+    accesses: tuple[Access, ...]
+    flops: float
+    scalar_calls: int = 0
+    unroll_limit: int = 0
+    tiling: str = ""
+
+    @cached_property
+    def iterations(self) -> int:
+        return math.prod(loop.extent for loop in self.loops)
+
+    @property
+    def reduces(self) -> bool:
+        return any(loop.reduces and loop.extent > 1 for loop in self.loops)
+
+    @cached_property
+    def output(self) -> Access | None:
+        return next((a for a in self.accesses if a.writes), None)
+
+    def footprint_elements(self, access: Access, depth: int) -> int:
+        """Returns how many elements of a buffer the loops from `depth` inward touch (loops outside stand still)."""
+        extents = [loop.extent - 1 for loop in self.loops]
+        total = 1
+        for dim, size, region in zip(access.steps, access.shape, access.region, strict=True):
+            reach = sum(abs(s) * e for s, e in zip(dim[depth:], extents[depth:], strict=True) if s)
+            total *= min(size, int(reach) + region)
+        return total
+
+    def footprint_bytes(self, depth: int) -> int:
+        """Returns the bytes of all buffers that the loops from `depth` inward touch."""
+        return sum(self.footprint_elements(a, depth) * a.item_bytes for a in self.accesses)
+
+    def tiled(self, structure: str, factors: Mapping[str, Sequence[int]], *, unroll_limit: int = 0) -> Nest:
+        """Returns this nest with its loops split and reordered as MetaSchedule's multi-level tiling does.
+
+        Args:
+            structure: as "SSRSRS": which level of the spatial (S) or reducing (R) loops comes next.
+            factors: by loop name, outermost first; loops that are not named stay whole and outside.
+            unroll_limit: of the new nest.
+        """
+        order: list[tuple[int, int, int]] = []  # (loop, extent, stride in iterations of that loop)
+        for index, loop in enumerate(self.loops):
+            if loop.name not in factors:
+                order.append((index, loop.extent, 1))
+        level = {"S": 0, "R": 0}
+        for letter in structure:
+            at = level[letter]
+            for index, loop in enumerate(self.loops):
+                if loop.name in factors and loop.reduces == (letter == "R"):
+                    split = factors[loop.name]
+                    order.append((index, split[at], math.prod(split[at + 1 :])))
+            level[letter] += 1
+        seen: dict[int, int] = {}
+        loops = []
+        for index, extent, _ in order:
+            number = seen.get(index, 0)
+            seen[index] = number + 1
+            loops.append(replace(self.loops[index], name=f"{self.loops[index].name}_{number}", extent=extent))
+        accesses = tuple(
+            replace(a, steps=tuple(tuple(dim[i] * stride for i, _, stride in order) for dim in a.steps))
+            for a in self.accesses
+        )
+        return replace(self, loops=tuple(loops), accesses=accesses, unroll_limit=unroll_limit, tiling=structure)
