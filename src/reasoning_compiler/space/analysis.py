@@ -1,0 +1,356 @@
+"""Static analysis of loop nests on a CPU: registers, vectors, caches, cores, and a time from all of them.
+
+The model is the one that a kernel engineer keeps in mind, not a simulator: work per cycle of the register tile
+(Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008), bytes between cache levels from
+footprints and reuse distances (as in Li et al., "Analytical characterization and design space exploration for
+optimization of CNNs", 2021), the roofline above both. It ranks; its seconds are rough. Knows nothing of TVM.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reasoning_compiler.records import Machine
+from reasoning_compiler.space.nest import Access, Nest
+
+_FMA_LATENCY_CYCLES = 4
+_LOADS_PER_CYCLE = 2
+_CALL_CYCLES = 12  # a scalar libm call
+_CACHE_SHARE = 0.75  # of a cache that one nest's data can count on
+_BYTES_PER_CYCLE = {"L2": 32, "L3": 16}  # into the next inner level, per core
+_LAUNCH_SECS = 4e-6
+_LARGE_BODY = 768  # vector operations in one unrolled body beyond which instruction fetch costs
+_WAYS, _WAY_BYTES = 8, 4096  # a typical first-level cache: lines 4 KB apart share a set of 8
+_CONFLICT_CYCLES = 10
+_LLVM_UNROLLS = 8  # iterations of a constant inner loop that LLVM unrolls unasked
+
+
+@dataclass(frozen=True)
+class LevelTraffic:
+    """What one cache level holds and what has to come into it.
+
+    Args:
+        level: "L1", "L2" or "L3".
+        from_loop: the outermost loop whose whole working set the level holds ("" if not even one iteration fits).
+        working_set_bytes: of that loop.
+        bytes_in: moved into the level from the one behind it, over the whole nest, all cores.
+    """
+
+    level: str
+    from_loop: str
+    working_set_bytes: int
+    bytes_in: float
+
+
+@dataclass(frozen=True)
+class BlockAnalysis:
+    """What the machine makes of one nest.
+
+    Args:
+        block: its name.
+        secs: the model's time, on all cores.
+        bound: what the time goes into: "compute", "L1", "L2", "L3" or "memory".
+        flops: of the whole nest.
+        vector_lanes: elements per vector operation; 1 where the innermost loop is scalar.
+        strided: buffers that the vector loop walks with a stride, which makes gathers or scatters of them.
+        tile: the spatial loops inside the innermost reduction, (loop, extent), outermost first.
+        accumulators: vector registers that this tile occupies.
+        in_registers: whether they can stay there over the innermost reduction.
+        parallel_extent: iterations of the parallel loop; 1 where nothing runs in parallel.
+        parallel_efficiency: share of the cores' time that has work, in (0, 1].
+        levels: traffic into each cache level, innermost first.
+        compute_secs: the time if all data lay in registers and L1.
+    """
+
+    block: str
+    secs: float
+    bound: str
+    flops: float
+    vector_lanes: int
+    strided: tuple[str, ...]
+    tile: tuple[tuple[str, int], ...]
+    accumulators: int
+    in_registers: bool
+    parallel_extent: int
+    parallel_efficiency: float
+    levels: tuple[LevelTraffic, ...]
+    compute_secs: float
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The blocks of a program, and the roofline of the kernel as a whole."""
+
+    blocks: tuple[BlockAnalysis, ...]
+    roofline_secs: float
+    intensity: float
+
+    @property
+    def secs(self) -> float:
+        """The model's time for the whole program, in seconds."""
+        return sum(block.secs for block in self.blocks)
+
+    def describe(self, *, min_share: float = 0.02) -> str:
+        """Returns the analysis in words, a paragraph per block that takes at least `min_share` of the time."""
+        total = self.secs or 1.0
+        lines = []
+        for block in self.blocks:
+            if block.secs >= min_share * total:
+                lines.append(_describe(block, block.secs / total))
+        return "\n".join(lines)
+
+
+def analyze(nests: Sequence[Nest], machine: Machine, *, kernel_flops: float = 0, kernel_bytes: float = 0) -> Analysis:
+    """Returns the analysis of a program's nests on a machine.
+
+    Args:
+        nests: of the whole program, in order.
+        machine: a CPU; peaks may be measured or published.
+        kernel_flops: floating-point operations of the kernel, for the roofline; 0 to count those of the nests.
+        kernel_bytes: bytes of its arguments, each moved once.
+    """
+    flops = kernel_flops or sum(n.flops * n.iterations for n in nests)
+    roofline = max(flops / machine.peak_flops, kernel_bytes / machine.bandwidth_bytes_per_sec)
+    return Analysis(
+        tuple(analyze_block(n, machine) for n in nests), roofline, flops / kernel_bytes if kernel_bytes else 0.0
+    )
+
+
+def analyze_block(nest: Nest, machine: Machine) -> BlockAnalysis:
+    """Returns the analysis of one nest."""
+    clock = clock_hz(machine)
+    jobs, efficiency = _parallelism(nest, machine)
+    cores = machine.num_cores * efficiency
+    tile = _Tile(nest, machine)
+    compute = tile.cycles() / clock / cores
+    levels = tuple(_traffic(nest, machine))
+    times = {"compute": compute}
+    for level in levels:
+        if level.level == "L1":
+            times["L2"] = level.bytes_in / (_BYTES_PER_CYCLE["L2"] * clock * cores)
+        elif level.level == "L2":
+            times["L3"] = level.bytes_in / (_BYTES_PER_CYCLE["L3"] * clock * cores)
+    outermost = levels[-1].bytes_in
+    one_core = 1.0 if cores > 1 else 0.6
+    times["memory"] = outermost / (machine.bandwidth_bytes_per_sec * one_core)
+    bound = max(times, key=lambda name: times[name])
+    hidden = sum(times.values()) - times[bound]
+    secs = times[bound] + 0.25 * hidden + (_LAUNCH_SECS if jobs > 1 else 0.0)
+    return BlockAnalysis(
+        nest.block,
+        secs,
+        bound,
+        nest.flops * nest.iterations,
+        tile.lanes,
+        tile.strided,
+        tile.loops,
+        tile.accumulators,
+        tile.in_registers,
+        jobs,
+        efficiency,
+        levels,
+        compute,
+    )
+
+
+def clock_hz(machine: Machine) -> float:
+    """Returns the clock that the machine's peak implies."""
+    return machine.peak_flops / (machine.num_cores * machine.fma_per_cycle * 2 * (machine.vector_bytes // 4))
+
+
+# -- one core: registers and vectors ------------------------------------------------------------------------------
+
+
+class _Tile:
+    """The register tile: the spatial loops inside the innermost reduction (or the innermost loop, without one)."""
+
+    def __init__(self, nest: Nest, machine: Machine) -> None:
+        self.nest, self.machine = nest, machine
+        self.item_bytes = nest.output.item_bytes if nest.output else 4
+        self.full_lanes = max(1, machine.vector_bytes // self.item_bytes)
+        self.first = self._first_tile_loop()
+        extents = [(index, loop) for index, loop in enumerate(nest.loops) if index >= self.first]
+        self.vector_loops = self._vector_loops()
+        self.vector_extent = math.prod(nest.loops[i].extent for i in self.vector_loops)
+        self.strided = self._strided()
+        self.lanes = min(self.vector_extent, self.full_lanes)
+        self.loops = tuple((loop.name, loop.extent) for _, loop in extents if loop.extent > 1)
+        self.rows = math.prod(loop.extent for i, loop in extents if i not in self.vector_loops)
+        self.accumulators = self.rows * math.ceil(self.vector_extent / self.full_lanes)
+        self.steps = self._reduction_steps()
+        unrolled = self.rows <= max(nest.unroll_limit, _LLVM_UNROLLS)
+        self.fully_unrolled = 1 < self.rows * self.steps <= nest.unroll_limit
+        fits = self.accumulators <= machine.num_vector_registers - 2
+        self.in_registers = bool(self.steps > 1 and unrolled and fits)
+
+    def _first_tile_loop(self) -> int:
+        loops = self.nest.loops
+        reducing = [i for i, loop in enumerate(loops) if loop.reduces and loop.extent > 1]
+        if reducing:
+            return reducing[-1] + 1
+        inner = [i for i, loop in enumerate(loops) if loop.extent > 1]
+        return inner[-1] if inner else len(loops)
+
+    def _vector_loops(self) -> tuple[int, ...]:
+        loops = self.nest.loops
+        marked = tuple(i for i, loop in enumerate(loops) if loop.kind == "vectorized")
+        if marked:
+            return marked
+        # LLVM vectorizes an innermost contiguous spatial loop by itself, but no float reduction.
+        inner = [i for i, loop in enumerate(loops) if loop.extent > 1]
+        if inner and not loops[inner[-1]].reduces and loops[inner[-1]].kind != "parallel" and not self.nest.scalar_calls:
+            strides = [a.stride(inner[-1]) for a in self.nest.accesses]
+            if all(s in (0, 1) for s in strides):
+                return (inner[-1],)
+        return ()
+
+    def _strided(self) -> tuple[str, ...]:
+        if not self.vector_loops:
+            return ()
+        inner = self.vector_loops[-1]
+        return tuple(a.buffer for a in self.nest.accesses if a.stride(inner) not in (0, 1))
+
+    def _reduction_steps(self) -> int:
+        """Returns the iterations of the reducing loops directly around the tile."""
+        steps = 1
+        for loop in reversed(self.nest.loops[: self.first]):
+            if not loop.reduces and loop.extent > 1:
+                break
+            steps *= loop.extent
+        return steps
+
+    def _loads(self, access: Access) -> float:
+        """Returns load instructions per reduction step for one buffer."""
+        elements = self.nest.footprint_elements(access, self.first)
+        if access.buffer in self.strided:
+            return 1.5 * elements
+        moved = any(access.moved_by(i) for i in self.vector_loops)
+        return elements / self.full_lanes if moved else elements
+
+    def _conflicts(self, access: Access) -> float:
+        """Returns extra cycles per reduction step because a tile's rows fall into the same cache sets."""
+        tile = range(self.first, len(self.nest.loops))
+        same_set = [i for i in tile if access.stride(i) and access.stride(i) * access.item_bytes % _WAY_BYTES == 0]
+        rows = math.prod(self.nest.loops[i].extent for i in same_set)
+        return _CONFLICT_CYCLES * rows if rows > _WAYS else 0.0
+
+    def cycles(self) -> float:
+        """Returns cycles of one core for the whole nest, with all data in L1."""
+        nest, machine = self.nest, self.machine
+        times = nest.iterations / max(1, self.rows * self.vector_extent)
+        vectors = max(1, self.accumulators)
+        arithmetic = vectors * max(nest.flops, 1.0) / 2 / machine.fma_per_cycle
+        reads = [a for a in nest.accesses if not a.writes]
+        loads = sum(self._loads(a) for a in reads) / _LOADS_PER_CYCLE
+        step = max(arithmetic, loads) + sum(self._conflicts(a) for a in reads)
+        if nest.scalar_calls:
+            step += _CALL_CYCLES * nest.scalar_calls * self.rows * self.vector_extent
+        scatter = self.full_lanes if nest.output and nest.output.buffer in self.strided else 1
+        if not nest.reduces:
+            return times * (step + vectors * scatter + 0.5)
+        if self.in_registers:
+            step = max(step, _FMA_LATENCY_CYCLES)
+            operands = sum(math.ceil(a) for a in (self._loads(x) for x in reads if x.buffer not in self.strided))
+            spilled = vectors + min(operands, 4) - machine.num_vector_registers
+            step += 1.5 * max(0, spilled)
+            entry = (2.0 * vectors * scatter + 6) / self.steps
+        else:
+            step += vectors * scatter * 1.5 + (self._conflicts(nest.output) if nest.output else 0.0)
+            step = max(step, _FMA_LATENCY_CYCLES if vectors == 1 else 0)
+            entry = 1.0
+        if self.fully_unrolled and vectors * self.steps > _LARGE_BODY:
+            step *= 1.2
+        elif not self.fully_unrolled:
+            step += 0.5
+        return times * (step + entry)
+
+
+# -- many cores, and the caches -----------------------------------------------------------------------------------
+
+
+def _parallelism(nest: Nest, machine: Machine) -> tuple[int, float]:
+    """Returns the iterations of the parallel loop and the share of all cores' time that has work."""
+    jobs = math.prod(loop.extent for loop in nest.loops if loop.kind == "parallel")
+    rounds = math.ceil(jobs / machine.num_cores)
+    return jobs, jobs / (rounds * machine.num_cores)
+
+
+def _traffic(nest: Nest, machine: Machine) -> list[LevelTraffic]:
+    sizes = [("L1", machine.l1_bytes), ("L2", machine.l2_bytes)]
+    if machine.l3_bytes:
+        sizes.append(("L3", machine.l3_bytes // max(1, machine.num_cores)))
+    footprints = [nest.footprint_bytes(depth) for depth in range(len(nest.loops) + 1)]
+    levels = []
+    for name, size in sizes:
+        depth = next((d for d, f in enumerate(footprints) if f <= _CACHE_SHARE * size), len(nest.loops))
+        moved = sum(_bytes_in(nest, access, depth, machine) for access in nest.accesses)
+        loop = nest.loops[depth].name if depth < len(nest.loops) else ""
+        levels.append(LevelTraffic(name, loop, footprints[depth], moved))
+    return levels
+
+
+def _bytes_in(nest: Nest, access: Access, depth: int, machine: Machine) -> float:
+    """Returns bytes of one buffer that enter a cache that holds the working set of the loops from `depth` inward."""
+    if 0 < access.shared and depth <= access.shared:
+        return 0.0  # made and used while it is still there
+    elements = nest.footprint_elements(access, depth)
+    times, moved = 1, False
+    for index in range(depth - 1, -1, -1):
+        # A buffer that the loop around does not move through is still there in its next iteration.
+        moved = moved or access.moved_by(index)
+        times *= nest.loops[index].extent if moved else 1
+    run = _contiguous_bytes(nest, access, depth)
+    line = machine.cache_line_bytes
+    waste = math.ceil(run / line) * line / run
+    return elements * access.item_bytes * times * min(waste, line / access.item_bytes) * (2 if access.writes else 1)
+
+
+def _contiguous_bytes(nest: Nest, access: Access, depth: int) -> int:
+    """Returns the length in bytes of the contiguous runs in a buffer's footprint."""
+    run = 1
+    for dim, size, region in zip(
+        reversed(access.steps), reversed(access.shape), reversed(access.region), strict=True
+    ):
+        reach = sum(abs(s) * (loop.extent - 1) for s, loop in zip(dim[depth:], nest.loops[depth:], strict=True))
+        covered = min(size, int(reach) + region)
+        run *= covered
+        if covered < size:
+            break
+    return run * access.item_bytes
+
+
+# -- words --------------------------------------------------------------------------------------------------------
+
+
+def _describe(block: BlockAnalysis, share: float) -> str:
+    tile = " x ".join(f"{name}={extent}" for name, extent in block.tile) or "one element"
+    if block.vector_lanes > 1:
+        vector = f"{block.vector_lanes} lanes"
+        if block.strided:
+            vector += f" with strided access to {', '.join(block.strided)}"
+    else:
+        vector = "scalar"
+    where = "kept in registers" if block.in_registers else "going through memory"
+    jobs = f"{block.parallel_extent} parallel jobs" if block.parallel_extent > 1 else "one core only"
+    if block.parallel_extent > 1 and block.parallel_efficiency < 0.999:
+        jobs += f" ({block.parallel_efficiency:.0%} of the cores' time used)"
+    caches = "; ".join(
+        f"{level.level} holds {_size(level.working_set_bytes)}"
+        + (f" from loop {level.from_loop} inward" if level.from_loop else " (not even one iteration)")
+        + f", {_size(level.bytes_in)} in"
+        for level in block.levels
+    )
+    text = f"{block.block}: {share:.0%} of the estimated time, bound by {block.bound}. Vectors: {vector}. "
+    if block.accumulators > 1 or block.in_registers:
+        text += f"Tile {tile}: {block.accumulators} vector accumulators {where}. "
+    return text + f"{jobs}. {caches}."
+
+
+def _size(num_bytes: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.3g} GB"
