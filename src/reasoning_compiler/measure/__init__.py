@@ -1,0 +1,1 @@
+"""Building, racing, timing and verifying programs, in worker processes that may die."""

@@ -1,0 +1,85 @@
+"""Building a library from a scheduled module: what a builder process does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import tvm
+import tvm.s_tir
+
+from reasoning_compiler.measure.packing import split_packing
+from reasoning_compiler.measure.signature import Signature, arguments_of, write_signature
+from reasoning_compiler.measure.serving import Refused, one_line
+from reasoning_compiler.records import Argument
+
+
+def build(*, module: str, target: str, arguments: list[dict[str, Any]] | None, library: str) -> dict[str, Any]:
+    """Builds a shared library with `main` and the packing functions, and writes its signature beside it.
+
+    Args:
+        module: the file with the IRModule in TVM's JSON.
+        target: the TVM target as JSON text.
+        arguments: the `Argument`s of `main` as its user passes them; None to take them from the module.
+        library: the file to write.
+
+    Returns:
+        {"build_secs": time to generate and link the code}
+
+    Raises:
+        Refused: "build", where TVM or the linker fails.
+    """
+    started = time.perf_counter()
+    try:
+        mod = tvm.ir.load_json(Path(module).read_text())
+        own = arguments_of(mod)
+        given = own if arguments is None else tuple(Argument(**(a | {"shape": tuple(a["shape"])})) for a in arguments)
+        packed = split_packing(mod)
+        executable = tvm.compile(packed.library, target=tvm.target.Target(json.loads(target)))
+        _link(executable.mod, Path(library), target=target)
+        write_signature(Path(library), Signature.of(packed, given, target=target))
+    except Refused:
+        raise
+    except Exception as error:  # whatever a compiler throws at an odd schedule is this candidate's failure
+        raise Refused("build", one_line(error)) from None
+    return {"build_secs": time.perf_counter() - started}
+
+
+def _link(module: Any, library: Path, *, target: str) -> None:
+    """Links a built module into a shared library."""
+    described = json.loads(target)
+    is_plain = module.kind == "llvm" and not module.imports and "mtriple" not in described
+    if not (is_plain and sys.platform.startswith("linux")):
+        module.export_library(str(library))
+        return
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        code = Path(folder, "kernel.o")
+        module.write_to_file(str(code))
+        # TVM's own way, `g++ -shared`, takes four times as long: start-up code and libstdc++, which a kernel that is
+        # called and never started does not use.
+        command = [*_compiler(), "-shared", "-nostdlib", "-o", str(library), str(code), "-lm", "-lc", "-lgcc"]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        raise Refused("build", f"linking failed: {' '.join(done.stderr.split())}")
+
+
+def _compiler() -> list[str]:
+    command = shlex.split(os.environ.get("CC", ""))
+    for name in ("cc", "gcc", "clang"):
+        if command:
+            break
+        command = [name] if shutil.which(name) else []
+    if not command:
+        raise Refused("build", "no C compiler found to link with: install gcc or clang, or set CC")
+    return command
+
+
+ACTIONS = {"build": build}

@@ -1,0 +1,324 @@
+"""Worker processes that live long and may die: each request gets an answer or a failure, whatever becomes of them.
+
+A worker is `python -m reasoning_compiler.measure.worker`, never a fork: a fork would copy TVM's threads' locks. It is
+its own session, so Ctrl-C reaches only us, and it ends when we end, however we end (see worker.py).
+
+    ours                    worker
+    requests  ───────────►  fd      JSON messages (messages.py)
+    replies   ◄───────────  fd
+    lifeline  ───────────►  fd      nothing is ever written; its closing is the signal
+    output    ◄───────────  1, 2    what it prints: read and forgotten but for the last bytes, so it cannot block or flood
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from reasoning_compiler.errors import ReasoningCompilerError
+from reasoning_compiler.measure.messages import Decoder, GarbledError, encode
+from reasoning_compiler.records import Failure, FailureKind
+
+_START_TIMEOUT_SECS = 120.0
+_MAX_START_FAILURES = 3
+# A worker's death closes its pipes and wakes us; only where a process that it started holds them open we find it so.
+_LOOK_AGAIN_SECS = 0.2
+_TAIL_BYTES = 2000
+_READ_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What kind of worker a process becomes.
+
+    Args:
+        role: whether it builds libraries or runs them.
+        num_threads: threads of TVM's pool in it, ≥ 1.
+        memory_limit_bytes: the most memory that it may take for its data; None for no limit.
+    """
+
+    role: Literal["builder", "runner"]
+    num_threads: int = 1
+    memory_limit_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """Something for a worker to do.
+
+    Args:
+        action: the name of the worker's function.
+        payload: its keyword arguments; anything that JSON can hold.
+        timeout_secs: after this time the worker is killed and the request fails.
+    """
+
+    action: str
+    payload: dict[str, Any]
+    timeout_secs: float
+
+
+class Pool:
+    """Workers of one kind, started at once and in the background.
+
+    Args:
+        num_workers: processes, ≥ 1.
+        options: what they are.
+    """
+
+    def __init__(self, num_workers: int, options: WorkerOptions) -> None:
+        self._options = options
+        self._set_up: Request | None = None
+        self._start_failures = 0
+        self._workers = [_Worker(options) for _ in range(num_workers)]
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the present workers."""
+        return [worker.process.pid for worker in self._workers]
+
+    def set_up(self, request: Request) -> None:
+        """Makes every worker, and every later one that replaces it, do `request` before anything else.
+
+        Raises:
+            ReasoningCompilerError: a worker cannot do it.
+        """
+        self._set_up = request
+        for worker in self._workers:
+            worker.is_set_up = False
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Returns once every worker can take a request.
+
+        Raises:
+            ReasoningCompilerError: workers do not start.
+        """
+        while not all(worker.is_free for worker in self._workers):
+            for _ in self._step():
+                pass
+
+    def map(self, requests: Sequence[Request]) -> Iterator[tuple[int, dict[str, Any] | Failure]]:
+        """Yields (index, answer or failure) of each request, as they come.
+
+        A worker that dies or does not answer in time is replaced; so is one whose request is given up because the
+        caller stops iterating.
+
+        Raises:
+            ReasoningCompilerError: workers do not start.
+        """
+        waiting = deque(enumerate(requests))
+        running: dict[_Worker, int] = {}
+        try:
+            while waiting or running:
+                for worker in self._workers:
+                    if waiting and worker.is_free:
+                        index, request = waiting.popleft()
+                        running[worker] = index
+                        worker.begin(request)
+                for worker, outcome in self._step():
+                    yield running.pop(worker), outcome
+        finally:
+            for i, worker in enumerate(self._workers):
+                if worker in running:
+                    self._replace(i)
+
+    def ask(self, request: Request) -> dict[str, Any] | Failure:
+        """Returns the answer to one request, or its failure."""
+        ((_, outcome),) = self.map([request])
+        return outcome
+
+    def close(self) -> None:
+        """Ends all workers. May be called again."""
+        for worker in self._workers:
+            worker.kill()
+        self._workers = []
+
+    def _step(self) -> Iterator[tuple[_Worker, dict[str, Any] | Failure]]:
+        """Waits until something happens, and yields the outcome of every request that has ended."""
+        for i, worker in enumerate(self._workers):
+            if worker.state == "idle" and worker.process.poll() is not None:
+                self._replace(i)  # it died between two requests, which costs nobody anything
+        for worker in self._workers:
+            if worker.state == "idle" and not worker.is_set_up and self._set_up is not None:
+                worker.begin(self._set_up, state="setting up")
+            elif worker.state == "idle":
+                worker.is_set_up = True
+        _exchange([worker for worker in self._workers if worker.state != "idle"])
+        for i, worker in enumerate(self._workers):
+            state, outcome = worker.state, worker.take_outcome()
+            if outcome is None:
+                continue
+            failed = isinstance(outcome, Failure)
+            if worker.retires:
+                self._replace(i)
+            if state == "busy":
+                yield worker, outcome
+            elif failed:
+                self._note_start_failure(state, outcome)
+            else:
+                self._start_failures = 0
+                worker.is_set_up = state == "setting up"
+
+    def _replace(self, i: int) -> None:
+        self._workers[i].kill()
+        self._workers[i] = _Worker(self._options)
+
+    def _note_start_failure(self, state: str, failure: Failure) -> None:
+        self._start_failures += 1
+        if self._start_failures >= _MAX_START_FAILURES or state == "setting up":
+            raise ReasoningCompilerError(
+                f"the {self._options.role} process failed {state} ({failure.kind}: {failure.message}): "
+                "run `reasonc doctor` to see what is wrong with this installation"
+            )
+
+
+State = Literal["starting", "setting up", "idle", "busy"]
+
+
+@dataclass(eq=False)
+class _Worker:
+    """One worker process, from its start to its death."""
+
+    options: WorkerOptions
+    state: State = "starting"
+    is_set_up: bool = False
+    retires: bool = False
+    _outcome: dict[str, Any] | Failure | None = None
+    _unsent: bytes = b""
+    _tail: bytes = b""
+    _decoder: Decoder = field(default_factory=Decoder)
+
+    def __post_init__(self) -> None:
+        request_read, self.request_fd = os.pipe()
+        self.reply_fd, reply_write = os.pipe()
+        lifeline_read, self._lifeline_fd = os.pipe()
+        self.output_fd, output_write = os.pipe()
+        theirs = (request_read, reply_write, lifeline_read)
+        command = [sys.executable, "-m", "reasoning_compiler.measure.worker", *map(str, theirs)]
+        self.process = subprocess.Popen(
+            [*command, json.dumps(asdict(self.options))],
+            stdin=subprocess.DEVNULL,
+            stdout=output_write,
+            stderr=output_write,
+            pass_fds=theirs,
+            start_new_session=True,
+            env={**os.environ, "TVM_NUM_THREADS": str(self.options.num_threads)},
+        )
+        for fd in (*theirs, output_write):
+            os.close(fd)
+        for fd in (self.request_fd, self.reply_fd, self.output_fd):
+            os.set_blocking(fd, False)
+        self._deadline = time.monotonic() + _START_TIMEOUT_SECS
+        self._timeout_secs = _START_TIMEOUT_SECS
+
+    @property
+    def is_free(self) -> bool:
+        return self.state == "idle" and self.is_set_up
+
+    @property
+    def wants_to_send(self) -> bool:
+        return bool(self._unsent)
+
+    @property
+    def secs_left(self) -> float:
+        return self._deadline - time.monotonic()
+
+    def begin(self, request: Request, *, state: State = "busy") -> None:
+        """Hands the worker a request; `take_outcome` has the answer once there is one."""
+        self.state = state
+        self._tail = b""
+        self._unsent = encode({"action": request.action, "payload": request.payload})
+        self._timeout_secs = request.timeout_secs
+        self._deadline = time.monotonic() + request.timeout_secs
+
+    def take_outcome(self) -> dict[str, Any] | Failure | None:
+        """Returns what the request has come to and makes the worker idle; None while it is not done."""
+        outcome, self._outcome = self._outcome, None
+        if outcome is not None:
+            self.state = "idle"
+        return outcome
+
+    def send_more(self) -> None:
+        with suppress(BlockingIOError, BrokenPipeError):
+            self._unsent = self._unsent[os.write(self.request_fd, self._unsent) :]
+
+    def read_output(self) -> None:
+        self._tail = (self._tail + _read_some(self.output_fd))[-_TAIL_BYTES:]
+
+    def read_reply(self) -> None:
+        try:
+            messages = self._decoder.feed(_read_some(self.reply_fd))
+        except GarbledError as error:
+            self._die("crash", f"its answer was garbled: {error}")
+            return
+        for message in messages:
+            self.retires |= message.pop("retire", False)
+            failure = message.get("failure")
+            self._outcome = Failure(**failure) if failure else message
+
+    def look_for_death(self) -> None:
+        """Notes a failure where the process has ended without an answer, or has run out of time."""
+        if self._outcome is not None:
+            return
+        code = self.process.poll()
+        if code is not None:
+            self.read_reply()
+            self.read_output()
+            if self._outcome is None:
+                self._die("crash", _describe_exit(code, self._tail))
+        elif self.secs_left <= 0:
+            self._die("timeout", f"no answer within {self._timeout_secs:.3g} s")
+
+    def kill(self) -> None:
+        """Ends the process and whatever it started, and gives its descriptors back. May be called again."""
+        if self._lifeline_fd < 0:
+            return
+        self.retires = True
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for name in ("request_fd", "reply_fd", "output_fd", "_lifeline_fd"):
+            os.close(getattr(self, name))
+            setattr(self, name, -1)
+
+    def _die(self, kind: FailureKind, message: str) -> None:
+        self._outcome = Failure(kind, message)
+        self.kill()
+
+
+def _exchange(workers: list[_Worker]) -> None:
+    """Waits until a worker answers, prints, dies or runs out of time, and takes note of it."""
+    with selectors.DefaultSelector() as selector:
+        for worker in workers:
+            selector.register(worker.reply_fd, selectors.EVENT_READ, worker.read_reply)
+            selector.register(worker.output_fd, selectors.EVENT_READ, worker.read_output)
+            if worker.wants_to_send:
+                selector.register(worker.request_fd, selectors.EVENT_WRITE, worker.send_more)
+        secs = min((worker.secs_left for worker in workers), default=0.0)
+        for key, _ in selector.select(max(0.0, min(secs, _LOOK_AGAIN_SECS))):
+            key.data()
+    for worker in workers:
+        worker.look_for_death()
+
+
+def _read_some(fd: int) -> bytes:
+    try:
+        return os.read(fd, _READ_BYTES)
+    except (BlockingIOError, OSError):
+        return b""
+
+
+def _describe_exit(code: int, tail: bytes) -> str:
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    lines = [line.strip() for line in tail.decode(errors="replace").splitlines() if line.strip()]
+    return f"{how}: {lines[-1][:200]}" if lines else how

@@ -1,0 +1,67 @@
+"""Temporary folders that are gone afterwards, also after a `kill -9`: the next one sweeps them away."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+_PREFIX = "reasonc-"
+_LOCK = "in-use"
+
+
+class Scratch:
+    """A folder that its owner holds a lock on while it lives.
+
+    Args:
+        parent: where to make it; None for the system's temporary folder.
+    """
+
+    def __init__(self, parent: Path | None = None) -> None:
+        root = Path(parent if parent is not None else tempfile.gettempdir())
+        root.mkdir(parents=True, exist_ok=True)
+        _sweep(root)
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+        self._lock_fd: int | None = _lock(self.path / _LOCK)
+        self._num_made = 0
+
+    def new_folder(self) -> Path:
+        """Returns a new folder in it."""
+        self._num_made += 1
+        folder = self.path / f"{self._num_made:06}"
+        folder.mkdir()
+        return folder
+
+    def close(self) -> None:
+        """Removes it. May be called again."""
+        if self._lock_fd is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+
+def _sweep(root: Path) -> None:
+    """Removes the folders whose owner is gone."""
+    for folder in root.glob(_PREFIX + "*"):
+        lock = folder / _LOCK
+        if not lock.exists():
+            continue  # not ours, or its owner is just making it
+        with suppress(OSError):
+            fd = _lock(lock)
+            if fd is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(fd)
+
+
+def _lock(path: Path) -> int | None:
+    """Returns the descriptor that holds the lock, None where another process does."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd

@@ -1,0 +1,81 @@
+"""Answering requests one by one: what every worker process does, whatever it is asked."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from reasoning_compiler.measure.messages import receive, send
+from reasoning_compiler.records import FailureKind
+
+_MESSAGE_CHARS = 500
+_MAX_LEAKED_FDS = 64
+
+Action = Callable[..., dict[str, Any]]
+"""What a worker can be asked for: keyword arguments in, an answer that JSON can hold out."""
+
+
+class Refused(Exception):
+    """A request failed in a known way.
+
+    Args:
+        kind: the kind of failure.
+        message: why, in one line.
+        retire: this process may be damaged and must be replaced.
+    """
+
+    def __init__(self, kind: FailureKind, message: str, *, retire: bool = False) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.retire = retire
+
+
+def serve(actions: dict[str, Action], *, request_fd: int, reply_fd: int, max_growth_bytes: int | None) -> None:
+    """Answers requests until there are no more.
+
+    Args:
+        actions: what can be asked for, by name.
+        request_fd: where requests come from.
+        reply_fd: where answers go; the first says that this process is ready.
+        max_growth_bytes: the process retires once it has grown by this much; None if it may grow.
+    """
+    send(reply_fd, {"pid": os.getpid()})
+    fds_at_start, bytes_at_start = _num_fds(), _resident_bytes()
+    while (request := receive(request_fd)) is not None:
+        reply = _answer(actions[request["action"]], request["payload"])
+        grown = max_growth_bytes is not None and _resident_bytes() > bytes_at_start + max_growth_bytes
+        if grown or _num_fds() > fds_at_start + _MAX_LEAKED_FDS:
+            reply["retire"] = True
+        send(reply_fd, reply)
+
+
+def one_line(error: BaseException) -> str:
+    """Returns what an exception says, in one line; for TVM's, whose text is a backtrace, the line that says it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines) if len(lines) <= 3 else lines[-1]
+    return f"{type(error).__name__}: {text}"[:_MESSAGE_CHARS] if text else type(error).__name__
+
+
+def _answer(action: Action, payload: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return action(**payload)
+    except Refused as refusal:
+        failure = {"kind": refusal.kind, "message": str(refusal)[:_MESSAGE_CHARS]}
+        return {"failure": failure, "retire": refusal.retire}
+
+
+def _num_fds() -> int:
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return 0
+
+
+def _resident_bytes() -> int:
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
