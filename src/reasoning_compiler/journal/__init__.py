@@ -1,0 +1,32 @@
+"""The run folder: the append-only journal of a run, and the run rebuilt from it."""
+
+from __future__ import annotations
+
+from reasoning_compiler.journal.canonical import canonical_lines
+from reasoning_compiler.journal.format import ENVIRONMENT_FILE, FORMAT_VERSION, JOURNAL_FILE, Header
+from reasoning_compiler.journal.journal import Journal
+from reasoning_compiler.journal.run import (
+    Finish,
+    Outcome,
+    Rejected,
+    Run,
+    Sample,
+    check_environment,
+    read_run,
+)
+
+__all__ = [
+    "ENVIRONMENT_FILE",
+    "FORMAT_VERSION",
+    "JOURNAL_FILE",
+    "Finish",
+    "Header",
+    "Journal",
+    "Outcome",
+    "Rejected",
+    "Run",
+    "Sample",
+    "canonical_lines",
+    "check_environment",
+    "read_run",
+]

@@ -1,0 +1,118 @@
+"""How a journal looks on disk: one JSON object a line, the first of them the run's header.
+
+Every line has an `event` (what kind it is) and `at_secs` (seconds that the run had been going), and ends with
+a newline. A last line without one was torn by a kill or a full disk: its event never happened.
+Text is escaped to ASCII, so that no compiler's message and no model's answer can make a line unreadable.
+
+| event | says |
+|---|---|
+| `run` | the header: workload, machine, fingerprint, configuration |
+| `node` | a node was added to the tree |
+| `rejected` | the space refused a proposal |
+| `asked` | a batch was chosen for measurement |
+| `measured` | the hardware's word on one node |
+| `stages` | where a batch's seconds went |
+| `finished` | the run ended, why, and with what; a resumed run may end again |
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from reasoning_compiler.errors import JournalError, UsageError
+from reasoning_compiler.records import Machine
+
+FORMAT_VERSION = 1
+JOURNAL_FILE = "journal.jsonl"
+ENVIRONMENT_FILE = "environment.json"
+
+
+def _package_version() -> str:
+    try:
+        return importlib.metadata.version("reasoning-compiler")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a run is of, on what, and with which settings: a journal's first line.
+
+    Args:
+        workload: the workload's name, as "llama3-attention".
+        spec: the name with its parameters, from which the workload can be made again.
+        key: the workload's identity: equal keys, equal kernels.
+        flops: floating-point operations of one execution.
+        bytes: bytes that one execution must at least move.
+        machine: what the programs run on.
+        fingerprint: what must agree for measurements to be comparable: versions, target, threads, ...
+        config: the run's settings (proposer, samples, seed, ...), JSON values only.
+        command: the command line; empty for a run started from Python.
+        created: when the run was started, ISO 8601 with the time zone.
+        format_version: of the journal.
+        package_version: of this package, when the run was started.
+    """
+
+    workload: str
+    spec: str
+    key: str
+    flops: float
+    bytes: float
+    machine: Machine
+    fingerprint: dict[str, Any]
+    config: dict[str, Any]
+    command: str = ""
+    created: str = field(default_factory=_now)
+    format_version: int = FORMAT_VERSION
+    package_version: str = field(default_factory=_package_version)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"machine": self.machine.to_json()}
+
+    @classmethod
+    def from_json(cls, obj: dict[str, Any]) -> Header:
+        return cls(**(obj | {"machine": Machine.from_json(obj["machine"])}))
+
+
+def encode(event: str, at_secs: float, fields: dict[str, Any]) -> bytes:
+    """Returns one line of a journal, newline included. Raises ValueError for NaN and infinities."""
+    obj = {"event": event, "at_secs": round(at_secs, 6)} | fields
+    return json.dumps(obj, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
+
+
+def read_events(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Returns the whole lines of the folder's journal as (number from 1, event), without a torn last one.
+
+    Raises:
+        UsageError: there is no journal.
+        JournalError: it cannot be read, or a line other than the torn one is damaged; names file and line.
+    """
+    path = folder / JOURNAL_FILE
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"`{folder}` holds no run: there is no {path}") from None
+    except OSError as error:
+        raise JournalError(f"`{path}` cannot be read: {error.strerror}") from error
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        try:
+            event = json.loads(line)
+            str(event["event"]), float(event["at_secs"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise damaged(path, number, "not an event of a run") from None
+        yield number, event
+
+
+def damaged(path: Path, line: int, what: str) -> JournalError:
+    """Returns the error for a line that cannot be used, with the way out."""
+    return JournalError(f"`{path}` is damaged at line {line}: {what}; delete it from there on to go on")

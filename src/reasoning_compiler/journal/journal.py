@@ -1,0 +1,272 @@
+"""Writing a run's journal: what an append returned for survives a kill of the process."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from reasoning_compiler.errors import JournalError, UsageError
+from reasoning_compiler.journal.format import ENVIRONMENT_FILE, JOURNAL_FILE, Header, encode
+from reasoning_compiler.journal.run import read_run
+from reasoning_compiler.records import Measurement, Step, Transformation
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps a second process out there
+    fcntl = None  # type: ignore[assignment]
+
+_SYNC_SECS_PER_EVENT = 1e-3
+_NOT_WRITABLE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
+_NOT_WRITABLE_CODES = (errno.EROFS, errno.ENAMETOOLONG)
+_HEADER_START = b'{"event":"run",'
+
+
+class Journal:
+    """An open journal, the only writer of its run folder. Make one with `create` or `resume`, and close it.
+
+    Each method appends one event and returns when the operating system has it, so a killed process loses
+    nothing. Against power loss it also syncs to the disk, as often as an average of 1 ms an event pays for,
+    and whenever the run finishes. Safe to use from several threads.
+
+    Every append raises JournalError when the disk is full or fails. What was written before stays readable,
+    and appending may be tried again.
+    """
+
+    def __init__(self, folder: Path, fd: int, *, size_bytes: int, elapsed_secs: float) -> None:
+        self.folder = folder
+        self._path = folder / JOURNAL_FILE
+        self._fd = fd
+        self._size_bytes = size_bytes
+        self._is_torn = False
+        self._start_secs = time.monotonic() - elapsed_secs
+        self._sync_credit_secs = 0.0
+        self._mutex = threading.Lock()
+
+    @classmethod
+    def create(cls, folder: str | os.PathLike[str], header: Header) -> Journal:
+        """Returns the journal of a new run, whose folder is made if need be.
+
+        Raises:
+            UsageError: the folder holds a run already, also one just being started, or it is not writable.
+            JournalError: the disk is full or fails.
+        """
+        folder = Path(folder)
+        path = folder / JOURNAL_FILE
+        with _as_our_errors(folder, path):
+            folder.mkdir(parents=True, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
+        try:
+            _lock(fd, folder)
+            with _as_our_errors(folder, path):
+                _check_new(folder, path)
+                os.ftruncate(fd, 0)
+                text = json.dumps(header.to_json(), indent=2, allow_nan=False)
+                (folder / ENVIRONMENT_FILE).write_text(text + "\n", encoding="ascii")
+            journal = cls(folder, fd, size_bytes=0, elapsed_secs=0.0)
+            journal._append("run", header.to_json(), sync=True)
+            with _as_our_errors(folder, path):
+                _sync_folder(folder)
+        except BaseException:
+            os.close(fd)
+            raise
+        return journal
+
+    @classmethod
+    def resume(cls, folder: str | os.PathLike[str]) -> Journal:
+        """Returns the journal of a run that was begun before, cut behind its last whole line.
+
+        Time goes on where the run stopped: the pause does not count.
+
+        Raises:
+            UsageError: the folder holds no run, another process is writing it, or it is not writable.
+            JournalError: the journal is damaged other than at its end, or the disk fails.
+        """
+        folder = Path(folder)
+        path = folder / JOURNAL_FILE
+        read_run(folder)  # says what is wrong with a folder or journal before anything is opened for writing
+        with _as_our_errors(folder, path):
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0))
+        try:
+            _lock(fd, folder)
+            run = read_run(folder)  # again: before the lock, another process may have been appending
+            with _as_our_errors(folder, path):
+                size_bytes = path.read_bytes().rfind(b"\n") + 1
+                os.ftruncate(fd, size_bytes)
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(folder, fd, size_bytes=size_bytes, elapsed_secs=run.elapsed_secs)
+
+    @property
+    def elapsed_secs(self) -> float:
+        """Seconds that the run has been going, pauses between its processes left out."""
+        return time.monotonic() - self._start_secs
+
+    def node(self, step: Step, stage_secs: dict[str, float] | None = None) -> None:
+        """Appends that a node was added to the tree; its measurement, if any, is not written.
+
+        Args:
+            step: the node.
+            stage_secs: seconds by stage that this node took, not told again with `stages`.
+        """
+        fields: dict[str, Any] = {
+            "node": step.node,
+            "parent": step.parent,
+            "program": step.program.to_json(),
+            "transformation": step.transformation.to_json() if step.transformation else None,
+            "proposer": step.proposer,
+            "reasoning": step.reasoning,
+            "predicted_secs": step.predicted_secs,
+        }
+        self._append("node", fields | ({"stage_secs": stage_secs} if stage_secs else {}))
+
+    def asked(self, nodes: Sequence[int]) -> None:
+        """Appends that a batch of nodes was chosen for measurement."""
+        self._append("asked", {"nodes": list(nodes)})
+
+    def measured(self, node: int, measurement: Measurement) -> None:
+        """Appends what the hardware said of a node. Told again, the later word counts."""
+        self._append("measured", {"node": node, "measurement": measurement.to_json()})
+
+    def rejected(
+        self,
+        node: int,
+        proposer: str,
+        *,
+        transformation: Transformation | None,
+        why: str,
+        fallback: str = "",
+    ) -> None:
+        """Appends that a proposal for a node's children was refused.
+
+        Args:
+            node: the node whose children were asked for.
+            proposer: who proposed.
+            transformation: what was refused; None where the whole answer was of no use.
+            why: the reason, one line.
+            fallback: who proposes in its stead, told once where nothing of an answer was usable.
+        """
+        edit = transformation.to_json() if transformation else None
+        fields = {"node": node, "proposer": proposer, "transformation": edit, "why": why}
+        self._append("rejected", fields | {"fallback": fallback})
+
+    def stages(self, secs: dict[str, float]) -> None:
+        """Appends seconds by stage (propose, apply, predict, build, run, wait); all that are told add up."""
+        self._append("stages", {"secs": secs})
+
+    def finished(
+        self,
+        reason: str,
+        *,
+        best: int | None,
+        confirmed: Measurement | None = None,
+        untuned: Measurement | None = None,
+    ) -> None:
+        """Appends that the run ended, and syncs.
+
+        Args:
+            reason: why, as "samples".
+            best: the node that the run hands out; None where there is none.
+            confirmed: its last, careful measurement.
+            untuned: the untuned program's, taken side by side with `confirmed`.
+        """
+        fields = {
+            "reason": reason,
+            "best": best,
+            "confirmed": confirmed.to_json() if confirmed else None,
+            "untuned": untuned.to_json() if untuned else None,
+        }
+        self._append("finished", fields, sync=True)
+
+    def close(self) -> None:
+        """Gives the run folder free for the next writer; may be called twice."""
+        with self._mutex:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _append(self, event: str, fields: dict[str, Any], *, sync: bool = False) -> None:
+        with self._mutex, _as_our_errors(self.folder, self._path, is_begun=self._size_bytes > 0):
+            if self._fd < 0:
+                raise JournalError(f"`{self._path}` was closed; open it again with `Journal.resume`")
+            line = encode(event, self.elapsed_secs, fields)
+            if self._is_torn:
+                os.ftruncate(self._fd, self._size_bytes)
+            # Until the whole line is out and counted, a full disk or a Ctrl-C leaves a torn one behind.
+            self._is_torn = True
+            rest = memoryview(line)
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+            self._size_bytes += len(line)
+            self._is_torn = False
+            self._sync(force=sync)
+
+    def _sync(self, *, force: bool) -> None:
+        """Syncs when the events so far have paid for the syncs so far: slow disks are synced less often."""
+        self._sync_credit_secs += _SYNC_SECS_PER_EVENT
+        if force or self._sync_credit_secs > 0:
+            begin_secs = time.perf_counter()
+            os.fsync(self._fd)
+            self._sync_credit_secs -= time.perf_counter() - begin_secs
+
+
+def _check_new(folder: Path, path: Path) -> None:
+    """Raises UsageError unless the journal is empty or holds nothing but a torn header."""
+    with open(path, "rb") as file:
+        start = file.read(1 << 20)
+    if b"\n" in start or not _HEADER_START.startswith(start[: len(_HEADER_START)]):
+        raise UsageError(
+            f"`{folder}` holds another run; continue it (`reasonc resume {folder}`) or choose another folder"
+        )
+
+
+def _lock(fd: int, folder: Path) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f"`{folder}` is being written by another process; wait for it, or end it") from None
+    except OSError:
+        # Some network file systems have no locks. To work without the guard beats not to work there at all.
+        return
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the new file's name as durable as its content, where folders can be synced."""
+    if os.name != "posix":
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _as_our_errors(folder: Path, path: Path, *, is_begun: bool = False) -> Iterator[None]:
+    """Turns what the operating system says into one line; `is_begun` where there is a run to go on with."""
+    rest = f"; what was written before is intact, go on with `reasonc resume {folder}`" if is_begun else ""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise JournalError(f"`{path}`: the disk is full, free some space{rest}") from error
+        if isinstance(error, _NOT_WRITABLE) or error.errno in _NOT_WRITABLE_CODES:
+            raise UsageError(
+                f"`{folder}` is not writable ({error.strerror}); allow writing or choose another folder"
+            ) from error
+        raise JournalError(f"`{path}` could not be written ({error.strerror}){rest}") from error
