@@ -3,6 +3,24 @@
 from __future__ import annotations
 
 from reasoning_compiler.machine.cores import num_physical_cores
-from reasoning_compiler.machine.toolchain import import_tvm, quiet_logging, use_threads
+from reasoning_compiler.machine.fingerprint import differences, fingerprint
+from reasoning_compiler.machine.presets import PRESET_NOTES, PRESETS, preset
+from reasoning_compiler.machine.probe import cache_dir, detect
+from reasoning_compiler.machine.targets import tvm_target
+from reasoning_compiler.machine.toolchain import import_tvm, quiet_logging, use_threads, why_not_tvm
 
-__all__ = ["import_tvm", "num_physical_cores", "quiet_logging", "use_threads"]
+__all__ = [
+    "PRESETS",
+    "PRESET_NOTES",
+    "cache_dir",
+    "detect",
+    "differences",
+    "fingerprint",
+    "import_tvm",
+    "num_physical_cores",
+    "preset",
+    "quiet_logging",
+    "tvm_target",
+    "use_threads",
+    "why_not_tvm",
+]

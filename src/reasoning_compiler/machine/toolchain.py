@@ -23,19 +23,22 @@ INSTALL_COMMAND = f'python -m pip install "apache-tvm=={TVM_VERSION}" "apache-tv
 _lock = threading.RLock()
 
 
-def import_tvm() -> ModuleType:
+def import_tvm(*, any_version: bool = False) -> ModuleType:
     """Returns the module `tvm`, with MetaSchedule and its tensor intrinsics imported.
 
     Every use of TVM in this package starts here: the intrinsics' import takes ten seconds or more where TVM
     does it by itself, and one or two here. May be called often, from any thread, and after others have
     imported TVM.
 
+    Args:
+        any_version: do not refuse versions that are known to crash; for a process that may.
+
     Raises:
         UsageError: TVM is not installed, or its version and that of its FFI are known to crash together.
     """
     with _lock:
         wrong = why_not_tvm()
-        if wrong is not None:
+        if wrong is not None and not any_version:
             raise UsageError(wrong)
         import tvm
         import tvm.s_tir.meta_schedule
@@ -51,7 +54,7 @@ def why_not_tvm() -> str | None:
 
     Only package metadata is read: a pair of versions that crashes together is found before it is loaded.
     """
-    tvm, ffi = _installed_version("apache-tvm"), _installed_version("apache-tvm-ffi")
+    tvm, ffi = installed_version("apache-tvm"), installed_version("apache-tvm-ffi")
     if tvm is None:
         return f"TVM is not installed: run `{INSTALL_COMMAND}`"
     if tvm != TVM_VERSION:
@@ -62,6 +65,14 @@ def why_not_tvm() -> str | None:
     if re.fullmatch(r"0\.1\.14\.post\d+", ffi) is None:
         return f"apache-tvm {tvm} with apache-tvm-ffi {ffi} crashes in every search: run `{INSTALL_COMMAND}`"
     return None
+
+
+def installed_version(package: str) -> str | None:
+    """Returns the version of an installed package, or None if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def use_threads(num_threads: int) -> None:
@@ -101,7 +112,7 @@ def use_threads(num_threads: int) -> None:
 def quiet_logging() -> Iterator[None]:
     """Keeps MetaSchedule, inside the `with`, from writing to the terminal and from making log files.
 
-    Errors still reach the root logger. A worker process, which has nobody to log for, need not leave the `with`.
+    Errors still reach the root logger. A worker process, which logs for nobody, need not leave the `with`.
     """
     import_tvm()
     from tvm.s_tir.meta_schedule import logging as ms_logging
@@ -115,13 +126,6 @@ def quiet_logging() -> Iterator[None]:
     finally:
         logger.setLevel(level)
         ms_logging.create_loggers = make_files
-
-
-def _installed_version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _may_bind(num_threads: int) -> bool:

@@ -1,0 +1,169 @@
+"""This machine's two ceilings, measured by kernels that TVM generates: float32 FLOP/s and read bandwidth.
+
+Other programs may be running. Each kernel therefore runs in slices of a few milliseconds, short enough that
+some of them find all cores free, and the fastest slice counts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from reasoning_compiler.machine.targets import host_target, vector_unit
+from reasoning_compiler.machine.toolchain import use_threads
+
+_SLICE_SECS = 2e-3
+_MIN_READ_BYTES = 256 << 20
+_MAX_READ_BYTES = 1 << 30
+_FLOAT_BYTES = 4
+
+
+def measure_peaks(
+    num_cores: int, os_features: list[str], l3_bytes: int, max_read_bytes: int
+) -> dict[str, Any]:
+    """Returns what only compiled code can tell of this machine, as JSON: its target, features and peaks.
+
+    To be called in a process of its own: it starts TVM's threads and runs for some two seconds.
+
+    Args:
+        num_cores: threads to run, one per physical core.
+        os_features: instruction-set extensions that the operating system reports, by LLVM's names.
+        l3_bytes: the last-level cache, which the bandwidth's array must exceed.
+        max_read_bytes: the largest array that memory has room for.
+    """
+    use_threads(num_cores)
+    target, features = host_target(num_cores, os_features)
+    unit = vector_unit(features)
+    lanes = unit.vector_bytes // _FLOAT_BYTES
+    # Multiplier, addend and a spare register stay free; 16 chains hide any FMA latency and width of today.
+    num_chains = min(16, unit.num_registers - 4)
+    chain_flops = _fma_flops(target, num_threads=1, num_chains=1, lanes=lanes)
+    core_flops = _fma_flops(target, num_threads=1, num_chains=num_chains, lanes=lanes)
+    peak_flops = _fma_flops(
+        target,
+        num_threads=num_cores,
+        num_chains=num_chains,
+        lanes=lanes,
+        expected_flops=num_cores * core_flops,
+    )
+    read_bytes = min(max(_MIN_READ_BYTES, 8 * l3_bytes), _MAX_READ_BYTES, max_read_bytes)
+    return {
+        "target": target,
+        "features": features,
+        "fma_per_cycle": fma_per_cycle(core_flops / chain_flops),
+        "peak_flops": peak_flops,
+        "bandwidth_bytes_per_sec": _read_bandwidth(target, num_cores, lanes, read_bytes),
+    }
+
+
+def fma_per_cycle(speedup: float) -> int:
+    """Returns the multiply-adds that a core starts per cycle, from how much a chain gains by many beside it.
+
+    The gain is latency times throughput. The latency is 4 cycles on most cores and 5 on some; the throughput
+    is a power of two on all.
+    """
+    return max(1, 2 ** round(math.log2(speedup / 4.5)))
+
+
+def _fma_flops(
+    target: dict[str, Any], *, num_threads: int, num_chains: int, lanes: int, expected_flops: float = 0.0
+) -> float:
+    import tvm
+    from tvm.script import tirx as T
+
+    width = num_chains * lanes
+
+    @T.prim_func
+    def fma_loop(state: T.Buffer((num_threads, width), "float32"), num_rounds: T.int32):
+        for thread in T.parallel(num_threads):
+            sums = T.alloc_buffer((width,), "float32", scope="local")
+            for c in T.unroll(num_chains):
+                for lane in T.vectorized(lanes):
+                    sums[c * lanes + lane] = state[thread, c * lanes + lane]
+            for _ in T.serial(num_rounds):
+                for c in T.unroll(num_chains):
+                    for lane in T.vectorized(lanes):
+                        sums[c * lanes + lane] = sums[c * lanes + lane] * T.float32(0.9999) + T.float32(0.001)
+            for c in T.unroll(num_chains):
+                for lane in T.vectorized(lanes):
+                    state[thread, c * lanes + lane] = sums[c * lanes + lane]
+
+    kernel = _compile(fma_loop, target)
+    state = tvm.runtime.empty((num_threads, width), "float32")
+    num_rounds = 1 << 12
+    while _secs(partial(kernel, state, num_rounds)) < _SLICE_SECS:
+        num_rounds *= 2
+    flop = 2.0 * num_threads * width * num_rounds
+    slices = itertools.repeat(partial(kernel, state, num_rounds))
+    return flop / _best_secs(slices, expected_secs=flop / expected_flops if expected_flops else math.inf)
+
+
+def _read_bandwidth(target: dict[str, Any], num_threads: int, lanes: int, num_bytes: int) -> float:
+    import tvm
+    from tvm.script import tirx as T
+
+    num_chains = 8
+    width = num_chains * lanes
+    num_slices = 4
+    num_rows = max(1, num_bytes // (num_slices * num_threads * width * _FLOAT_BYTES))
+
+    @T.prim_func
+    def fill(data: T.Buffer((num_slices, num_threads, num_rows, width), "float32")):
+        for thread in T.parallel(num_threads):
+            for part, row in T.grid(num_slices, num_rows):
+                for lane in T.vectorized(width):
+                    data[part, thread, row, lane] = T.float32(1)
+
+    @T.prim_func
+    def read(
+        data: T.Buffer((num_slices, num_threads, num_rows, width), "float32"),
+        out: T.Buffer((num_threads, width), "float32"),
+        part: T.int32,
+    ):
+        for thread in T.parallel(num_threads):
+            sums = T.alloc_buffer((width,), "float32", scope="local")
+            for c in T.unroll(num_chains):
+                for lane in T.vectorized(lanes):
+                    sums[c * lanes + lane] = T.float32(0)
+            for row in T.serial(num_rows):
+                for c in T.unroll(num_chains):
+                    for lane in T.vectorized(lanes):
+                        sums[c * lanes + lane] = (
+                            sums[c * lanes + lane] + data[part, thread, row, c * lanes + lane]
+                        )
+            for c in T.unroll(num_chains):
+                for lane in T.vectorized(lanes):
+                    out[thread, c * lanes + lane] = sums[c * lanes + lane]
+
+    data = tvm.runtime.empty((num_slices, num_threads, num_rows, width), "float32")
+    out = tvm.runtime.empty((num_threads, width), "float32")
+    _compile(fill, target)(data)  # each thread touches its own part first, so that it lies in its own memory
+    kernel = _compile(read, target)
+    slices = itertools.cycle(partial(kernel, data, out, part) for part in range(num_slices))
+    return num_threads * num_rows * width * _FLOAT_BYTES / _best_secs(slices)
+
+
+def _compile(function: Any, target: dict[str, Any]) -> Callable[..., Any]:
+    import tvm
+
+    module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
+    return tvm.compile(module, target=target)["main"]
+
+
+def _best_secs(slices: Iterator[Callable[[], Any]], *, expected_secs: float = math.inf) -> float:
+    """Returns the time of the fastest slice in 0.3 seconds, or in 2 while none is as fast as expected."""
+    start = time.perf_counter()
+    best = math.inf
+    while (elapsed := time.perf_counter() - start) < 0.3 or (elapsed < 2 and best > 1.03 * expected_secs):
+        best = min(best, _secs(next(slices)))
+    return best
+
+
+def _secs(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start

@@ -1,0 +1,111 @@
+"""Knowing this machine: what the system tells and what a short measurement adds, remembered between runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from reasoning_compiler.errors import ReasoningCompilerError, UsageError
+from reasoning_compiler.machine.cgroup import memory_limit_bytes
+from reasoning_compiler.machine.child import ChildError, call_in_child
+from reasoning_compiler.machine.cores import num_physical_cores
+from reasoning_compiler.machine.cpu import Cpu, read_cpu
+from reasoning_compiler.machine.targets import vector_unit
+from reasoning_compiler.machine.toolchain import TVM_VERSION, why_not_tvm
+from reasoning_compiler.records import Machine
+
+# Raised when the probe measures or records something else than before.
+_PROBE_VERSION = 1
+
+
+def detect(refresh: bool = False) -> Machine:
+    """Returns this machine with measured peaks: at once if it was probed before, in about 3 seconds if not.
+
+    What was measured is kept as JSON in `cache_dir()`, for each CPU, number of usable cores and TVM version.
+
+    Args:
+        refresh: measure again, as after a busy moment, and remember that.
+
+    Raises:
+        UsageError: TVM is missing or of a wrong version.
+        ReasoningCompilerError: the measurement failed.
+    """
+    cpu, num_cores = read_cpu(), num_physical_cores()
+    file = cache_dir() / f"machine-{_key(cpu, num_cores)}.json"
+    machine = None if refresh else _load(file)
+    if machine is None:
+        machine = _probe(cpu, num_cores)
+        _store(file, machine)
+    return machine
+
+
+def cache_dir() -> Path:
+    """Returns the folder that keeps what was measured; it need not exist.
+
+    It is `$REASONC_CACHE_DIR` if that is set, or `reasonc` in `$XDG_CACHE_HOME` or in `~/.cache`.
+    """
+    own = os.environ.get("REASONC_CACHE_DIR")
+    if own:
+        return Path(own)
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path(os.path.expanduser("~"), ".cache")) / "reasonc"
+
+
+def _probe(cpu: Cpu, num_cores: int) -> Machine:
+    wrong = why_not_tvm()
+    if wrong is not None:
+        raise UsageError(wrong)
+    room_bytes = min(psutil.virtual_memory().available, memory_limit_bytes() or 1 << 62) // 4
+    try:
+        measured = call_in_child(
+            "reasoning_compiler.machine.peaks:measure_peaks",
+            *(num_cores, sorted(cpu.features), cpu.caches.l3_bytes, room_bytes),
+            timeout_secs=60,
+        )
+    except ChildError as error:
+        raise ReasoningCompilerError(f"cannot probe this machine: {error}; run `reasonc doctor`") from None
+    unit = vector_unit(measured["features"])
+    return Machine(
+        name=cpu.name or measured["target"]["mcpu"],
+        num_cores=num_cores,
+        isa=unit.isa,
+        vector_bytes=unit.vector_bytes,
+        num_vector_registers=unit.num_registers,
+        fma_per_cycle=measured["fma_per_cycle"],
+        l1_bytes=cpu.caches.l1_bytes,
+        l2_bytes=cpu.caches.l2_bytes,
+        l3_bytes=cpu.caches.l3_bytes,
+        cache_line_bytes=cpu.caches.line_bytes,
+        peak_flops=measured["peak_flops"],
+        bandwidth_bytes_per_sec=measured["bandwidth_bytes_per_sec"],
+        target=json.dumps(measured["target"]),
+        measured=True,
+        features=tuple(measured["features"]),
+    )
+
+
+def _key(cpu: Cpu, num_cores: int) -> str:
+    text = f"{_PROBE_VERSION} {cpu.identity} {cpu.caches} {num_cores} {TVM_VERSION}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _load(file: Path) -> Machine | None:
+    try:
+        return Machine.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None  # absent, unreadable or damaged: it is measured again
+
+
+def _store(file: Path, machine: Machine) -> None:
+    # What cannot be kept is measured again next time, which is no error.
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".tmp", delete=False) as whole:
+            json.dump(machine.to_json(), whole, indent=1)
+        os.replace(whole.name, file)

@@ -1,0 +1,103 @@
+"""The TVM target of a machine, and the vector unit that LLVM's features describe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.records import Machine
+
+if TYPE_CHECKING:
+    import tvm
+
+# Prefixes of LLVM's names of instruction-set extensions. Its other features are how to tune for the CPU.
+_EXTENSIONS = (
+    *("sse", "ssse", "avx", "fma", "f16c", "amx", "bmi", "movbe", "adx", "popcnt", "lzcnt"),
+    *("gfni", "aes", "vaes", "sha", "pclmul", "vpclmul"),
+    *("neon", "dotprod", "fullfp16", "fp16fml", "bf16", "i8mm", "sve", "sme"),
+    *("lse", "rdm", "crc", "v8", "v9"),
+)
+
+# A hypervisor may hide these although LLVM infers them from the CPU's model; using one then ends the process.
+_CAN_BE_HIDDEN = ("avx", "fma", "f16c", "amx", "vaes", "vpclmul", "gfni")
+
+
+class VectorUnit(NamedTuple):
+    """A CPU's vector instruction set: its name, bytes of a register, and number of registers."""
+
+    isa: str
+    vector_bytes: int
+    num_registers: int
+
+
+def tvm_target(machine: Machine) -> tvm.target.Target:
+    """Returns the TVM target of a machine.
+
+    Raises:
+        UsageError: TVM is missing or of a wrong version.
+    """
+    return import_tvm().target.Target(json.loads(machine.target))
+
+
+def vector_unit(features: Iterable[str]) -> VectorUnit:
+    """Returns the widest vector unit among LLVM's `features` that TVM's fixed-length vectors use."""
+    features = set(features)
+    if "avx512f" in features:
+        return VectorUnit("avx512", 64, 32)
+    if "avx2" in features:
+        return VectorUnit("avx2", 32, 16)
+    if "avx" in features:
+        return VectorUnit("avx", 32, 16)
+    if "sse2" in features:
+        return VectorUnit("sse", 16, 16)
+    if "neon" in features:
+        return VectorUnit("neon", 16, 32)
+    return VectorUnit("unknown", 16, 16)
+
+
+def host_target(num_cores: int, os_features: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+    """Returns the target (what TVM's `Target` takes) for this machine's own CPU, and its features, sorted.
+
+    Args:
+        num_cores: physical cores to plan for.
+        os_features: extensions that the operating system reports, by LLVM's names; empty if it reports none.
+    """
+    from tvm.target.codegen import llvm_get_system_cpu
+
+    target = {"kind": "llvm", "mcpu": str(llvm_get_system_cpu()), "num-cores": num_cores}
+    return complete_target(target, os_features)
+
+
+def complete_target(target: dict[str, Any], os_features: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+    """Returns `target` with the attributes ("mattr") that it needs, and its features, sorted.
+
+    Three corrections: what the CPU has though LLVM does not know its model is added; what LLVM expects of the
+    model but the operating system does not report is removed; and where LLVM would use half of the 512-bit
+    registers in loops that it vectorizes itself (Intel's CPUs), it is told to use them whole.
+    """
+    os_features = {name for name in os_features if _is_extension(name)}
+    llvm_features = _llvm_features(target)
+    attributes = []
+    if target["mcpu"] in ("", "generic"):
+        attributes += [f"+{name}" for name in sorted(os_features - llvm_features)]
+    if os_features:
+        hidden = (name for name in llvm_features - os_features if name.startswith(_CAN_BE_HIDDEN))
+        attributes += [f"-{name}" for name in sorted(hidden)]
+    if "prefer-256-bit" in llvm_features and "-avx512f" not in attributes:
+        attributes.append("-prefer-256-bit")
+    if attributes:
+        target = target | {"mattr": attributes}
+    return target, sorted(name for name in _llvm_features(target) if _is_extension(name))
+
+
+def _llvm_features(target: dict[str, Any]) -> set[str]:
+    from tvm.target import Target
+    from tvm.target.codegen import llvm_get_cpu_features
+
+    return {str(name) for name in llvm_get_cpu_features(Target(target))}
+
+
+def _is_extension(name: str) -> bool:
+    return name.startswith(_EXTENSIONS)
