@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from reasoning_compiler.errors import IllegalProgramError, UsageError
@@ -18,7 +19,10 @@ from reasoning_compiler.records import (
     Transformation,
     Value,
 )
+from reasoning_compiler.space.extract import nests
+from reasoning_compiler.space.nest import Nest
 from reasoning_compiler.space.sketch import Sketch, SketchGenerator
+from reasoning_compiler.space.tiling import TileGroup, tile_groups
 
 _ROOT, _INLINE = -1, -2  # MetaSchedule's compute locations that are no loop
 _KEPT_SCHEDULES = 512
@@ -152,6 +156,23 @@ class Space:
             names = [n for n, v in program.decisions if canonical.values.get(n) != v]
             raise IllegalProgramError(f"the program's values do not fit this workload: {', '.join(names) or 'decisions'}")
         return schedule
+
+    def nests(self, program: Program) -> tuple[Nest, ...]:
+        """Returns the program's loop nests after the postprocessors, as the analysis reads them.
+
+        Raises:
+            IllegalProgramError: it cannot be applied to this module.
+        """
+        return nests(self.schedule(program).mod)
+
+    @cached_property
+    def tile_groups(self) -> tuple[TileGroup, ...]:
+        """The blocks that multi-level tiling splits, with their plain nests and tile decisions; CPU targets only."""
+        if self.target.kind.name != "llvm":
+            return ()
+        jobs = 16 * int(self.target.attrs.get("num-cores", 1))  # MetaSchedule's jobs per core
+        raw = nests(self.raw_schedule(self.start).mod)
+        return tile_groups(raw, self.table(self.start), max_jobs=jobs, max_vector=64)
 
     def trace_json(self, program: Program) -> Any:
         """Returns the program's trace in MetaSchedule's own JSON form, as its databases keep it."""

@@ -1,0 +1,281 @@
+"""The expert: what an experienced kernel engineer would try, and why, computed from the analysis of the program."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from reasoning_compiler.errors import IllegalProgramError
+from reasoning_compiler.proposer.expert.tiles import TileChooser, Tiling
+from reasoning_compiler.proposer.expert.words import describe_move, describe_tiling
+from reasoning_compiler.proposer.protocol import Context
+from reasoning_compiler.proposer.random import mutate
+from reasoning_compiler.records import (
+    UNTUNED,
+    ChoiceDomain,
+    Decision,
+    Machine,
+    Program,
+    Proposal,
+    Step,
+    TileDomain,
+    Transformation,
+    Value,
+)
+from reasoning_compiler.space.analysis import analyze
+from reasoning_compiler.space.nest import Nest
+from reasoning_compiler.space.tiling import TileGroup
+
+_NUM_TILINGS = 12
+_CLEARLY_BETTER = 0.97
+_CURIOSITY = 0.05  # spread of the noise that lets equals take turns
+
+
+class ExpertSpace(Protocol):
+    """What the expert needs of a space."""
+
+    start: Program
+    tile_groups: tuple[TileGroup, ...]
+
+    def table(self, program: Program) -> tuple[Decision, ...]: ...
+
+    def edit(self, program: Program, transformation: Transformation) -> Program: ...
+
+    def nests(self, program: Program) -> tuple[Nest, ...]: ...
+
+
+@dataclass(frozen=True)
+class _Idea:
+    """A transformation with its reason and what the analysis and experience make of it: a gain as a logarithm."""
+
+    transformation: Transformation
+    reasoning: str
+    gain: float
+
+
+class Expert:
+    """Proposes from rules and a static analysis; learns which decisions matter from what was measured.
+
+    For the untuned program it opens with the best tilings that the analysis knows, then with other structures.
+    For every other program it moves single decisions towards what the analysis and the measurements so far favour.
+
+    Args:
+        space: the decisions, and the nests behind them.
+        machine: what the program is to run on.
+    """
+
+    name = "expert"
+
+    def __init__(self, space: ExpertSpace, machine: Machine) -> None:
+        self._space, self._machine = space, machine
+
+    def propose(self, context: Context, num: int, rng: np.random.Generator) -> Proposal:
+        """Returns up to `num` transformations, best first, each with a sentence of reasoning; see `Proposer`."""
+        ideas = self._openings if context.node.program.is_untuned else self._refinements(context, rng)
+        tried = {r.transformation.edits for r in context.rejected}
+        tried |= {c.transformation.edits for c in context.children if c.transformation}
+        fresh = [idea for idea in ideas if idea.transformation.edits not in tried][:num]
+        if len(fresh) < num and not context.node.program.is_untuned:
+            fresh += [i for i in self._guesses(context, num, rng) if i.transformation.edits not in tried]
+        transformations = tuple(
+            Transformation(i.transformation.edits, i.transformation.expectation, reasoning=i.reasoning)
+            for i in fresh[:num]
+        )
+        return Proposal(self.name, transformations[0].reasoning if transformations else "", transformations)
+
+    # -- openings: whole programs -------------------------------------------------------------------------------
+
+    @cached_property
+    def _table(self) -> tuple[Decision, ...]:
+        return self._space.table(self._space.start)
+
+    @cached_property
+    def _unroll(self) -> Decision | None:
+        return next((d for d in self._table if d.name == "unroll" and isinstance(d.domain, ChoiceDomain)), None)
+
+    @cached_property
+    def _choosers(self) -> tuple[TileChooser, ...]:
+        unrolls = sorted(self._unroll.domain.values) if self._unroll else [0]
+        return tuple(TileChooser(group, self._machine, unrolls) for group in self._space.tile_groups)
+
+    @cached_property
+    def _rankings(self) -> list[list[Tiling]]:
+        return [chooser.ranked(_NUM_TILINGS) for chooser in self._choosers]
+
+    @cached_property
+    def _openings(self) -> list[_Idea]:
+        tilings = [self._tiled(rank) for rank in range(max((len(r) for r in self._rankings), default=1))]
+        settled, why = self._settle(tilings[0][0])
+        plans = [(self._edits({**tiles, **settled}), f"{text} {why}".strip()) for tiles, text in tilings]
+        others = list(self._other_structures({**tilings[0][0], **settled}))
+        ordered = plans[:3] + others + plans[3:]
+        return [_Idea(Transformation(edits), text, 0.0) for edits, text in ordered]
+
+    def _tiled(self, rank: int) -> tuple[dict[str, Value], str]:
+        """Returns the decisions of each group's tiling of that rank, and the reasons for them."""
+        values: dict[str, Value] = {}
+        reasons = []
+        unroll = 0
+        for chooser, ranking in zip(self._choosers, self._rankings, strict=True):
+            if not ranking:
+                continue
+            tiling = ranking[min(rank, len(ranking) - 1)]
+            for (_, name, _), factors in zip(chooser.group.decisions, tiling.factors, strict=True):
+                values[name] = factors
+            unroll = max(unroll, tiling.unroll)
+            reasons.append(describe_tiling(chooser.group, tiling, self._machine))
+        if self._unroll is not None and self._choosers:
+            values["unroll"] = unroll
+        return values, " ".join(reasons)
+
+    def _settle(self, tiles: dict[str, Value]) -> tuple[dict[str, Value], str]:
+        """Returns values for everything that is not tiled, each the best of its domain with the others fixed."""
+        settled: dict[str, Value] = {}
+        words = []
+        present = self._secs(tiles)
+        for decision in self._table:
+            if decision.name in tiles:
+                continue
+            for value in _alternatives(decision):
+                trial = self._secs({**tiles, **settled, decision.name: value})
+                if trial < _CLEARLY_BETTER * present:
+                    settled[decision.name], present = value, trial
+        for name, value in settled.items():
+            words.append(describe_move(name, value, self._decision(name)))
+        return settled, ("Besides: " + "; ".join(words) + ".") if words else ""
+
+    def _other_structures(self, values: dict[str, Value]) -> Iterator[tuple[tuple[tuple[str, Value], ...], str]]:
+        for decision in self._table:
+            if decision.kind == "structure":
+                for value in _alternatives(decision):
+                    if values.get(decision.name, decision.value) != value:
+                        text = f"The same tiling with {describe_move(decision.name, value, decision)}."
+                        yield self._edits({**values, decision.name: value}), text
+
+    def _edits(self, values: dict[str, Value]) -> tuple[tuple[str, Value], ...]:
+        """Returns the values that differ from the start program; what a structure leaves without meaning goes."""
+        structures = {d.name for d in self._table if d.kind == "structure"}
+        chosen = tuple((n, v) for n, v in values.items() if n in structures)
+        try:
+            known = self._space.edit(UNTUNED, Transformation(chosen)).values
+        except IllegalProgramError:
+            known = self._space.start.values
+        return tuple((n, v) for n, v in values.items() if n in known and (known[n] != v or n in structures))
+
+    def _secs(self, values: dict[str, Value]) -> float:
+        """Returns the analysis' time of the start program with these values; infinite if it is illegal."""
+        try:
+            program = self._space.edit(UNTUNED, Transformation(self._edits(values)))
+            return analyze(self._space.nests(program), self._machine).secs
+        except IllegalProgramError:
+            return math.inf
+
+    def _decision(self, name: str) -> Decision | None:
+        return next((d for d in self._table if d.name == name), None)
+
+    # -- refinements: single decisions --------------------------------------------------------------------------
+
+    def _refinements(self, context: Context, rng: np.random.Generator) -> list[_Idea]:
+        """Returns ideas for a program, by predicted gain, experience with each decision, and a little curiosity."""
+        lessons = _lessons(context.measured)
+        ideas = [*self._tile_moves(context), *self._choice_moves(context), *self._crossings(context)]
+        noise = rng.normal(0.0, _CURIOSITY, len(ideas))
+        worth = [
+            idea.gain + _experience(lessons, idea.transformation) + n for idea, n in zip(ideas, noise, strict=True)
+        ]
+        order = sorted(range(len(ideas)), key=lambda i: (-worth[i], ideas[i].transformation.edits.__repr__()))
+        return _varied([ideas[i] for i in order])
+
+    def _tile_moves(self, context: Context) -> Iterator[_Idea]:
+        values = {d.name: d.value for d in context.table}
+        unroll = int(values.get("unroll", 0))
+        total = 0.0
+        present: list[Tiling] = []
+        for chooser in self._choosers:
+            names = [name for _, name, _ in chooser.group.decisions]
+            if any(name not in values for name in names):
+                continue
+            present.append(chooser.judge(tuple(values[name] for name in names), unroll))
+            total += present[-1].secs
+        for chooser, tiling in zip(self._choosers, present, strict=False):
+            for factors in chooser.neighbours(tiling.factors):
+                moved = chooser.judge(factors, unroll)
+                edits = tuple(
+                    (name, new)
+                    for (_, name, _), old, new in zip(chooser.group.decisions, tiling.factors, factors, strict=True)
+                    if old != new
+                )
+                gain = math.log(total / max(1e-12, total - tiling.secs + moved.secs))
+                yield _Idea(Transformation(edits), describe_tiling(chooser.group, moved, self._machine), gain)
+
+    def _choice_moves(self, context: Context) -> Iterator[_Idea]:
+        tiled = {name for c in self._choosers for _, name, _ in c.group.decisions}
+        for decision in context.table:
+            if decision.name not in tiled:
+                for value in _alternatives(decision):
+                    text = f"Try {describe_move(decision.name, value, decision)}: the analysis cannot tell, measuring can."
+                    yield _Idea(Transformation(((decision.name, value),)), text, -_CURIOSITY)
+
+    def _crossings(self, context: Context) -> Iterator[_Idea]:
+        """Yields the tilings that the fastest program has and this one has not, a block at a time."""
+        if context.best is None or len(self._choosers) < 2:
+            return
+        mine, theirs = {d.name: d.value for d in context.table}, context.best.program.values
+        for chooser in self._choosers:
+            names = [name for _, name, _ in chooser.group.decisions]
+            edits = tuple((n, theirs[n]) for n in names if n in theirs and n in mine and mine[n] != theirs[n])
+            if edits:
+                text = f"Take the tiling of {chooser.group.block} from the fastest program so far."
+                yield _Idea(Transformation(edits), text, _CURIOSITY)
+
+    def _guesses(self, context: Context, num: int, rng: np.random.Generator) -> list[_Idea]:
+        drawn = [mutate(context.table, rng) for _ in range(num)]
+        return [_Idea(t, "Nothing left that the rules favour: a random change.", 0.0) for t in drawn if t is not None]
+
+
+def _alternatives(decision: Decision) -> Iterator[Value]:
+    """Yields the values of a decision's domain other than its own; for a tile, the plain two-way splits."""
+    domain = decision.domain
+    if isinstance(domain, ChoiceDomain):
+        yield from (v for v in domain.values if v != decision.value)
+        return
+    for inner in (4, 8, 16, 32, 64):
+        if isinstance(domain, TileDomain) and domain.num_factors > 1 and domain.extent % inner == 0:
+            split = (domain.extent // inner, *[1] * (domain.num_factors - 2), inner)
+            if domain.why_not(split) is None and split != decision.value:
+                yield split
+
+
+def _lessons(measured: Sequence[Step]) -> dict[str, tuple[float, int]]:
+    """Returns for each decision the sum of the logarithmic gains that its edits brought, and how many there were."""
+    latency = {s.node: s.measurement.latency_secs for s in measured if s.measurement and s.measurement.ok}
+    lessons: dict[str, tuple[float, int]] = {}
+    for step in measured:
+        if step.node in latency and step.parent in latency and step.parent != 0 and step.transformation:
+            gain = math.log(latency[step.parent] / latency[step.node])
+            for name, _ in step.transformation.edits:
+                total, count = lessons.get(name, (0.0, 0))
+                lessons[name] = (total + gain, count + 1)
+    return lessons
+
+
+def _experience(lessons: dict[str, tuple[float, int]], transformation: Transformation) -> float:
+    """Returns the mean gain of a transformation's decisions so far, shrunk towards none while there is little of it."""
+    gains = [total / (count + 2) for total, count in (lessons.get(n, (0.0, 0)) for n, _ in transformation.edits)]
+    return max(-0.5, min(0.5, sum(gains) / max(1, len(gains))))
+
+
+def _varied(ideas: list[_Idea]) -> list[_Idea]:
+    """Returns the ideas with those that edit the same decisions taking turns, best first within each."""
+    rounds: dict[tuple[str, ...], int] = {}
+    keyed = []
+    for position, idea in enumerate(ideas):
+        names = tuple(name for name, _ in idea.transformation.edits)
+        rounds[names] = rounds.get(names, 0) + 1
+        keyed.append((rounds[names], position, idea))
+    return [idea for _, _, idea in sorted(keyed, key=lambda k: k[:2])]

@@ -1,0 +1,156 @@
+"""Tiles for one block, as an engineer would choose them: the register tile first, then what surrounds it.
+
+The register tile decides how many multiply-adds a load feeds; the loops around it decide which cache each operand is
+read from; the outermost factors decide how evenly the cores are loaded. Candidates come from that order of thought
+and are refined by moving single prime factors between levels while the analysis improves. No hardware is asked.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from reasoning_compiler.proposer.random import prime_factors
+from reasoning_compiler.records import Machine, TileDomain
+from reasoning_compiler.space.analysis import BlockAnalysis, analyze_block
+from reasoning_compiler.space.tiling import TileGroup
+
+Factors = tuple[tuple[int, ...], ...]  # one tuple of factors per tiled loop, in the group's order
+
+_STARTS = 8
+_MAX_ROWS_PER_LOOP = 16
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A choice of factors for a tile group, and what the analysis says of it."""
+
+    factors: Factors
+    unroll: int
+    analysis: BlockAnalysis
+
+    @property
+    def secs(self) -> float:
+        return self.analysis.secs
+
+
+class TileChooser:
+    """Ranks tilings of one group on one machine.
+
+    Args:
+        group: the block to be tiled.
+        machine: a CPU.
+        unrolls: the unroll limits that the program may choose, ascending.
+    """
+
+    def __init__(self, group: TileGroup, machine: Machine, unrolls: Sequence[int]) -> None:
+        self.group, self.machine, self.unrolls = group, machine, tuple(unrolls) or (0,)
+        self._domains: list[TileDomain] = [domain for _, _, domain in group.decisions]
+        self._spatial = [i for i, loop in enumerate(group.nest.loops) if not loop.reduces]
+        self._reducing = [i for i, loop in enumerate(group.nest.loops) if loop.reduces]
+        self._known: dict[tuple[Factors, int], Tiling] = {}
+
+    def judge(self, factors: Factors, unroll: int) -> Tiling:
+        """Returns the tiling with its analysis; asked twice, it is computed once."""
+        key = (factors, unroll)
+        if key not in self._known:
+            by_name = {name: f for (name, _, _), f in zip(self.group.decisions, factors, strict=True)}
+            nest = self.group.tiled(by_name, unroll_limit=unroll)
+            self._known[key] = Tiling(factors, unroll, analyze_block(nest, self.machine))
+        return self._known[key]
+
+    def ranked(self, num: int) -> list[Tiling]:
+        """Returns up to `num` tilings, the most promising first, no two with the same register tile and blocking."""
+        for start in self._starts():
+            self._climb(start)
+        best: list[Tiling] = []
+        seen: dict[tuple[int, ...], int] = {}
+        for tiling in sorted(self._known.values(), key=lambda t: (t.secs, t.factors, t.unroll)):
+            register_tile = tuple(f[-1] for f in tiling.factors)
+            if seen.get(register_tile, 0) < 1 + len(best) // 6:
+                seen[register_tile] = seen.get(register_tile, 0) + 1
+                best.append(tiling)
+            if len(best) == num:
+                break
+        return best
+
+    def neighbours(self, factors: Factors) -> Iterator[Factors]:
+        """Yields the tilings that differ in one prime factor of one loop, moved to another level."""
+        for index, domain in enumerate(self._domains):
+            for moved in _moves(factors[index]):
+                if domain.why_not(moved) is None:
+                    yield (*factors[:index], moved, *factors[index + 1 :])
+
+    # -- where to start -----------------------------------------------------------------------------------------
+
+    def _starts(self) -> list[Tiling]:
+        """Returns the best few register tiles by their own speed, each with plain surroundings."""
+        judged = [self.judge(self._surround(tile), self._unroll_for(tile)) for tile in self._register_tiles()]
+        return sorted(judged, key=lambda t: (t.analysis.compute_secs, t.factors))[:_STARTS]
+
+    def _register_tiles(self) -> Iterable[dict[int, int]]:
+        """Yields innermost factors by loop index whose accumulators use but do not exceed the vector registers."""
+        if not self._spatial:
+            yield {}
+            return
+        *rows, vector = self._spatial
+        item_bytes = self.group.nest.output.item_bytes if self.group.nest.output else 4
+        lanes = max(1, self.machine.vector_bytes // item_bytes)
+        widths = _divisors(self._domains[vector].extent, self._domains[vector].max_innermost or 64)
+        full = [w for w in widths if w % lanes == 0]
+        for width in full or widths[-2:]:
+            options = [_divisors(self._domains[i].extent, _MAX_ROWS_PER_LOOP) for i in rows]
+            for counts in itertools.product(*options):
+                accumulators = math.prod(counts) * math.ceil(width / lanes)
+                if accumulators <= self.machine.num_vector_registers - 2:
+                    yield dict(zip(rows, counts, strict=True)) | {vector: width}
+
+    def _surround(self, tile: dict[int, int]) -> Factors:
+        """Returns factors around a register tile: reductions blocked, one or two jobs a core, the rest near the tile."""
+        factors = []
+        jobs = 4 * self.machine.num_cores
+        for index, domain in enumerate(self._domains):
+            levels = [1] * domain.num_factors
+            if index in self._reducing:
+                last = index == self._reducing[-1]
+                levels[-1] = max(_divisors(domain.extent, domain.max_innermost or 64)) if last else 1
+                levels[0] = domain.extent // levels[-1]
+            else:
+                levels[-1] = tile[index]
+                rest = domain.extent // tile[index]
+                levels[0] = max(d for d in _divisors(rest, max(1, jobs)))
+                jobs = max(1, jobs // levels[0])
+                levels[max(0, domain.num_factors - 2)] *= rest // levels[0]
+            factors.append(tuple(levels))
+        return tuple(factors)
+
+    def _unroll_for(self, tile: dict[int, int]) -> int:
+        """Returns the smallest limit that unrolls the register tile's rows, but not the reduction around them."""
+        rows = math.prod(f for index, f in tile.items() if index != self._spatial[-1]) if tile else 1
+        return next((u for u in self.unrolls if u >= rows), self.unrolls[-1])
+
+    def _climb(self, start: Tiling) -> None:
+        present = start
+        while True:
+            options = [self.judge(f, present.unroll) for f in self.neighbours(present.factors)]
+            better = min(options, key=lambda t: (t.secs, t.factors), default=present)
+            if better.secs >= present.secs * 0.999:
+                break
+            present = better
+        for unroll in self.unrolls:
+            self.judge(present.factors, unroll)
+
+
+def _moves(factors: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    for source, target in itertools.permutations(range(len(factors)), 2):
+        for prime in sorted(set(prime_factors(factors[source]))):
+            moved = list(factors)
+            moved[source] //= prime
+            moved[target] *= prime
+            yield tuple(moved)
+
+
+def _divisors(number: int, limit: int) -> list[int]:
+    return [d for d in range(1, min(number, limit) + 1) if number % d == 0]

@@ -1,0 +1,46 @@
+"""The expert's sentences."""
+
+from __future__ import annotations
+
+import math
+
+from reasoning_compiler.proposer.expert.tiles import Tiling
+from reasoning_compiler.records import ChoiceDomain, Decision, Machine, Value
+from reasoning_compiler.space.tiling import TileGroup
+
+
+def describe_tiling(group: TileGroup, tiling: Tiling, machine: Machine) -> str:
+    """Returns in a sentence or two why a tiling should be fast."""
+    found = tiling.analysis
+    inner = {name: f[-1] for (name, _, _), f in zip(group.decisions, tiling.factors, strict=True)}
+    spatial = [loop.name for loop in group.nest.loops if not loop.reduces]
+    tile = " × ".join(f"{name} {inner[name]}" for name in spatial if inner[name] > 1) or "one element"
+    text = f"{group.block}: a register tile of {tile}"
+    if found.vector_lanes > 1:
+        text += f" needs {found.accumulators} of {machine.num_vector_registers} vector registers for its sums"
+        text += "" if found.in_registers else ", which do not stay there"
+    else:
+        text += " is scalar"
+    reducing = [(loop.name, inner[loop.name]) for loop in group.nest.loops if loop.reduces and inner[loop.name] > 1]
+    if reducing:
+        text += ", over blocks of " + " × ".join(f"{name} {size}" for name, size in reducing)
+    level = next((lv for lv in found.levels if lv.level == "L2" and lv.from_loop), None)
+    if level is not None:
+        text += f"; {level.working_set_bytes / 1024:.0f} KB from loop {level.from_loop} inward stay in L2"
+    if found.parallel_extent > 1:
+        rounds = math.ceil(found.parallel_extent / machine.num_cores)
+        text += f"; {found.parallel_extent} jobs, {rounds} for each of {machine.num_cores} cores"
+    else:
+        text += "; one core works"
+    if found.strided:
+        text += f" (strided vectors in {', '.join(found.strided)})"
+    return f"{text}; bound by {found.bound}."
+
+
+def describe_move(name: str, value: Value, decision: Decision | None) -> str:
+    """Returns words for setting a decision to a value."""
+    if isinstance(value, tuple):
+        return f"{name} {' × '.join(map(str, value))}"
+    if decision is not None and isinstance(decision.domain, ChoiceDomain) and value in decision.domain.values:
+        return f"{name}: {decision.domain.label(value)}"
+    return f"{name}: {value}"
