@@ -101,8 +101,8 @@ def write_gemm(folder: Path) -> None:
                 program=tiled,
                 transformation=edit("a fifth of the peak", C="tiled"),
                 predicted_secs=0.07,
-                reasoning="Sixteen lanes of j fill a vector; a tile of 1×64 keeps four accumulators in registers, "
-                "and a block of 64 rows of A stays in the second-level cache.",
+                reasoning="Sixteen lanes of j fill a vector; a tile of 1×64 keeps four accumulators in "
+                "registers, and a block of 64 rows of A stays in the second-level cache.",
             )
         )
         journal.node(

@@ -205,7 +205,8 @@ def test_a_killed_writer_loses_nothing_that_append_returned_for(folder: Path) ->
     Journal.create(folder, header()).close()
     body = (
         "journal.node(step(0, None))\nnode = 0\n"
-        "while True:\n    node += 1\n    journal.node(step(node, reasoning='x' * 3000))\n    print(node, flush=True)"
+        "while True:\n    node += 1\n    journal.node(step(node, reasoning='x' * 3000))\n"
+        "    print(node, flush=True)"
     )
     process = writer(folder, body)
     for _ in range(200):

@@ -132,6 +132,7 @@ def test_unverified_and_failed_programs_are_never_best(tmp_path: Path) -> None:
         ("measured", 1, ok(1.0, verified=False)),
     )
     assert (summary.best, summary.speedup, summary.samples_until_best) == (None, None, None)
+    assert (summary.curve, summary.proposers[0].num_improvements) == ((), 0)
     assert summary.samples.unverified == 1
     assert summary.untuned_failure == "timeout: no answer"
     assert "nothing has been measured and verified" in to_text(summary)
@@ -144,6 +145,13 @@ def test_improvements_are_counted_from_untuned(tmp_path: Path) -> None:
     summary = told(tmp_path, *events)
     assert summary.proposers[0].num_improvements == 2
     assert summary.samples_until_best == 4
+
+
+def test_a_run_that_found_nothing_faster(tmp_path: Path) -> None:
+    events = [("node", step(0, None)), ("measured", 0, ok(5.0)), ("node", step(1)), ("measured", 1, ok(6.0))]
+    summary = told(tmp_path, *events)
+    assert (summary.best.node, summary.speedup, summary.samples_until_best) == (0, 1.0, 0)
+    assert "nothing faster than the untuned program" in to_text(summary)
 
 
 def test_a_run_of_nothing(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ def _proposers(run: Run, improvements: list[int]) -> tuple[ProposerShare, ...]:
     nodes = Counter(step.proposer for step in steps)
     measured = Counter(step.proposer for step in steps if step.measurement)
     failed = Counter(step.proposer for step in steps if step.measurement and step.measurement.failure)
-    improved = Counter(run.step(node).proposer for node in improvements if node != 0)
+    improved = Counter(run.step(node).proposer for node in improvements)
     rejected = Counter(refusal.proposer for refusal in run.rejected)
     shares = [
         ProposerShare(name, nodes[name], measured[name], failed[name], improved[name], rejected[name])

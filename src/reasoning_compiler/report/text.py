@@ -91,6 +91,8 @@ def _result(summary: Summary, width: int) -> list[str]:
         lines += _wrap(f"untuned: {why}", width, _INDENT)
     if summary.best is None:
         lines += _wrap("best: nothing has been measured and verified", width, _INDENT)
+    elif summary.best.node == 0:
+        lines += _wrap("nothing faster than the untuned program was found", width, _INDENT)
     if summary.speedup is not None:
         how = "measured side by side at the end" if summary.confirmed else "as measured during the search"
         runs = f"medians of {summary.untuned.num_runs} and {summary.best.num_runs} runs"
@@ -144,7 +146,7 @@ def _samples(summary: Summary, width: int) -> list[str]:
 def _proposers(summary: Summary, width: int) -> list[str]:
     if not summary.proposers:
         return []
-    heads = ("", "programs", "measured", "failed", "best so far", "refused")
+    heads = ("", "programs", "measured", "failed", "new best", "refused")
     rows = [
         (
             share.name,
@@ -159,18 +161,18 @@ def _proposers(summary: Summary, width: int) -> list[str]:
     lines = ["Who proposed what", *_table([heads, *rows], align="<>>>>>", width=width)]
     if summary.num_fallbacks:
         rate = share_text(summary.fallback_rate or 0)
-        text = f"{_count(summary.num_fallbacks, 'answer')} of no use ({rate}), for which another proposer stood in"
-        lines += _wrap(text, width, _INDENT)
+        answers = f"{_count(summary.num_fallbacks, 'answer')} of no use ({rate})"
+        lines += _wrap(f"{answers}, for which another proposer stood in", width, _INDENT)
     return lines
 
 
 def _stages(summary: Summary, width: int) -> list[str]:
     if not summary.stage_secs or summary.elapsed_secs <= 0:
         return []
-    shares = [(stage, secs, secs / summary.elapsed_secs) for stage, secs in summary.stage_secs]
-    rows = [
-        (stage, time_text(secs), share_text(share), bar(share, _BAR_WIDTH)) for stage, secs, share in shares
-    ]
+    rows = []
+    for stage, secs in summary.stage_secs:
+        share = secs / summary.elapsed_secs
+        rows.append((stage, time_text(secs), share_text(share), bar(share, _BAR_WIDTH)))
     rows.append(("wall time", time_text(summary.elapsed_secs), "", ""))
     return ["Time by stage", *_table(rows, align="<>><", width=width)]
 
