@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -17,12 +18,13 @@ import tvm
 import tvm.s_tir
 
 from reasoning_compiler.measure.packing import split_packing
-from reasoning_compiler.measure.signature import Signature, arguments_of, write_signature
 from reasoning_compiler.measure.serving import Refused, one_line
-from reasoning_compiler.records import Argument
+from reasoning_compiler.measure.signature import Signature, argument_from_json, arguments_of, write_signature
 
 
-def build(*, module: str, target: str, arguments: list[dict[str, Any]] | None, library: str) -> dict[str, Any]:
+def build(
+    *, module: str, target: str, arguments: list[dict[str, Any]] | None, library: str
+) -> dict[str, Any]:
     """Builds a shared library with `main` and the packing functions, and writes its signature beside it.
 
     Args:
@@ -35,19 +37,20 @@ def build(*, module: str, target: str, arguments: list[dict[str, Any]] | None, l
         {"build_secs": time to generate and link the code}
 
     Raises:
-        Refused: "build", where TVM or the linker fails.
+        Refused: "build" where TVM or the linker fails, "device" where the library cannot be written.
     """
     started = time.perf_counter()
     try:
         mod = tvm.ir.load_json(Path(module).read_text())
-        own = arguments_of(mod)
-        given = own if arguments is None else tuple(Argument(**(a | {"shape": tuple(a["shape"])})) for a in arguments)
+        known = arguments_of(mod) if arguments is None else [argument_from_json(each) for each in arguments]
         packed = split_packing(mod)
         executable = tvm.compile(packed.library, target=tvm.target.Target(json.loads(target)))
         _link(executable.mod, Path(library), target=target)
-        write_signature(Path(library), Signature.of(packed, given, target=target))
+        write_signature(Path(library), Signature.of(packed, known, target=target))
     except Refused:
         raise
+    except OSError as error:
+        raise Refused("device", one_line(error)) from None
     except Exception as error:  # whatever a compiler throws at an odd schedule is this candidate's failure
         raise Refused("build", one_line(error)) from None
     return {"build_secs": time.perf_counter() - started}
@@ -56,15 +59,15 @@ def build(*, module: str, target: str, arguments: list[dict[str, Any]] | None, l
 def _link(module: Any, library: Path, *, target: str) -> None:
     """Links a built module into a shared library."""
     described = json.loads(target)
-    is_plain = module.kind == "llvm" and not module.imports and "mtriple" not in described
-    if not (is_plain and sys.platform.startswith("linux")):
+    is_native = described.get("mtriple", platform.machine()).split("-")[0] == platform.machine()
+    if not (is_native and module.kind == "llvm" and not module.imports and sys.platform.startswith("linux")):
         module.export_library(str(library))
         return
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         code = Path(folder, "kernel.o")
         module.write_to_file(str(code))
-        # TVM's own way, `g++ -shared`, takes four times as long: start-up code and libstdc++, which a kernel that is
-        # called and never started does not use.
+        # TVM's own way, `g++ -shared`, takes three to four times as long: it looks at start-up code and
+        # libstdc++, of which a kernel, which is called and never started, uses nothing.
         command = [*_compiler(), "-shared", "-nostdlib", "-o", str(library), str(code), "-lm", "-lc", "-lgcc"]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
@@ -80,6 +83,3 @@ def _compiler() -> list[str]:
     if not command:
         raise Refused("build", "no C compiler found to link with: install gcc or clang, or set CC")
     return command
-
-
-ACTIONS = {"build": build}

@@ -1,13 +1,13 @@
 """Taking the ahead-of-time layout of constant weights out of a scheduled kernel, into functions of their own.
 
-MetaSchedule's postprocessor `RewriteLayout` leaves, in front of the kernel proper, a loop nest per weight that copies
-it into the layout which the kernel reads:
+MetaSchedule's postprocessor `RewriteLayout` leaves, in front of the kernel proper, a loop nest per weight
+that copies it into the layout which the kernel reads:
 
-    for k, j: with block("B_global"), annotated "meta_schedule.layout_rewrite_preproc": B_global[j//16, k, j%16] = B[k, j]
-    for i, j, k: C[i, j] += A[i, k] * B_global[j//16, k, j%16]
+    for k, j: B_global[j // 16, k, j % 16] = B[k, j]      # annotated "meta_schedule.layout_rewrite_preproc"
+    for i, j, k: C[i, j] += A[i, k] * B_global[j // 16, k, j % 16]
 
-A weight is constant, so that copy is paid for once, not per call: here it becomes the function `pack_B(B, B_global)`,
-and the kernel takes `B_global` where it took `B`.
+A weight is constant, so that copy is to be paid for once, not per call: here it becomes a function of its
+own, `pack_B(B, B_global)`, and the kernel takes `B_global` where it took `B`.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Packed:
 def split_packing(mod: Any) -> Packed:
     """Returns the kernel without the packing of its weights, and that packing as functions of their own.
 
-    A packing that cannot be taken out, because the weight is also read elsewhere, stays where it is: the kernel is
-    then right, and packs at every call.
+    A packing that cannot be taken out, because the weight is also read elsewhere, stays where it is: the
+    kernel is then right, and packs at every call.
 
     Args:
         mod: an IRModule with the PrimFunc `main`, scheduled and postprocessed, or untuned.
@@ -115,8 +115,8 @@ def _packer(nest: Any, source: Any, target: Any) -> Any:
     schedule = tvm.s_tir.Schedule(tvm.IRModule({name: func}))
     (block,) = schedule.get_child_blocks(schedule.get_sblock("root", name))
     schedule.unannotate(block, _PACKING_ANNOTATION)
-    # Every element of the target is written once, so all loops are parallel and commute. Small tiles keep both the
-    # lines that are read and those that are written in the cache, whichever way round the layout turns.
+    # Every element of the target is written once, so all loops are parallel and commute. Small tiles keep the
+    # lines that are read and those that are written in the cache, whichever way the layout turns.
     outer, inner = [], []
     for loop in schedule.get_loops(block):
         extent = int(schedule.get(loop).extent)

@@ -1,13 +1,14 @@
-"""Worker processes that live long and may die: each request gets an answer or a failure, whatever becomes of them.
+"""Worker processes that live long and may die: each request still gets an answer or a failure.
 
-A worker is `python -m reasoning_compiler.measure.worker`, never a fork: a fork would copy TVM's threads' locks. It is
-its own session, so Ctrl-C reaches only us, and it ends when we end, however we end (see worker.py).
+A worker is `python -m reasoning_compiler.measure.worker`, never a fork: a fork would copy TVM's threads'
+locks. It is its own session, so Ctrl-C reaches only us, and it ends when we end, however we end (see
+worker.py).
 
     ours                    worker
     requests  ───────────►  fd      JSON messages (messages.py)
     replies   ◄───────────  fd
     lifeline  ───────────►  fd      nothing is ever written; its closing is the signal
-    output    ◄───────────  1, 2    what it prints: read and forgotten but for the last bytes, so it cannot block or flood
+    output    ◄───────────  1, 2    what it prints: forgotten but for the last bytes, so it cannot flood us
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from reasoning_compiler.records import Failure, FailureKind
 
 _START_TIMEOUT_SECS = 120.0
 _MAX_START_FAILURES = 3
-# A worker's death closes its pipes and wakes us; only where a process that it started holds them open we find it so.
+# A worker's death closes its pipes, which wakes us, unless a process that it started holds them open.
 _LOOK_AGAIN_SECS = 0.2
 _TAIL_BYTES = 2000
 _READ_BYTES = 1 << 16
@@ -110,8 +111,8 @@ class Pool:
     def map(self, requests: Sequence[Request]) -> Iterator[tuple[int, dict[str, Any] | Failure]]:
         """Yields (index, answer or failure) of each request, as they come.
 
-        A worker that dies or does not answer in time is replaced; so is one whose request is given up because the
-        caller stops iterating.
+        A worker that dies or does not answer in time is replaced; so is one whose request is given up because
+        the caller stops iterating.
 
         Raises:
             ReasoningCompilerError: workers do not start.

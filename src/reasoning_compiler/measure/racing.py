@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-# What a first run may take beyond a later one: pages that are touched for the first time, threads that wake up.
+# What a first run may take beyond a later one: pages are touched for the first time, threads wake up.
 _WARM_UP_SECS = 0.005
 # Beyond this ratio to the best, a few timings are enough: more precision would not make it win.
 _CONTENDER_RATIO = 1.15
@@ -32,7 +32,9 @@ class Race:
     cut_ratio: float = 1.5
 
 
-def verdict(race: Race, first_secs: float, latencies_secs: Sequence[float]) -> Literal["again", "cut", "enough"]:
+def verdict(
+    race: Race, first_secs: float, latencies_secs: Sequence[float]
+) -> Literal["again", "cut", "enough"]:
     """Returns whether to time a program again, or to stop because it has lost or because enough is known.
 
     Args:
@@ -42,7 +44,8 @@ def verdict(race: Race, first_secs: float, latencies_secs: Sequence[float]) -> L
     """
     best = race.best_secs
     if not latencies_secs:
-        if best is not None and first_secs - _WARM_UP_SECS > race.cut_ratio * best:
+        # A neighbour may have disturbed this one run, so it takes a wider margin to end the race.
+        if best is not None and first_secs - _WARM_UP_SECS > race.cut_ratio**2 * best:
             return "cut"
         return "again" if first_secs < race.budget_secs and race.repeats > 1 else "enough"
     fastest = min(latencies_secs)

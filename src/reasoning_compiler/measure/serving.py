@@ -33,7 +33,9 @@ class Refused(Exception):
         self.retire = retire
 
 
-def serve(actions: dict[str, Action], *, request_fd: int, reply_fd: int, max_growth_bytes: int | None) -> None:
+def serve(
+    actions: dict[str, Action], *, request_fd: int, reply_fd: int, max_growth_bytes: int | None
+) -> None:
     """Answers requests until there are no more.
 
     Args:
@@ -53,7 +55,7 @@ def serve(actions: dict[str, Action], *, request_fd: int, reply_fd: int, max_gro
 
 
 def one_line(error: BaseException) -> str:
-    """Returns what an exception says, in one line; for TVM's, whose text is a backtrace, the line that says it."""
+    """Returns what an exception says, in one line: the last, since TVM's messages begin with a backtrace."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines) if len(lines) <= 3 else lines[-1]
     return f"{type(error).__name__}: {text}"[:_MESSAGE_CHARS] if text else type(error).__name__

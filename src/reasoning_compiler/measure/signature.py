@@ -23,7 +23,8 @@ class KernelArgument:
         shape: its shape, as the user passes it.
         dtype: its dtype, as the user passes it.
         role: what it is for.
-        packer: the library's function (as passed, as taken) that lays it out; None where `main` takes it as passed.
+        packer: the library's function (as passed, as taken) that lays it out; None where `main` takes it as
+            passed.
         packed_shape: its shape as `main` takes it; equal to `shape` without a packer.
         packed_dtype: its dtype as `main` takes it; equal to `dtype` without a packer.
     """
@@ -60,7 +61,7 @@ class Signature:
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> Signature:
         if obj.get("format") != FORMAT:
-            raise UsageError(f"`format` of the library's description is {obj.get('format')!r}; known: {FORMAT}")
+            raise UsageError(f"`format` of a library's signature is {obj.get('format')!r}; known: {FORMAT}")
         return cls(tuple(KernelArgument.from_json(a) for a in obj["arguments"]), obj["target"])
 
     @classmethod
@@ -91,7 +92,7 @@ class Signature:
 
 
 def arguments_of(mod: Any) -> tuple[Argument, ...]:
-    """Returns the arguments of an IRModule's `main`; where nothing else says so, the last is taken for the output."""
+    """Returns the arguments of an IRModule's `main`, of which the last is taken for the output."""
     params = list(mod["main"].params)
     return tuple(
         Argument(
@@ -102,6 +103,11 @@ def arguments_of(mod: Any) -> tuple[Argument, ...]:
         )
         for index, param in enumerate(params)
     )
+
+
+def argument_from_json(obj: dict[str, Any]) -> Argument:
+    """Returns the `Argument` that `dataclasses.asdict` and JSON have taken apart."""
+    return Argument(**(obj | {"shape": tuple(obj["shape"])}))
 
 
 def signature_path(library: Path) -> Path:
@@ -119,7 +125,7 @@ def read_signature(library: Path) -> Signature:
     try:
         return Signature.from_json(json.loads(path.read_text()))
     except OSError as error:
-        raise UsageError(f"`{path}`, which says how `{library.name}` is called, cannot be read: {error}") from None
+        raise UsageError(f"`{path}` must say how `{library.name}` is called, and: {error}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"`{path}` is damaged ({error}): save the library again") from None
 

@@ -9,12 +9,12 @@ import numpy as np
 
 
 def numpy_dtype(name: str) -> np.dtype:
-    """Returns numpy's dtype for one of TVM's names; `bfloat16` and the 8-bit floats are those of `ml_dtypes`."""
+    """Returns numpy's dtype for one of TVM's names; `bfloat16` and 8-bit floats are those of `ml_dtypes`."""
     return np.dtype(getattr(ml_dtypes, name)) if hasattr(ml_dtypes, name) else np.dtype(name)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Writes an array's elements; shape and dtype are the reader's to know, since `.npy` cannot name bfloat16."""
+    """Writes an array's elements alone: `.npy` could not name bfloat16, so the reader says shape and dtype."""
     np.ascontiguousarray(array).tofile(path)
 
 

@@ -1,8 +1,8 @@
 """Comparing a kernel's outputs with the reference.
 
-The policy: an integer must be equal; a float must lie within atol + rtol · |expected|; an infinity or a NaN must be
-where the reference has one, and nowhere else. Outputs are filled with a value that no kernel computes before the run,
-so what a kernel leaves unwritten is seen.
+The policy: an integer must be equal; a float must lie within atol + rtol · |expected|; an infinity or a NaN
+must be where the reference has one, and nowhere else. Outputs are filled with a value that no kernel computes
+before the run, so what a kernel leaves unwritten is seen.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Expected:
         values = _comparable(values)
         with np.errstate(invalid="ignore", over="ignore"):
             tolerance = (atol + rtol * np.abs(values)).astype(values.dtype)
+        # NaN is no tolerance at all: what must be infinite or NaN is looked at more closely.
+        tolerance[~np.isfinite(values)] = np.nan
         return cls(name, values, tolerance)
 
     def why_not(self, actual: np.ndarray) -> Failure | None:
@@ -61,7 +63,7 @@ class Expected:
             for start in range(0, flat.size, _BLOCK):
                 block = slice(start, start + _BLOCK)
                 difference = np.abs(_comparable(flat[block]) - values[block])
-                if not (difference <= tolerance[block]).all():  # also where either is NaN, or both are infinite
+                if not (difference <= tolerance[block]).all():
                     return False
         return True
 
@@ -81,7 +83,9 @@ class Expected:
         if is_float(actual.dtype):
             odd = wrong & ~np.isfinite(_comparable(actual)) & np.isfinite(self.values)
             if odd.any():
-                return Failure("nonfinite", f"{int(odd.sum())} of {wrong.size} elements of `{self.name}` are NaN or Inf")
+                return Failure(
+                    "nonfinite", f"{int(odd.sum())} of {wrong.size} elements of `{self.name}` are NaN or Inf"
+                )
         if (got == poison(actual.dtype)).all():
             first = f"the first at {list(where)}, which was never written"
         return Failure("wrong_result", f"{how_many} differ, {first}")
@@ -93,7 +97,7 @@ def is_float(dtype: np.dtype) -> bool:
 
 
 def poison(dtype: np.dtype) -> np.ndarray:
-    """Returns the value, of no dimensions, that outputs are filled with before a run: finite, and nothing computes it.
+    """Returns what outputs are filled with before a run: a finite value that no kernel computes.
 
     It is finite so that "never written" and "computed a NaN" stay two different failures.
     """

@@ -6,6 +6,7 @@ Started by pool.py as `python -m reasoning_compiler.measure.worker REQUEST_FD RE
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
 import resource
@@ -21,11 +22,13 @@ _MAX_BUILDER_GROWTH_BYTES = 1 << 30
 
 
 def _follow_the_parent(lifeline_fd: int) -> None:
-    """Makes the system end this process when the parent's end of the lifeline closes, however the parent ends.
+    """Makes the system end this process when the parent's end of the lifeline closes, however the parent
+    ends.
 
-    An idle worker would also see its request pipe close, but a busy one may be deep in a kernel that never returns.
-    SIGIO ends a process by default, and nobody writes into the lifeline, so closing is all it can tell. (Linux'
-    PR_SET_PDEATHSIG would follow the parent's *thread*, and end us when a thread that started us returns.)
+    An idle worker would also see its request pipe close, but a busy one may be deep in a kernel that never
+    returns. SIGIO ends a process by default, and nobody writes into the lifeline, so closing is all it can
+    tell. (Linux' PR_SET_PDEATHSIG would follow the parent's *thread*, and end us when a thread that started
+    us returns.)
     """
     fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, os.getpid())
     flags = fcntl.fcntl(lifeline_fd, fcntl.F_GETFL)
@@ -52,16 +55,18 @@ def main() -> None:
     _follow_the_parent(lifeline_fd)
     _limit_memory(options["memory_limit_bytes"])
     use_threads(options["num_threads"])
+    max_growth_bytes = None
     if options["role"] == "builder":
-        from reasoning_compiler.measure.builder import ACTIONS
+        from reasoning_compiler.measure.builder import build
+
+        actions = {"build": build}
+        max_growth_bytes = _MAX_BUILDER_GROWTH_BYTES
     else:
-        from reasoning_compiler.measure.runner import ACTIONS
-    serve(
-        ACTIONS,
-        request_fd=request_fd,
-        reply_fd=reply_fd,
-        max_growth_bytes=_MAX_BUILDER_GROWTH_BYTES if options["role"] == "builder" else None,
-    )
+        from reasoning_compiler.measure.runner import Runner
+
+        actions = Runner().actions
+        gc.disable()  # a collection in the middle of a timing is noise, and there is no garbage to speak of
+    serve(actions, request_fd=request_fd, reply_fd=reply_fd, max_growth_bytes=max_growth_bytes)
 
 
 if __name__ == "__main__":
