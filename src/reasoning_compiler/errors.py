@@ -16,7 +16,7 @@ class UsageError(ReasoningCompilerError):
 
 
 class LLMSetupError(UsageError):
-    """The language model cannot be used at all: no key, a refused key, an unknown model, no credit, no such server."""
+    """The language model cannot be used at all: a missing or refused key, an unknown model, no such server."""
 
 
 class NothingMeasuredError(ReasoningCompilerError):

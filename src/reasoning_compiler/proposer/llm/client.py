@@ -1,0 +1,394 @@
+"""One client for every language model: a call in, an answer or a failure with its kind out."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from reasoning_compiler.errors import LLMSetupError
+from reasoning_compiler.proposer.llm.calls import (
+    SETUP_KINDS,
+    Attempt,
+    CallFailure,
+    CallFailureKind,
+    Message,
+    Reply,
+    estimate_tokens,
+)
+from reasoning_compiler.proposer.llm.prices import Usage
+from reasoning_compiler.proposer.llm.providers import BUILT_PROVIDERS, connect, split_model
+from reasoning_compiler.proposer.llm.scrub import Scrubber
+from reasoning_compiler.proposer.llm.values import clip
+
+if TYPE_CHECKING:
+    from pydantic_ai.messages import ModelMessage, ModelResponse
+    from pydantic_ai.models import Model, StreamedResponse
+
+_FIRST_WAIT_SECS = 0.5
+_MIN_SHRUNK_TOKENS = 512
+_CONTEXT_WORDS = re.compile(
+    r"context.{0,20}(length|window|size)|maximum context|(prompt|input|request) (is )?too (long|large)", re.I
+)
+_MODEL_WORDS = re.compile(
+    r"model.{0,80}(not found|not exist|not a valid|unknown|not supported|unavailable)", re.I
+)
+_QUOTA_WORDS = re.compile(r"insufficient_quota|credit balance|billing|exceeded your current quota", re.I)
+
+
+@dataclass(frozen=True)
+class ClientOptions:
+    """How to reach and ask a model.
+
+    Args:
+        model: the provider and the model, as "openai:gpt-4o-mini".
+        base_url: an OpenAI-compatible server (vLLM, llama.cpp), where it is not the provider's own.
+        api_key_env: the environment variable that holds the key; the provider's usual one by default.
+        timeout_secs: the longest time for one attempt, from asking to the whole answer.
+        max_attempts: tries of one call; only what may pass is tried again.
+        max_wait_secs: the longest wait between two tries. Where the provider asks for more, the call fails.
+        temperature: None for the model's own default.
+        seed: given to the providers that take one.
+        max_output_tokens: the longest answer, hidden reasoning included.
+        max_concurrent_calls: calls under way at once; more wait.
+        stream: read the answer as it is written, so that what has come before a timeout or a dropped
+            connection can still be used.
+    """
+
+    model: str
+    base_url: str | None = None
+    api_key_env: str | None = None
+    timeout_secs: float = 120.0
+    max_attempts: int = 4
+    max_wait_secs: float = 60.0
+    temperature: float | None = None
+    seed: int | None = None
+    max_output_tokens: int = 8192
+    max_concurrent_calls: int = 4
+    stream: bool = False
+
+
+class LLMClient:
+    """Calls one model, from any thread; calls run side by side on an event loop of the client's own.
+
+    Raises LLMSetupError on construction for what is known to be wrong without a call: an unknown provider, a
+    missing key or package.
+    """
+
+    def __init__(self, options: ClientOptions) -> None:
+        self.options = options
+        self.scrubber = Scrubber()
+        self._model: Model = connect(
+            options.model, base_url=options.base_url, api_key_env=options.api_key_env
+        )
+        self._provider, _ = split_model(options.model, options.base_url)
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._slots: asyncio.Semaphore | None = None
+        self._refused_settings: set[str] = set()
+        self._token_cap: int | None = None
+
+    def __repr__(self) -> str:
+        return f"LLMClient({self.options.model!r})"
+
+    @property
+    def model(self) -> str:
+        return self.options.model
+
+    def complete(
+        self, messages: Sequence[Message], *, max_output_tokens: int | None = None
+    ) -> Reply | CallFailure:
+        """Returns the model's answer, or why there is none after the tries that the options allow.
+
+        Blocks until then. Raises LLMSetupError where no call can succeed: a refused key, an unknown model, no
+        credit.
+        """
+        call = self._complete(tuple(messages), max_output_tokens or self.options.max_output_tokens)
+        future = self._submit(call)
+        try:
+            outcome = future.result()
+        except CancelledError:
+            return CallFailure("closed", "the client was closed while the call was under way", 0.0)
+        except BaseException:
+            future.cancel()
+            raise
+        if isinstance(outcome, CallFailure) and outcome.kind in SETUP_KINDS:
+            raise LLMSetupError(self._setup_line(outcome))
+        return outcome
+
+    def check_connection(self) -> Reply:
+        """Returns the answer to one small call. Raises LLMSetupError, one line, where there is none."""
+        outcome = self.complete([Message("user", "Answer with the one word: ready")], max_output_tokens=64)
+        if isinstance(outcome, CallFailure):
+            raise LLMSetupError(self._setup_line(outcome))
+        return outcome
+
+    def close(self) -> None:
+        """Cancels the calls under way and closes the connections; a later call opens them again."""
+        with self._lock:
+            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
+        if loop is None or thread is None:
+            return
+        asyncio.run_coroutine_threadsafe(self._shut_down(), loop)
+        thread.join(timeout=5)
+
+    def __enter__(self) -> LLMClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- the event loop's thread ----------------------------------------------------------------------------
+
+    def _submit(self, call: Any) -> Future[Reply | CallFailure]:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._slots = asyncio.Semaphore(self.options.max_concurrent_calls)
+                self._thread = threading.Thread(target=_run_loop, args=(self._loop,), name="llm", daemon=True)
+                self._thread.start()
+                asyncio.run_coroutine_threadsafe(self._model.__aenter__(), self._loop).result()
+            return asyncio.run_coroutine_threadsafe(call, self._loop)
+
+    async def _shut_down(self) -> None:
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._model.__aexit__(None, None, None)
+        loop = asyncio.get_running_loop()
+        await loop.shutdown_asyncgens()
+        loop.stop()
+
+    async def _complete(self, messages: tuple[Message, ...], max_output_tokens: int) -> Reply | CallFailure:
+        assert self._slots is not None
+        async with self._slots:
+            started = time.perf_counter()
+            attempts: list[Attempt] = []
+            wait_secs = _FIRST_WAIT_SECS
+            while True:
+                outcome = await self._attempt(messages, min(max_output_tokens, self._token_cap or 1 << 30))
+                latency_secs = time.perf_counter() - started
+                if isinstance(outcome, Reply):
+                    return replace(outcome, latency_secs=latency_secs, attempts=tuple(attempts))
+                if outcome.adapted and len(attempts) < 2 * self.options.max_attempts:
+                    attempts.append(Attempt(outcome.kind, outcome.message))
+                    continue
+                pause = max(outcome.retry_after_secs or 0.0, wait_secs)
+                last = len(attempts) + 1 >= self.options.max_attempts
+                if last or not outcome.passing or pause > self.options.max_wait_secs:
+                    attempts.append(Attempt(outcome.kind, outcome.message))
+                    return CallFailure(
+                        outcome.kind,
+                        outcome.message,
+                        latency_secs,
+                        tuple(attempts),
+                        outcome.retry_after_secs,
+                        outcome.sent,
+                    )
+                attempts.append(Attempt(outcome.kind, outcome.message, pause))
+                await asyncio.sleep(pause)
+                wait_secs *= 2
+
+    async def _attempt(self, messages: tuple[Message, ...], max_output_tokens: int) -> Reply | _Failed:
+        settings = self._settings(max_output_tokens)
+        streams: list[StreamedResponse] = []
+        try:
+            async with asyncio.timeout(self.options.timeout_secs):
+                response = await self._request(self._messages(messages), settings, streams)
+        except TimeoutError:
+            failed = _Failed("timeout", f"no whole answer within {self.options.timeout_secs:g} s", sent=True)
+        except Exception as error:  # third-party code, on whatever a server sends
+            failed = self._classified(error, settings)
+        else:
+            return _reply(response, messages)
+        partial = _text(streams[0].get()) if streams else ""
+        if partial.strip():
+            return Reply(partial, "cut_off", _estimated(messages, partial), 0.0)
+        return failed
+
+    async def _request(
+        self, messages: list[ModelMessage], settings: dict[str, Any], streams: list[StreamedResponse]
+    ) -> ModelResponse:
+        from pydantic_ai import direct
+
+        if not self.options.stream:
+            return await direct.model_request(self._model, messages, model_settings=settings)
+        async with direct.model_request_stream(self._model, messages, model_settings=settings) as stream:
+            streams.append(stream)  # what has come so far outlives a timeout
+            async for _ in stream:
+                pass
+            return stream.get()
+
+    def _settings(self, max_output_tokens: int) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            "max_tokens": max_output_tokens,
+            "temperature": self.options.temperature,
+            "seed": self.options.seed,
+            "timeout": self.options.timeout_secs,
+            # This client's own tries are recorded; the providers that it builds have none of their own.
+            "max_retries": None if self._provider in BUILT_PROVIDERS else 0,
+        }
+        if self._provider == "anthropic":
+            settings["cache"] = {"messages": False}
+        return {k: v for k, v in settings.items() if v is not None and k not in self._refused_settings}
+
+    def _messages(self, messages: tuple[Message, ...]) -> list[ModelMessage]:
+        from pydantic_ai.messages import ModelRequest, ModelResponse, TextPart, UserPromptPart
+
+        if "system" in self._refused_settings:
+            messages = _without_system(messages)
+        instructions = "\n\n".join(m.text for m in messages if m.role == "system") or None
+        return [
+            ModelResponse(parts=[TextPart(m.text)])
+            if m.role == "assistant"
+            else ModelRequest(parts=[UserPromptPart(m.text)], instructions=instructions)
+            for m in messages
+            if m.role != "system"
+        ]
+
+    # -- failures ---------------------------------------------------------------------------------------
+
+    def _classified(self, error: Exception, settings: dict[str, Any]) -> _Failed:
+        from pydantic_ai import exceptions
+
+        status = getattr(error, "status_code", None)
+        words = _words(error)
+        message = " ".join(self.scrubber.scrub(clip(words, 300)).split())
+        message = f"{status}: {message}" if isinstance(status, int) else message
+        retry_after = getattr(error, "retry_after", None)
+        if isinstance(error, exceptions.ContentFilterError):
+            return _Failed("content_filter", message, sent=True)
+        if isinstance(status, int):
+            return self._classified_status(status, words, message, retry_after, settings)
+        if isinstance(error, exceptions.ModelTimeoutError) and error.phase not in ("connect", "pool"):
+            return _Failed("timeout", message, sent=True)
+        if isinstance(error, exceptions.ModelConnectionError):
+            return _Failed("connection", message, passing=True, sent=error.phase == "read")
+        return _Failed("protocol", message, passing=True, sent=True)
+
+    def _classified_status(
+        self, status: int, words: str, message: str, retry_after: float | None, settings: dict[str, Any]
+    ) -> _Failed:
+        if status == 402 or (status in (400, 403, 429) and _QUOTA_WORDS.search(words)):
+            return _Failed("quota", message)
+        if status in (401, 403):
+            return _Failed("auth", message)
+        if status in (408, 409, 425, 429):
+            kind: CallFailureKind = "rate_limit" if status == 429 else "server"
+            return _Failed(kind, message, passing=True, retry_after_secs=retry_after)
+        if status >= 500:
+            return _Failed("server", message, passing=True, retry_after_secs=retry_after)
+        if status == 413 or _CONTEXT_WORDS.search(words):
+            return _Failed("context_window", message, adapted=self._shrink_answer(settings))
+        if self._drop_refused_setting(words, settings):
+            return _Failed("rejected", message, adapted=True)
+        if status == 404 or _MODEL_WORDS.search(words):
+            return _Failed("unknown_model", message)
+        return _Failed("rejected", message)
+
+    def _shrink_answer(self, settings: dict[str, Any]) -> bool:
+        """Returns whether a shorter answer may make room: many servers count it with the prompt."""
+        if settings["max_tokens"] <= _MIN_SHRUNK_TOKENS:
+            return False
+        self._token_cap = max(settings["max_tokens"] // 4, _MIN_SHRUNK_TOKENS)
+        return True
+
+    def _drop_refused_setting(self, words: str, settings: dict[str, Any]) -> bool:
+        """Returns whether the server refuses something that we can do without, which is then left out."""
+        words = words.lower()
+        if "max_tokens" in words or "max_completion_tokens" in words:
+            return self._shrink_answer(settings)
+        for name in ("temperature", "seed"):
+            if name in words and name in settings:
+                self._refused_settings.add(name)
+                return True
+        if "system" in words and "role" in words and "system" not in self._refused_settings:
+            self._refused_settings.add("system")
+            return True
+        return False
+
+    def _setup_line(self, failure: CallFailure) -> str:
+        where = f"{self.options.model!r}" + (f" at {self.options.base_url}" if self.options.base_url else "")
+        what = {
+            "auth": "the key is refused; check it and what it may be used for",
+            "unknown_model": "there is no such model there; check its name and the server's address",
+            "quota": "the account has no credit left",
+            "connection": "there is no connection; check the address and that the server runs",
+            "timeout": f"there was no answer within {self.options.timeout_secs:g} s",
+        }.get(failure.kind, f"the call failed ({failure.kind})")
+        return self.scrubber.scrub(f"`--llm` is {where}: {what}. The server says: {failure.message}")
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """One failed try: `passing` ones may be tried again, `adapted` ones at once with other settings."""
+
+    kind: CallFailureKind
+    message: str
+    passing: bool = False
+    adapted: bool = False
+    retry_after_secs: float | None = None
+    sent: bool = False
+
+
+def _words(error: Exception) -> str:
+    """Returns what the server says of an error, without the wrapping."""
+    body = getattr(error, "body", None)
+    if isinstance(body, dict):
+        inner = body["error"] if isinstance(body.get("error"), dict) else body
+        said = [str(inner[k]) for k in ("message", "code") if inner.get(k)]
+        if said:
+            return " ".join(said)
+    return str(body or error) or type(error).__name__
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+def _without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Returns the messages with the system's text at the beginning of the first user's."""
+    system = "\n\n".join(m.text for m in messages if m.role == "system")
+    rest = [m for m in messages if m.role != "system"]
+    return (Message("user", f"{system}\n\n{rest[0].text}"), *rest[1:])
+
+
+def _text(response: ModelResponse) -> str:
+    """Returns the answer's text; where there is none, that of its tool calls or of its hidden reasoning."""
+    from pydantic_ai.messages import TextPart, ThinkingPart, ToolCallPart
+
+    texts = [part.content for part in response.parts if isinstance(part, TextPart) and part.content]
+    if not texts:
+        texts = [part.args_as_json_str() for part in response.parts if isinstance(part, ToolCallPart)]
+    if not texts:
+        texts = [part.content for part in response.parts if isinstance(part, ThinkingPart) and part.content]
+    return "\n".join(texts)
+
+
+def _reply(response: ModelResponse, messages: tuple[Message, ...]) -> Reply:
+    text = _text(response)
+    usage = Usage(
+        input_tokens=response.usage.input_tokens,
+        output_tokens=response.usage.output_tokens,
+        cached_tokens=response.usage.cache_read_tokens,
+        cache_write_tokens=response.usage.cache_write_tokens,
+    )
+    if not usage.total:
+        usage = _estimated(messages, text)
+    return Reply(text, response.finish_reason or "stop", usage, 0.0)
+
+
+def _estimated(messages: tuple[Message, ...], text: str) -> Usage:
+    prompt = sum(estimate_tokens(m.text) for m in messages)
+    return Usage(prompt, estimate_tokens(text), estimated=True)

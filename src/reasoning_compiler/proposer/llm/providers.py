@@ -1,0 +1,125 @@
+"""From a model's name to pydantic-ai's model: which server, which protocol, and which key it may see."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from reasoning_compiler.errors import LLMSetupError
+from reasoning_compiler.proposer.llm.scrub import Scrubber
+
+if TYPE_CHECKING:
+    from pydantic_ai.models import Model
+
+OWN_SERVER_KEY = "REASONC_LLM_API_KEY"
+"""The key of a server given by `--base-url`: a provider's own key is never sent to another host."""
+OLLAMA_URL = "http://localhost:11434/v1"
+
+_KEYS = {
+    "openai": ("OPENAI_API_KEY",),
+    "anthropic": ("ANTHROPIC_API_KEY",),
+    "google": ("GOOGLE_API_KEY", "GEMINI_API_KEY"),
+    "ollama": ("OLLAMA_API_KEY",),
+}
+BUILT_PROVIDERS = tuple(_KEYS)
+"""The providers whose clients are made here; others are left to pydantic-ai."""
+
+
+def split_model(model: str, base_url: str | None) -> tuple[str, str]:
+    """Returns provider and name of a model. Raises LLMSetupError where the provider is not named.
+
+    With a server given, the provider may be left out; the server then speaks OpenAI's protocol.
+    """
+    provider, colon, name = model.partition(":")
+    if base_url is not None and provider not in _KEYS:
+        return "openai", model
+    if not colon or not provider or not name:
+        raise LLMSetupError(
+            f"`--llm` is {model!r}; name the provider and the model, as in openai:gpt-4o-mini, anthropic:…, "
+            "google:…, ollama:…, or give the server with `--base-url`"
+        )
+    return provider, name
+
+
+def connect(model: str, *, base_url: str | None = None, api_key_env: str | None = None) -> Model:
+    """Returns pydantic-ai's model, without having called it.
+
+    Args:
+        model: the provider and the model, as "openai:gpt-4o-mini".
+        base_url: the server, where it is not the provider's own.
+        api_key_env: the environment variable that holds the key; the provider's usual one by default.
+
+    Raises:
+        LLMSetupError: an unknown provider, a missing key or a missing package.
+    """
+    provider, name = split_model(model, base_url)
+    if base_url is not None and not base_url.startswith(("http://", "https://")):
+        raise LLMSetupError(f"`--base-url` is {base_url!r}; give a URL, as in http://localhost:8000/v1")
+    try:
+        import pydantic_ai  # noqa: F401
+    except ImportError:
+        raise LLMSetupError(
+            "`--llm` needs packages that are not installed: pip install 'reasoning-compiler[llm]' "
+            "(Python 3.11 or newer)"
+        ) from None
+    key = _key(provider, base_url, api_key_env)
+    problem = ""
+    try:
+        return _model(provider, name, base_url, key)
+    except Exception as error:  # any provider's package: an unknown provider, a missing package or key
+        problem = str(error) or type(error).__name__
+    # Raised outside of the handler: an exception in its context could hold a key.
+    lines = Scrubber(extra=(key,) if key else ()).scrub(problem).splitlines()
+    raise LLMSetupError(f"`--llm` is {model!r}: {lines[0]}")
+
+
+def _key(provider: str, base_url: str | None, api_key_env: str | None) -> str | None:
+    if api_key_env is not None:
+        if not os.environ.get(api_key_env):
+            raise LLMSetupError(f"`--api-key-env` is {api_key_env}, but that variable is not set")
+        return os.environ[api_key_env]
+    names = (OWN_SERVER_KEY,) if base_url is not None else _KEYS.get(provider, ())
+    key = next((os.environ[n] for n in names if os.environ.get(n)), None)
+    if key is None and base_url is None and names and provider != "ollama":
+        raise LLMSetupError(f"`--llm` {provider}:… needs a key: set the environment variable {names[0]}")
+    return key
+
+
+def _model(provider: str, name: str, base_url: str | None, key: str | None) -> Any:
+    if provider == "anthropic":
+        from pydantic_ai.models.anthropic import AnthropicModel
+        from pydantic_ai.providers.anthropic import AnthropicProvider
+
+        anthropic = AnthropicProvider(api_key=key or "none")
+        anthropic.client.max_retries = 0
+        if base_url is not None:
+            anthropic.client.base_url = base_url
+        return AnthropicModel(name, provider=anthropic)
+    if provider == "google":
+        from pydantic_ai.models.google import GoogleModel
+        from pydantic_ai.providers.google import GoogleProvider
+
+        return GoogleModel(name, provider=GoogleProvider(api_key=key or "none", base_url=base_url))
+    if provider == "ollama" or base_url is not None:
+        from pydantic_ai.models.openai import OpenAIChatModel
+        from pydantic_ai.profiles.openai import OpenAIModelProfile
+        from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
+
+        url = base_url or os.environ.get("OLLAMA_BASE_URL") or OLLAMA_URL
+        own = OpenAICompatibleProvider("own-server", base_url=url, api_key=key)
+        own.client.max_retries = 0
+        # The SDK takes these from the environment and would send them along.
+        own.client.organization = own.client.project = None
+        # Servers other than OpenAI's know the older field for the answer's length.
+        profile = OpenAIModelProfile(openai_chat_supports_max_completion_tokens=False)
+        return OpenAIChatModel(name, provider=own, profile=profile)
+    if provider == "openai":
+        from pydantic_ai.models.openai import OpenAIChatModel
+        from pydantic_ai.providers.openai import OpenAIProvider
+
+        openai = OpenAIProvider(api_key=key)
+        openai.client.max_retries = 0
+        return OpenAIChatModel(name, provider=openai)
+    from pydantic_ai.models import infer_model
+
+    return infer_model(f"{provider}:{name}")
