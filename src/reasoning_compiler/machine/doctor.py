@@ -65,8 +65,8 @@ def try_tvm(num_threads: int) -> dict[str, Any]:
 
     To be called in a process of its own: with a wrong pair of versions it crashes.
     """
-    use_threads(num_threads)
     tvm = import_tvm(any_version=True)
+    use_threads(num_threads)
     if not tvm.runtime.enabled("llvm"):
         return {"llvm": None}
     from tvm import te

@@ -1,8 +1,8 @@
 """The five platforms of the paper, by published figures, to compile for them or to plan without having them.
 
-Peaks are cores × clock × multiply-adds per cycle × float32 lanes × 2 at the sustained all-core clock; bandwidth
-is channels × transfer rate × bytes. No program quite reaches either. The paper names two of the platforms only
-by their family; `PRESET_NOTES` says which member stands for it.
+Peaks are cores × clock × multiply-adds per cycle × float32 lanes × 2, at the clock that all cores sustain;
+bandwidth is channels × transfer rate × bytes. No program quite reaches either. The paper names two of the
+platforms only by their family; `PRESET_NOTES` says which member stands for it.
 """
 
 from __future__ import annotations

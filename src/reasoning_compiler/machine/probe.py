@@ -27,7 +27,8 @@ _PROBE_VERSION = 1
 def detect(refresh: bool = False) -> Machine:
     """Returns this machine with measured peaks: at once if it was probed before, in about 3 seconds if not.
 
-    What was measured is kept as JSON in `cache_dir()`, for each CPU, number of usable cores and TVM version.
+    What was measured is kept as JSON in `cache_dir()`, for each CPU, number of usable cores and TVM version,
+    unless other programs disturbed it too much.
 
     Args:
         refresh: measure again, as after a busy moment, and remember that.
@@ -40,8 +41,9 @@ def detect(refresh: bool = False) -> Machine:
     file = cache_dir() / f"machine-{_key(cpu, num_cores)}.json"
     machine = None if refresh else _load(file)
     if machine is None:
-        machine = _probe(cpu, num_cores)
-        _store(file, machine)
+        machine, disturbed = _probe(cpu, num_cores)
+        if not disturbed:
+            _store(file, machine)
     return machine
 
 
@@ -57,7 +59,7 @@ def cache_dir() -> Path:
     return (Path(shared) if shared else Path(os.path.expanduser("~"), ".cache")) / "reasonc"
 
 
-def _probe(cpu: Cpu, num_cores: int) -> Machine:
+def _probe(cpu: Cpu, num_cores: int) -> tuple[Machine, bool]:
     wrong = why_not_tvm()
     if wrong is not None:
         raise UsageError(wrong)
@@ -71,7 +73,7 @@ def _probe(cpu: Cpu, num_cores: int) -> Machine:
     except ChildError as error:
         raise ReasoningCompilerError(f"cannot probe this machine: {error}; run `reasonc doctor`") from None
     unit = vector_unit(measured["features"])
-    return Machine(
+    machine = Machine(
         name=cpu.name or measured["target"]["mcpu"],
         num_cores=num_cores,
         isa=unit.isa,
@@ -88,6 +90,7 @@ def _probe(cpu: Cpu, num_cores: int) -> Machine:
         measured=True,
         features=tuple(measured["features"]),
     )
+    return machine, measured["disturbed"]
 
 
 def _key(cpu: Cpu, num_cores: int) -> str:

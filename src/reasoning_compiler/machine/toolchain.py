@@ -80,7 +80,8 @@ def use_threads(num_threads: int) -> None:
 
     Without it TVM takes half of the logical CPUs on x86, and ignores affinity and quotas. TVM also binds its
     threads to the CPUs 0, 1, …; where those are not all the physical cores of this process, that is switched
-    off.
+    off. Call it in the thread that runs the kernels, after importing TVM: then it also holds on CPUs whose
+    cores differ in their highest clock, of which TVM alone uses the fastest only.
 
     Raises:
         UsageError: `num_threads` is below 1, or kernels have already run in this thread with fewer threads:
