@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from journal_examples import Event, failed, header, ok, scripts, step, write_gemm
 from reasoning_compiler.journal import Header, Journal, Run, read_run
+from reasoning_compiler.ranking import kendall_tau
 from reasoning_compiler.report import Summary, summarize, to_json, to_text
 from reasoning_compiler.report.plot import bar, curve_lines
-from reasoning_compiler.report.ranking import kendall_tau
 from reasoning_compiler.report.units import (
     bandwidth_text,
     flops_text,
@@ -179,18 +179,6 @@ def test_kendall_by_hand() -> None:
     assert kendall_tau([1, 2, 3], [30, 20, 10]) == -1
     # Six pairs: one tied in a, one tied in b, the other four agree.
     assert kendall_tau([1, 1, 2, 3], [1, 2, 3, 3]) == pytest.approx(4 / 5)
-
-
-@settings(deadline=None)  # the first import takes its time
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12))
-def test_kendall_as_scipy_has_it(pairs: list[tuple[int, int]]) -> None:
-    stats = pytest.importorskip("scipy.stats")
-    a, b = [p[0] for p in pairs], [p[1] for p in pairs]
-    tau = kendall_tau(a, b)
-    if tau is None:
-        assert len(set(a)) <= 1 or len(set(b)) <= 1
-    else:
-        assert tau == pytest.approx(stats.kendalltau(a, b).statistic)
 
 
 # -- units and plots ---------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from reasoning_compiler.journal import Header, Run
 from reasoning_compiler.records import Measurement, Step, Value, difference
-from reasoning_compiler.report.ranking import kendall_tau
+from reasoning_compiler.ranking import kendall_tau
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,8 @@ class TreeSearch:
         seed: of every random draw.
         max_samples: the run's budget of measurements, told to proposers; None where there is none.
         on_node: is called with each new node.
-        on_rejected: is called with the node's number, the proposer, the refused transformation and why.
+        on_rejected: is called with the node's number, the proposer, the refused transformation (None where it
+            proposed nothing) and why.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class TreeSearch:
         seed: int = 0,
         max_samples: int | None = None,
         on_node: Callable[[Step], None] = lambda step: None,
-        on_rejected: Callable[[int, str, Transformation, str], None] = lambda node, proposer, t, why: None,
+        on_rejected: Callable[[int, str, Transformation | None, str], None] = lambda node, proposer, t, why: None,
     ) -> None:
         self.config = config or SearchConfig()
         self._space, self._proposer, self._predictor, self._fallback = space, proposer, predictor, fallback
@@ -216,18 +217,13 @@ class TreeSearch:
 
     def expand(self, expansion: Expansion, proposal: Proposal) -> list[Step]:
         """Returns the nodes that a proposal adds; what is illegal or known already is refused and counted."""
-        node = self.tree.nodes[expansion.node]
-        node.pending -= expansion.num
+        self.tree.nodes[expansion.node].pending -= expansion.num
         added = self._adopt(expansion, proposal)
         if not added and self._fallback is not None:
             added = self._adopt(
                 expansion, self._fallback.propose(expansion.context, expansion.num, self.draws(expansion))
             )
-        if not added:
-            added = self._adopt(expansion, self._random(expansion))
-        if not added and node.rejections >= _MAX_REJECTIONS:
-            node.full = True
-        return added
+        return added or self._adopt(expansion, self._random(expansion))
 
     def pick(self, num: int) -> list[Step]:
         """Returns up to `num` unmeasured programs, the most promising first, some of them drawn blindly."""
@@ -242,12 +238,12 @@ class TreeSearch:
             self._num_batches += 1
         return picked
 
-    def replay(self, nodes: Iterable[Step], rejected: Iterable[tuple[int, Transformation, str]]) -> None:
+    def replay(self, nodes: Iterable[Step], rejected: Iterable[tuple[int, Transformation | None, str]]) -> None:
         """Adds nodes and rejections from a journal, as they were, without asking any proposer or predictor."""
         for step in nodes:
             self._insert(replace(step, measurement=None))
         for number, transformation, why in rejected:
-            self._reject(number, transformation, why)
+            self._remember_refusal(number, transformation, why)
 
     def replay_asked(self, numbers: Sequence[int]) -> None:
         """Marks a batch from a journal as asked for."""
@@ -267,13 +263,11 @@ class TreeSearch:
             try:
                 program = self._space.edit(node.step.program, transformation)
             except IllegalProgramError as error:
-                self._reject(expansion.node, transformation, str(error))
-                self._on_rejected(expansion.node, who, transformation, str(error))
+                self._refuse(expansion.node, who, transformation, str(error))
                 continue
             if program in self._node_of:
                 why = f"the same program as node {self._node_of[program]}"
-                self._reject(expansion.node, transformation, why)
-                self._on_rejected(expansion.node, who, transformation, why)
+                self._refuse(expansion.node, who, transformation, why)
                 continue
             step = Step(
                 len(self.tree),
@@ -288,7 +282,7 @@ class TreeSearch:
             self._on_node(step)
             children.append(step)
         if not proposal.transformations:
-            node.rejections += 1
+            self._refuse(expansion.node, proposal.proposer, None, "nothing was proposed")
         return children
 
     def _insert(self, step: Step) -> None:
@@ -323,9 +317,16 @@ class TreeSearch:
         drawn = (mutate(expansion.context.table, rng) for _ in range(2 * expansion.num))
         return Proposal("random", "A random change, as nothing proposed was legal and new.", tuple(t for t in drawn if t))
 
-    def _reject(self, number: int, transformation: Transformation, why: str) -> None:
-        self.tree.nodes[number].rejections += 1
-        self._rejected.setdefault(number, []).append(Rejection(transformation, why))
+    def _refuse(self, number: int, proposer: str, transformation: Transformation | None, why: str) -> None:
+        self._remember_refusal(number, transformation, why)
+        self._on_rejected(number, proposer, transformation, why)
+
+    def _remember_refusal(self, number: int, transformation: Transformation | None, why: str) -> None:
+        node = self.tree.nodes[number]
+        node.rejections += 1
+        node.full = node.full or node.rejections >= _MAX_REJECTIONS
+        if transformation is not None:
+            self._rejected.setdefault(number, []).append(Rejection(transformation, why))
 
     def _context(self, number: int) -> Context:
         nodes = self.tree.path(number)

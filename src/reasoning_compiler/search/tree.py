@@ -97,7 +97,8 @@ class Tree:
         if visits == 0:
             return math.inf
         above = max(1, self.nodes[parent].visits + self.nodes[parent].pending)
-        return self.reward(node.total / visits, best_speed) + self._exploration * math.sqrt(math.log(above) / visits)
+        bound = self.reward(node.total / visits, best_speed) + self._exploration * math.sqrt(math.log(above) / visits)
+        return round(bound, 9)  # sums taken in another order, as after a resume, must not decide between equals
 
     @staticmethod
     def reward(speed: float, best_speed: float) -> float:

@@ -1,0 +1,53 @@
+"""Where the time of a run goes: a stopwatch whose stages may be nested, each second counted once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Stopwatch:
+    """Seconds by stage. A stage inside another stops the outer one's clock while it lasts. Not for several threads."""
+
+    def __init__(self) -> None:
+        self._secs: dict[str, float] = {}
+        self._running: list[str] = []
+        self._since = time.perf_counter()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Counts the time until the block's end, inner stages excepted, as that stage's."""
+        self._switch()
+        self._running.append(name)
+        try:
+            yield
+        finally:
+            self._switch()
+            self._running.pop()
+
+    def timed(self, name: str, function: Callable[P, R]) -> Callable[P, R]:
+        """Returns the function, its calls counted as a stage."""
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self.stage(name):
+                return function(*args, **kwargs)
+
+        return call
+
+    def take(self) -> dict[str, float]:
+        """Returns the seconds by stage since the last call, and starts again from zero."""
+        self._switch()
+        taken, self._secs = self._secs, {}
+        return taken
+
+    def _switch(self) -> None:
+        now = time.perf_counter()
+        if self._running:
+            name = self._running[-1]
+            self._secs[name] = self._secs.get(name, 0.0) + now - self._since
+        self._since = now

@@ -1,0 +1,1 @@
+"""Predicting a program's latency without running it, and how far to trust that."""
