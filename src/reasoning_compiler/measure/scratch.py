@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import weakref
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,8 +26,9 @@ class Scratch:
         root.mkdir(parents=True, exist_ok=True)
         _sweep(root)
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-        self._lock_fd: int | None = _lock(self.path / _LOCK)
+        lock_fd = _lock(self.path / _LOCK)
         self._num_made = 0
+        self._remove = weakref.finalize(self, _remove, self.path, lock_fd)
 
     def new_folder(self) -> Path:
         """Returns a new folder in it."""
@@ -36,11 +38,8 @@ class Scratch:
         return folder
 
     def close(self) -> None:
-        """Removes it. May be called again."""
-        if self._lock_fd is not None:
-            shutil.rmtree(self.path, ignore_errors=True)
-            os.close(self._lock_fd)
-            self._lock_fd = None
+        """Removes it, as the interpreter's end would. May be called again."""
+        self._remove()
 
 
 def _sweep(root: Path) -> None:
@@ -52,8 +51,12 @@ def _sweep(root: Path) -> None:
         with suppress(OSError):
             fd = _lock(lock)
             if fd is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-                os.close(fd)
+                _remove(folder, fd)
+
+
+def _remove(folder: Path, lock_fd: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock_fd)
 
 
 def _lock(path: Path) -> int | None:

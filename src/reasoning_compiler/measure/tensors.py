@@ -14,7 +14,7 @@ def numpy_dtype(name: str) -> np.dtype:
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Writes an array's elements alone: `.npy` could not name bfloat16, so the reader says shape and dtype."""
+    """Writes an array's elements alone; `.npy` could not name bfloat16, so the reader knows the dtype."""
     np.ascontiguousarray(array).tofile(path)
 
 

@@ -1,0 +1,147 @@
+"""This room's builder and runner for TVM's own tuner, so that whatever it finds is measured the same way.
+
+builder = ReasoningBuilder()
+runner = ReasoningRunner(num_threads=8, workload=workload, target=target)
+ms.tune_tir(mod, target, work_dir=..., max_trials_global=64, builder=builder, runner=runner)
+"""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+from typing import Any
+
+from tvm.ir.utils import derived_object
+from tvm.s_tir.meta_schedule.builder import BuilderInput, BuilderResult, PyBuilder
+from tvm.s_tir.meta_schedule.runner import PyRunner, PyRunnerFuture, RunnerFuture, RunnerInput, RunnerResult
+
+from reasoning_compiler.errors import UsageError
+from reasoning_compiler.machine.cores import num_physical_cores
+from reasoning_compiler.measure.bench import Bench
+from reasoning_compiler.measure.builders import BUILD_TIMEOUT_SECS, Builders
+from reasoning_compiler.measure.racing import Race
+from reasoning_compiler.measure.scratch import Scratch
+
+
+@derived_object
+class ReasoningBuilder(PyBuilder):
+    """Builds MetaSchedule's candidates in processes that last from batch to batch.
+
+    Args:
+        num_workers: processes that build; None for one per physical core.
+        timeout_secs: the longest that a build may take.
+        scratch_dir: where libraries go; None for the system's temporary folder.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_workers: int | None = None,
+        timeout_secs: float = BUILD_TIMEOUT_SECS,
+        scratch_dir: Path | None = None,
+    ) -> None:
+        super().__init__()
+        self._scratch = Scratch(scratch_dir)
+        self._builders = Builders(
+            num_workers or num_physical_cores(), self._scratch, timeout_secs=timeout_secs
+        )
+        weakref.finalize(self, _close_all, self._builders, self._scratch)
+
+    def build(self, build_inputs: list[BuilderInput]) -> list[BuilderResult]:
+        """Returns the libraries, or the error messages, of MetaSchedule's candidates."""
+        modules = [(each.mod, str(each.target)) for each in build_inputs]
+        results = []
+        for built in self._builders.build(modules):
+            if built.failure is None:
+                results.append(BuilderResult(str(built.library), None))
+            else:
+                results.append(BuilderResult(None, f"{built.failure.kind}: {built.failure.message}"))
+        return results
+
+    def close(self) -> None:
+        """Ends the processes and removes the libraries. May be called again."""
+        _close_all(self._builders, self._scratch)
+
+
+@derived_object
+class ReasoningRunner(PyRunner):
+    """Runs MetaSchedule's candidates in a process that lasts from batch to batch and may die.
+
+    With a workload, every candidate is raced against the best so far and verified. Without one, inputs are
+    random, nothing is verified, and each is timed to the end, since one runner may then serve many tasks.
+
+    Args:
+        num_threads: threads that a candidate may use; None for one per physical core.
+        workload: what all candidates compute; None where it is not known.
+        target: the TVM target; needed with `workload`.
+        seed: of the workload's inputs.
+        timeout_secs: the longest that a candidate may take, all its runs together.
+        repeats: timings of a candidate that may win.
+        budget_secs: time for the timings of one candidate, roughly.
+        scratch_dir: where the workload's data go; None for the system's temporary folder.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_threads: int | None = None,
+        workload: Any = None,
+        target: Any = None,
+        seed: int = 0,
+        timeout_secs: float = 30.0,
+        repeats: int = 5,
+        budget_secs: float = 1.0,
+        scratch_dir: Path | None = None,
+    ) -> None:
+        super().__init__()
+        if workload is not None and target is None:
+            raise UsageError(
+                "`target` is missing: with a `workload`, the runner must know on which device it runs"
+            )
+        self._races = workload is not None
+        self._best_secs: float | None = None
+        self._scratch = Scratch(scratch_dir)
+        race = Race(repeats=repeats, budget_secs=budget_secs)
+        self._bench = Bench(num_threads or num_physical_cores(), race=race, timeout_secs=timeout_secs)
+        if workload is not None:
+            self._bench.use(workload, str(target), seed=seed, scratch=self._scratch)
+        weakref.finalize(self, _close_all, self._bench, self._scratch)
+
+    def run(self, runner_inputs: list[RunnerInput]) -> list[RunnerFuture]:
+        """Returns the latencies, or the error messages, of MetaSchedule's candidates, all of them done."""
+        return [self._run(Path(str(each.artifact_path))) for each in runner_inputs]
+
+    def close(self) -> None:
+        """Ends the process and removes its data. May be called again."""
+        _close_all(self._bench, self._scratch)
+
+    def _run(self, library: Path) -> RunnerFuture:
+        best_secs = self._best_secs if self._races else None
+        measurement = self._bench.run(
+            library, best_secs=best_secs, verify=self._bench.has_reference
+        ).measurement
+        if measurement.failure is not None:
+            return _Done(None, f"{measurement.failure.kind}: {measurement.failure.message}")
+        if not measurement.cut:
+            self._best_secs = min(measurement.latency_secs, self._best_secs or measurement.latency_secs)
+        return _Done(list(measurement.latencies_secs), None)
+
+
+@derived_object
+class _Done(PyRunnerFuture):
+    """A result that is already there."""
+
+    def __init__(self, run_secs: list[float] | None, error: str | None) -> None:
+        super().__init__()
+        self._result = RunnerResult(run_secs, error)
+
+    def done(self) -> bool:
+        return True
+
+    def result(self) -> RunnerResult:
+        return self._result
+
+
+def _close_all(*parts: Builders | Bench | Scratch) -> None:
+    for part in parts:
+        part.close()
