@@ -56,7 +56,7 @@ class Cpu:
     """One CPU as its operating system describes it.
 
     Args:
-        name: the model's name; empty where the system does not tell (Linux on Arm).
+        name: the model's name; empty where the system does not tell, as Linux on Arm.
         identity: a hash of all that tells this CPU from others: maker, family, model, stepping and flags.
         features: instruction-set extensions by LLVM's names; empty where the system does not tell.
         caches: its caches, as far as this process' cores reach them.
@@ -78,7 +78,7 @@ def read_cpu() -> Cpu:
     flags = fields.get("flags") or fields.get("Features") or ""
     identity = _hash(platform.machine(), *(fields.get(key, "") for key in _IDENTITY))
     features = frozenset(filter(None, map(llvm_feature, flags.split())))
-    return Cpu(name or platform.processor(), identity, features, linux_caches(allowed_cpus() or [0]))
+    return Cpu(name, identity, features, linux_caches(allowed_cpus() or [0]))
 
 
 def llvm_feature(flag: str) -> str | None:

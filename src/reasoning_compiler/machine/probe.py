@@ -27,8 +27,8 @@ _PROBE_VERSION = 1
 def detect(refresh: bool = False) -> Machine:
     """Returns this machine with measured peaks: at once if it was probed before, in about 3 seconds if not.
 
-    What was measured is kept as JSON in `cache_dir()`, for each CPU, number of usable cores and TVM version,
-    unless other programs disturbed it too much.
+    What was measured is kept as JSON in `cache_dir()`, for each CPU, number of usable cores and TVM version.
+    If other programs held some core all the time, the peak is estimated from one core and nothing is kept.
 
     Args:
         refresh: measure again, as after a busy moment, and remember that.
