@@ -28,7 +28,7 @@ def measure_peaks(
     """Returns what only compiled code can tell of this machine, as JSON: its target, features and peaks.
 
     To be called in a process of its own: it starts TVM's threads and runs for two to five seconds. Where
-    other programs held some core all the time, "disturbed" is true and the peak is that of one core, multiplied.
+    other programs held some core all the time, "disturbed" is true and the peak is one core's, multiplied.
 
     Args:
         num_cores: threads to run, one per physical core.

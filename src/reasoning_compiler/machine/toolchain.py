@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import ModuleType
 
 from reasoning_compiler.errors import UsageError
-from reasoning_compiler.machine.cores import allowed_cpus, num_physical_cores, one_cpu_per_core
+from reasoning_compiler.machine.cores import allowed_cpus
 
 TVM_VERSION = "0.27.0.post1"
 FFI_VERSIONS = ">=0.1.14.post0,<0.1.15"
@@ -79,9 +79,9 @@ def use_threads(num_threads: int) -> None:
     """Makes TVM's kernels use `num_threads` threads: in this thread, in later ones and in child processes.
 
     Without it TVM takes half of the logical CPUs on x86, and ignores affinity and quotas. TVM also binds its
-    threads to the CPUs 0, 1, …; where those are not all the physical cores of this process, that is switched
-    off. Call it in the thread that runs the kernels, after importing TVM: then it also holds on CPUs whose
-    cores differ in their highest clock, of which TVM alone uses the fastest only.
+    threads to logical CPUs 0, 1, …, and the main thread with its later children to the same ones; where those
+    are not all that this process has, that is switched off. Call it in the thread that runs the kernels, after
+    importing TVM: then it also holds where cores differ in clock, of which TVM alone uses the fastest only.
 
     Raises:
         UsageError: `num_threads` is below 1, or kernels have already run in this thread with fewer threads:
@@ -90,7 +90,7 @@ def use_threads(num_threads: int) -> None:
     if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
         raise UsageError(f"`num_threads` must be an integer ≥ 1, not {num_threads!r}")
     os.environ["TVM_NUM_THREADS"] = str(num_threads)
-    if not _may_bind(num_threads):
+    if allowed_cpus() != list(range(num_threads)):
         os.environ["TVM_BIND_THREADS"] = "0"
     if num_threads == 1 or "tvm_ffi" not in sys.modules:
         return  # one thread is no pool; and a runtime that starts later reads the environment
@@ -99,8 +99,8 @@ def use_threads(num_threads: int) -> None:
     configure = get_global_func("runtime.config_threadpool", allow_missing=True)
     if configure is None:
         return
-    any_core = 1
-    configure(any_core, num_threads)
+    fastest_first = 1
+    configure(fastest_first, num_threads)
     actual = get_global_func("runtime.NumThreads")()
     if actual != num_threads:
         raise UsageError(
@@ -127,12 +127,6 @@ def quiet_logging() -> Iterator[None]:
     finally:
         logger.setLevel(level)
         ms_logging.create_loggers = make_files
-
-
-def _may_bind(num_threads: int) -> bool:
-    """Tells whether the CPUs 0 … n - 1, to which TVM binds n threads, are all the physical cores we have."""
-    cpus = one_cpu_per_core(allowed_cpus())
-    return num_threads == num_physical_cores() and cpus == list(range(num_threads))
 
 
 @contextmanager
