@@ -80,8 +80,8 @@ def use_threads(num_threads: int) -> None:
 
     Without it TVM takes half of the logical CPUs on x86, and ignores affinity and quotas. TVM also binds its
     threads to logical CPUs 0, 1, …, and the main thread with its later children to the same ones; where those
-    are not all that this process has, that is switched off. Call it in the thread that runs the kernels, after
-    importing TVM: then it also holds where cores differ in clock, of which TVM alone uses the fastest only.
+    are not all that this process has, that is switched off. Call it in the thread that runs the kernels and
+    after importing TVM: then it also holds where cores differ in clock, of which TVM uses the fastest only.
 
     Raises:
         UsageError: `num_threads` is below 1, or kernels have already run in this thread with fewer threads:
