@@ -152,8 +152,8 @@ class Run:
             step, best = self.best, None
         else:
             step, best = self.step(end.best), end.confirmed
-        if end and best and end.untuned:
-            return Outcome(step, best, end.untuned, confirmed=True)
+        if end and best:
+            return Outcome(step, best, end.untuned or self.untuned, confirmed=end.untuned is not None)
         return Outcome(step, step.measurement if step else None, self.untuned, confirmed=False)
 
     @property

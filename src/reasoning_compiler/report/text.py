@@ -69,7 +69,7 @@ def _head(summary: Summary, width: int) -> list[str]:
     status = "not finished" if summary.status == "interrupted" else f"finished: {summary.status}"
     return [
         *_wrap(header.spec, width),
-        "═" * min(width, max(len(_plain(header.spec)), 1)),
+        "═" * min(width, max(len(printable(header.spec)), 1)),
         *_wrap(f"{machine.name}, {_count(machine.num_cores, 'core')}, {machine.isa}, {peaks}", width),
         *_wrap(f"{_count(summary.samples.total, 'sample')} in {elapsed}, {status}", width),
         *_wrap(header.command, width),
@@ -218,18 +218,18 @@ def _value_text(value: Value | None) -> str:
 # -- lines ---------------------------------------------------------------------------------------------------
 
 
-def _plain(text: str) -> str:
+def printable(text: str) -> str:
     """Returns the text as one line of printable characters: no escape sequence reaches the terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _wrap(text: str, width: int, indent: str = "", *, max_lines: int = 4) -> list[str]:
-    return _filled(_plain(text), width, indent, max_lines=max_lines)
+    return _filled(printable(text), width, indent, max_lines=max_lines)
 
 
 def _wrap_items(items: Iterable[str], width: int, indent: str) -> list[str]:
     """Returns lines of items behind each other, each kept whole where it fits."""
-    glued = (_plain(item).replace(" ", "\u00a0") for item in items)
+    glued = (printable(item).replace(" ", "\u00a0") for item in items)
     return [line.replace("\u00a0", " ") for line in _filled("; ".join(glued), width, indent, max_lines=None)]
 
 
@@ -247,7 +247,7 @@ def _filled(text: str, width: int, indent: str, *, max_lines: int | None) -> lis
 
 def _table(rows: Sequence[Sequence[str]], *, align: str, width: int) -> list[str]:
     """Returns lines with the cells under each other; `align` has a `<` or `>` for each column."""
-    cells = [[_plain(cell) for cell in row] for row in rows]
+    cells = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(align))]
     excess = len(_INDENT) * len(widths) + sum(widths) - width
     if excess > 0:

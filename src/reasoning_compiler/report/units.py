@@ -35,6 +35,14 @@ def bandwidth_text(bytes_per_sec: float) -> str:
     return f"{_scaled(bytes_per_sec, _RATE_UNITS)}B/s"
 
 
+def size_text(num_bytes: float) -> str:
+    """Returns an amount of memory as "48 KB" or "32 MB", in powers of 1024."""
+    for scale, unit in ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "KB")):
+        if num_bytes >= scale:
+            return f"{_three_digits(num_bytes / scale)} {unit}"
+    return f"{num_bytes:.0f} B"
+
+
 def ratio_text(ratio: float) -> str:
     """Returns a speed-up as "8.84×", "0.95×" or "1340×"."""
     return f"{_three_digits(ratio)}×"

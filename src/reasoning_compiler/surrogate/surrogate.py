@@ -29,7 +29,8 @@ _MIN_LEARNED = 16  # measurements below which trees are not fitted
 _JUDGED = 48  # recent measurements on which the predictions are scored
 _MIN_JUDGED = 8
 _ANCHOR_WEIGHT = 0.8
-_ROUNDS, _DEPTH, _LEARNING_RATE = 60, 4, 0.15
+_ROUNDS = 60
+_TREES = {"max_depth": 4, "eta": 0.15, "min_child_weight": 1e-3, "colsample_bytree": 0.5, "nthread": 1, "verbosity": 0}
 _REFIT_GROWTH = 1.08  # the model is fitted anew when this much more is known
 
 
@@ -127,7 +128,9 @@ class Surrogate:
     def _learned(self, descriptions: Sequence[Description], anchored: Sequence[float]) -> list[float | None]:
         if self._model is None:
             return [None] * len(descriptions)
-        errors = self._model.predict(np.stack([d.row for d in descriptions]))
+        import xgboost
+
+        errors = self._model.predict(xgboost.DMatrix(np.stack([d.row for d in descriptions])))
         return [math.log(d.prior_secs) + float(e) for d, e in zip(descriptions, errors, strict=True)]
 
     def _fit(self, errors: Sequence[float]) -> None:
@@ -135,19 +138,10 @@ class Surrogate:
 
         programs = list(self._known)
         secs = np.array([self._known[p] for p in programs])
-        self._model = xgboost.XGBRegressor(
-            n_estimators=_ROUNDS,
-            max_depth=_DEPTH,
-            learning_rate=_LEARNING_RATE,
-            min_child_weight=1e-3,
-            colsample_bytree=0.5,
-            random_state=self._seed,
-            n_jobs=1,
-            base_score=self._offset,
-        )
         rows = np.stack([self._description(p).row for p in programs])
         # What is slow need not be known as precisely as what may win.
-        self._model.fit(rows, np.array(errors), sample_weight=np.sqrt(secs.min() / secs))
+        data = xgboost.DMatrix(rows, label=np.array(errors), weight=np.sqrt(secs.min() / secs))
+        self._model = xgboost.train(_TREES | {"seed": self._seed, "base_score": self._offset}, data, _ROUNDS)
         self._fitted_on = len(programs)
 
     def _judge(self) -> Trust:

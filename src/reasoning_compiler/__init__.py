@@ -1,0 +1,45 @@
+"""A compiler search that reasons: tree search over TVM schedules, guided by knowledge of the machine.
+
+    import reasoning_compiler as rc
+
+    result = rc.tune(rc.workloads.llama3_attention(seq_len=512), samples=64)
+    print(result.best.latency_secs, result.speedup, result.library)
+    print(result.report())
+    kernel = rc.load(result.library)
+
+Everything is imported when it is first used, so importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reasoning_compiler import workload as workloads
+    from reasoning_compiler.deploy import load
+    from reasoning_compiler.journal import read_run
+    from reasoning_compiler.machine import detect
+    from reasoning_compiler.search.search import SearchConfig
+    from reasoning_compiler.tuner import Result, Settings, resume, tune
+
+_HOMES = {
+    "Result": "tuner",
+    "SearchConfig": "search.search",
+    "Settings": "tuner",
+    "detect": "machine",
+    "load": "deploy",
+    "read_run": "journal",
+    "resume": "tuner",
+    "tune": "tuner",
+}
+
+__all__ = [*sorted(_HOMES), "workloads"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "workloads":
+        return import_module("reasoning_compiler.workload")
+    if name in _HOMES:
+        return getattr(import_module(f"reasoning_compiler.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,45 @@
+"""`reasonc export`: take the best program along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reasoning_compiler.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    app.command("export")(export)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    out: Annotated[Path | None, typer.Option(help="The library to write, as lib.so; its signature lands beside it.")] = None,
+    database: Annotated[
+        Path | None, typer.Option(help="A folder for MetaSchedule's JSON database of everything that was measured.")
+    ] = None,
+) -> None:
+    """Write the best program as a library, with the code that loads it, or as MetaSchedule's database."""
+    from reasoning_compiler.deploy import export_database, loading_code, save
+    from reasoning_compiler.deploy.best import LIBRARY_FILE
+    from reasoning_compiler.journal import read_run
+
+    found = read_run(run)
+    if out is None and database is None:
+        raise UsageError("nothing to write: give `--out lib.so`, `--database FOLDER`, or both")
+    if out is not None:
+        library = run / "best" / LIBRARY_FILE
+        if not library.exists():
+            raise UsageError(f"`{run}` has no library yet; go on with `reasonc resume {run}`")
+        about = {"workload": found.header.spec, "num_threads": int(found.header.fingerprint["threads"])}
+        save(library, out, about=about)
+        typer.echo(f"# {out} holds the best program of {run}. To use it:\n\n{loading_code(out)}")
+    if database is not None:
+        from reasoning_compiler.machine import tvm_target
+        from reasoning_compiler.tuner import load_workload, machine_of
+
+        mod, target = load_workload(found).mod, tvm_target(machine_of(found))
+        count = export_database(found, database, mod=mod, target=target)
+        typer.echo(f"# {database} holds {count} tuning records in MetaSchedule's format.")

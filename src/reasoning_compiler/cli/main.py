@@ -1,0 +1,63 @@
+"""The command's entry: its commands, its options for all, and how errors become one line and an exit code.
+
+Exit codes: 0 done; 1 failed; 2 bad input, or an environment that does not fit; 3 nothing could be measured; 4 the run
+folder could not be read or written; 130 interrupted (what was measured is kept).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from reasoning_compiler.cli import doctor, export, machine, report, resume, run, tune, workloads
+from reasoning_compiler.errors import ReasoningCompilerError
+
+app = typer.Typer(
+    name="reasonc",
+    help="Tune tensor programs with a search that reasons about them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (tune, resume, report, run, export, workloads, machine, doctor):
+    command.register(app)
+
+
+def show_version(wanted: bool) -> None:
+    """Prints the version and ends the command, where that is wanted."""
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"reasonc {version('reasoning-compiler')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=show_version, is_eager=True)
+    ] = False,
+) -> None:
+    os.environ["REASONC_DEBUG"] = "1" if debug else ""
+
+
+def main() -> None:
+    """Runs the command line and exits with its code."""
+    try:
+        app()
+    except ReasoningCompilerError as error:
+        if os.environ.get("REASONC_DEBUG"):
+            raise
+        sys.stderr.write(f"reasonc: {' '.join(str(error).split())}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("reasonc: interrupted\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

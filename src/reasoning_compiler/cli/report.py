@@ -1,0 +1,28 @@
+"""`reasonc report`: what a run came to."""
+
+from __future__ import annotations
+
+import json as json_module
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reasoning_compiler.cli.tune import Json
+
+
+def register(app: typer.Typer) -> None:
+    app.command("report")(report)
+
+
+def report(run: Annotated[Path, typer.Argument(help="The run folder.")], json: Json = False) -> None:
+    """Show a run: its result, its samples, who proposed what, where the time went, the path to the best."""
+    from reasoning_compiler.journal import read_run
+    from reasoning_compiler.report import summarize, to_json, to_text
+
+    summary = summarize(read_run(run))
+    if json:
+        typer.echo(json_module.dumps(to_json(summary), indent=2))
+    else:
+        typer.echo(to_text(summary, width=min(100, shutil.get_terminal_size((100, 24)).columns)))

@@ -1,0 +1,91 @@
+"""What a run is told to do, and what it tells those who watch it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from reasoning_compiler.errors import UsageError
+from reasoning_compiler.records import Step
+from reasoning_compiler.search.search import SearchConfig
+
+PROPOSERS = ("expert", "random")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is told to do.
+
+    Args:
+        samples: programs to measure, the untuned one not counted; ≥ 1.
+        minutes: stop after this much time; None for no limit.
+        patience: stop after this many samples in a row that brought nothing clearly faster; None for never.
+        proposer: "expert" or "random".
+        seed: of every random draw.
+        batch: programs measured between two looks at the tree; ≥ 1.
+        threads: threads that a program may use; None for every physical core.
+        timeout_secs: the longest that one program may take in the runner.
+        search: see `SearchConfig`.
+
+    Raises:
+        UsageError: a value is out of range; the text names it and what is allowed.
+    """
+
+    samples: int = 64
+    minutes: float | None = None
+    patience: int | None = None
+    proposer: str = "expert"
+    seed: int = 0
+    batch: int = 4
+    threads: int | None = None
+    timeout_secs: float = 30.0
+    search: SearchConfig = field(default_factory=SearchConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "batch", "patience", "threads"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise UsageError(f"`{name}` is {value!r}; it must be a whole number of at least 1")
+        for name in ("minutes", "timeout_secs"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"`{name}` is {value!r}; it must be above 0")
+        if self.proposer not in PROPOSERS:
+            raise UsageError(f"`proposer` is {self.proposer!r}; allowed: {', '.join(PROPOSERS)}")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, obj: dict[str, Any]) -> Settings:
+        return cls(**(obj | {"search": SearchConfig(**obj["search"])}))
+
+
+Doing = Literal["starting", "untuned", "thinking", "measuring", "confirming", "saving", "done"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run tells those who watch it.
+
+    Args:
+        doing: what it is at.
+        folder: the run folder.
+        num_samples: programs measured so far.
+        max_samples: of the run.
+        untuned_secs: the untuned program's latency; None before it is known, or where it failed.
+        best_secs: the best so far; None before there is one.
+        last: the program measured last; None where this is about something else.
+        improved: whether that one is the new best.
+        elapsed_secs: since the run began, pauses left out.
+    """
+
+    doing: Doing
+    folder: str
+    num_samples: int
+    max_samples: int
+    untuned_secs: float | None = None
+    best_secs: float | None = None
+    last: Step | None = None
+    improved: bool = False
+    elapsed_secs: float = 0.0

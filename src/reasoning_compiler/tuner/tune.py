@@ -1,0 +1,233 @@
+"""The library's front door: tune a workload, or go on with a run."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reasoning_compiler.errors import JournalError, UsageError
+from reasoning_compiler.journal import Header, Journal, Run, check_environment, read_run
+from reasoning_compiler.machine import detect, differences, fingerprint, import_tvm
+from reasoning_compiler.records import Machine, Step
+from reasoning_compiler.tuner.settings import Progress, Settings
+
+if TYPE_CHECKING:
+    from reasoning_compiler.workload import Workload
+
+_WORKLOAD_FILE = "workload.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Args:
+        run: the run as its journal tells it.
+    """
+
+    run: Run
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.run.folder
+
+    @property
+    def best(self) -> BestProgram | None:
+        """The program that the run hands out, the untuned one where nothing was faster; None where nothing ran."""
+        step, measurement = self.run.outcome.step, self.run.outcome.best
+        return BestProgram(step, measurement.latency_secs) if step and measurement and measurement.ok else None
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times as fast as the untuned program the best one is."""
+        return self.run.speedup
+
+    @property
+    def library(self) -> Path:
+        """The best program's library, for `reasoning_compiler.load`."""
+        from reasoning_compiler.deploy.best import LIBRARY_FILE
+
+        return self.folder / "best" / LIBRARY_FILE
+
+    def report(self) -> str:
+        """Returns the run's report as text."""
+        from reasoning_compiler.report import summarize, to_text
+
+        return to_text(summarize(self.run))
+
+
+@dataclass(frozen=True)
+class BestProgram:
+    """The program that a run hands out, and its median latency in seconds."""
+
+    step: Step
+    latency_secs: float
+
+
+def tune(
+    workload: Any,
+    *,
+    out: str | Path | None = None,
+    settings: Settings | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    command: str = "",
+    **changes: Any,
+) -> Result:
+    """Returns the result of tuning a workload on this machine.
+
+    Args:
+        workload: a Workload, its spec ("llama3-attention[seq_len=512]", "kernels.py:my_matmul"), a PrimFunc or an
+            IRModule with one.
+        out: the run folder; None for a new one under `runs/`.
+        settings: what to do; single ones can be given as keyword arguments (`samples=16`).
+        on_progress: is called whenever there is something new to show.
+        command: the command line, for the journal.
+
+    Raises:
+        UsageError: the workload, a setting or the folder is of no use; nothing has been measured then.
+        NothingMeasuredError: no program could be measured and verified.
+        JournalError: the journal could not be written; what was kept can be resumed.
+    """
+    settings = replace(settings or Settings(), **changes)
+    machine = detect()
+    threads = _threads(settings, machine)
+    workload = as_workload(workload)
+    header = Header(
+        workload=workload.name,
+        spec=workload.spec,
+        key=workload.key,
+        flops=workload.flops,
+        bytes=workload.bytes,
+        machine=machine,
+        fingerprint=fingerprint(machine, threads),
+        config=settings.to_json(),
+        command=command,
+    )
+    folder = Path(out) if out is not None else _new_folder(workload.name)
+    return _run(folder, workload, machine, settings, threads, header=header, on_progress=on_progress)
+
+
+def resume(
+    folder: str | Path,
+    *,
+    samples: int | None = None,
+    minutes: float | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Result:
+    """Returns the result of going on with a run that was interrupted, or that is to take more samples.
+
+    Args:
+        folder: the run folder.
+        samples: the new total of programs to measure; None for the run's own.
+        minutes: the new limit of the run's total time; None for the run's own.
+        on_progress: is called whenever there is something new to show.
+
+    Raises:
+        UsageError: there is no run in the folder.
+        EnvironmentMismatchError: it was made on another machine, target or set of versions.
+        NothingMeasuredError, JournalError: as for `tune`.
+    """
+    run = read_run(folder)
+    settings = Settings.from_json(run.header.config)
+    settings = replace(settings, samples=samples or settings.samples, minutes=minutes or settings.minutes)
+    machine = run.header.machine
+    threads = _threads(settings, machine)
+    check_environment(run, differences(run.header.fingerprint, fingerprint(detect(), threads)))
+    if run.ended is not None and run.ended.reason == "samples" and run.num_samples >= settings.samples:
+        return Result(run)
+    return _run(Path(folder), load_workload(run), machine, settings, threads, header=None, on_progress=on_progress)
+
+
+def as_workload(workload: Any) -> Workload:
+    """Returns a workload for whatever can be one: a Workload, its spec, a PrimFunc or an IRModule."""
+    from reasoning_compiler import workload as workloads
+
+    if isinstance(workload, workloads.Workload):
+        return workload
+    return workloads.parse(workload) if isinstance(workload, str) else workloads.from_tvm(workload)
+
+
+def load_workload(run: Run) -> Workload:
+    """Returns the workload of a run: from the run folder where it was a user's own, else from its spec.
+
+    Raises:
+        UsageError: it is no longer the kernel that the run was made of.
+    """
+    from reasoning_compiler import workload as workloads
+
+    stored = run.folder / _WORKLOAD_FILE
+    if stored.exists():
+        mod = import_tvm().ir.load_json(stored.read_text())
+        workload = replace(workloads.from_tvm(mod, name=run.header.workload), spec=run.header.spec)
+    else:
+        workload = workloads.parse(run.header.spec)
+    if workload.key != run.header.key:
+        raise UsageError(f"`{run.folder}` was made of another version of {run.header.spec}; tune it anew")
+    return workload
+
+
+def machine_of(run: Run) -> Machine:
+    """Returns the machine as a run used it: with as many cores as it had threads."""
+    from reasoning_compiler.tuner.parts import with_threads
+
+    return with_threads(run.header.machine, int(run.header.fingerprint["threads"]))
+
+
+def _run(
+    folder: Path,
+    workload: Workload,
+    machine: Machine,
+    settings: Settings,
+    threads: int,
+    *,
+    header: Header | None,
+    on_progress: Callable[[Progress], None],
+) -> Result:
+    from reasoning_compiler.measure.instrument import Instrument
+    from reasoning_compiler.tuner.loop import Loop
+    from reasoning_compiler.tuner.parts import Parts
+
+    on_progress(Progress("starting", str(folder), 0, settings.samples))
+    parts = Parts(workload, machine, settings, threads)
+    with Journal.create(folder, header) if header else Journal.resume(folder) as journal:
+        if header:
+            _keep_workload(folder, workload)
+        with Instrument(
+            workload, parts.target, num_threads=threads, seed=settings.seed, timeout_secs=settings.timeout_secs
+        ) as instrument:
+            Loop(parts, instrument, journal, on_progress).run(None if header else read_run(folder))
+    return Result(read_run(folder))
+
+
+def _keep_workload(folder: Path, workload: Workload) -> None:
+    """Stores a workload that no spec of ours can make again, so that the run stands on its own."""
+    from reasoning_compiler.workload import CATALOGUE
+
+    if workload.name in CATALOGUE:
+        return
+    try:
+        (folder / _WORKLOAD_FILE).write_text(import_tvm().ir.save_json(workload.mod))
+    except OSError as error:
+        raise JournalError(f"`{folder}` could not be written ({error.strerror})") from error
+
+
+def _threads(settings: Settings, machine: Machine) -> int:
+    if settings.threads is None:
+        return machine.num_cores
+    if settings.threads > machine.num_cores:
+        raise UsageError(f"`threads` is {settings.threads}; this process may use {machine.num_cores} physical cores")
+    return settings.threads
+
+
+def _new_folder(name: str) -> Path:
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
+    base = Path("runs") / f"{safe}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, number = base, 2
+    while folder.exists():
+        folder, number = base.with_name(f"{base.name}-{number}"), number + 1
+    return folder
