@@ -124,7 +124,7 @@ class Bench:
         """
         self.wait_until_ready()
         payload = {
-            "library": str(library),
+            "library": str(library.resolve()),
             "race": asdict(replace(self._race, best_secs=best_secs)),
             "verify": verify,
             "save_outputs": [str(path) for path in save_outputs] if save_outputs is not None else None,
@@ -152,7 +152,7 @@ class Bench:
         """
         self.wait_until_ready()
         payload = {
-            "libraries": [str(library) for library in libraries],
+            "libraries": [str(library.resolve()) for library in libraries],
             "rounds": rounds,
             "budget_secs": budget_secs,
             "min_timing_secs": self._race.min_timing_secs,

@@ -22,9 +22,7 @@ from reasoning_compiler.measure.serving import Refused, one_line
 from reasoning_compiler.measure.signature import Signature, argument_from_json, arguments_of, write_signature
 
 
-def build(
-    *, module: str, target: str, arguments: list[dict[str, Any]] | None, library: str
-) -> dict[str, Any]:
+def build(*, module: str, target: str, arguments: list[dict[str, Any]] | None, library: str) -> dict[str, Any]:
     """Builds a shared library with `main` and the packing functions, and writes its signature beside it.
 
     Args:

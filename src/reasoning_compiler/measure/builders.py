@@ -40,9 +40,7 @@ class Builders:
         timeout_secs: the longest that a build may take.
     """
 
-    def __init__(
-        self, num_workers: int, scratch: Scratch, *, timeout_secs: float = BUILD_TIMEOUT_SECS
-    ) -> None:
+    def __init__(self, num_workers: int, scratch: Scratch, *, timeout_secs: float = BUILD_TIMEOUT_SECS) -> None:
         self._pool = Pool(num_workers, WorkerOptions("builder"))
         self._scratch = scratch
         self._timeout_secs = timeout_secs
@@ -58,9 +56,7 @@ class Builders:
         self._pool.wait_until_ready()
         return time.perf_counter() - started
 
-    def build(
-        self, modules: Sequence[tuple[Any, str]], *, arguments: Sequence[Argument] | None = None
-    ) -> list[Built]:
+    def build(self, modules: Sequence[tuple[Any, str]], *, arguments: Sequence[Argument] | None = None) -> list[Built]:
         """Returns what became of each module.
 
         Args:

@@ -147,9 +147,7 @@ class Instrument:
             self._untuned = replace(self._untuned, measurement=verified)
         return self._untuned
 
-    def confirm(
-        self, artifacts: Sequence[Path], *, rounds: int = 10, budget_secs: float = 10.0
-    ) -> list[Measurement]:
+    def confirm(self, artifacts: Sequence[Path], *, rounds: int = 10, budget_secs: float = 10.0) -> list[Measurement]:
         """Returns new measurements of libraries, timed in turns, so that drift and noise hit all alike.
 
         Args:

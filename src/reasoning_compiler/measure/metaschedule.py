@@ -42,9 +42,7 @@ class ReasoningBuilder(PyBuilder):
     ) -> None:
         super().__init__()
         self._scratch = Scratch(scratch_dir)
-        self._builders = Builders(
-            num_workers or num_physical_cores(), self._scratch, timeout_secs=timeout_secs
-        )
+        self._builders = Builders(num_workers or num_physical_cores(), self._scratch, timeout_secs=timeout_secs)
         weakref.finalize(self, _close_all, self._builders, self._scratch)
 
     def build(self, build_inputs: list[BuilderInput]) -> list[BuilderResult]:
@@ -95,9 +93,7 @@ class ReasoningRunner(PyRunner):
     ) -> None:
         super().__init__()
         if workload is not None and target is None:
-            raise UsageError(
-                "`target` is missing: with a `workload`, the runner must know on which device it runs"
-            )
+            raise UsageError("`target` is missing: with a `workload`, the runner must know on which device it runs")
         self._races = workload is not None
         self._best_secs: float | None = None
         self._scratch = Scratch(scratch_dir)
@@ -117,9 +113,7 @@ class ReasoningRunner(PyRunner):
 
     def _run(self, library: Path) -> RunnerFuture:
         best_secs = self._best_secs if self._races else None
-        measurement = self._bench.run(
-            library, best_secs=best_secs, verify=self._bench.has_reference
-        ).measurement
+        measurement = self._bench.run(library, best_secs=best_secs, verify=self._bench.has_reference).measurement
         if measurement.failure is not None:
             return _Done(None, f"{measurement.failure.kind}: {measurement.failure.message}")
         if not measurement.cut:

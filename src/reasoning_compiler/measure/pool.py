@@ -24,8 +24,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+import reasoning_compiler.measure
 from reasoning_compiler.errors import ReasoningCompilerError
 from reasoning_compiler.measure.messages import Decoder, GarbledError, encode
 from reasoning_compiler.records import Failure, FailureKind
@@ -104,6 +106,7 @@ class Pool:
         Raises:
             ReasoningCompilerError: workers do not start.
         """
+        self._replace_the_dead()
         while not all(worker.is_free for worker in self._workers):
             for _ in self._step():
                 pass
@@ -121,6 +124,7 @@ class Pool:
         running: dict[_Worker, int] = {}
         try:
             while waiting or running:
+                self._replace_the_dead()
                 for worker in self._workers:
                     if waiting and worker.is_free:
                         index, request = waiting.popleft()
@@ -146,9 +150,6 @@ class Pool:
 
     def _step(self) -> Iterator[tuple[_Worker, dict[str, Any] | Failure]]:
         """Waits until something happens, and yields the outcome of every request that has ended."""
-        for i, worker in enumerate(self._workers):
-            if worker.state == "idle" and worker.process.poll() is not None:
-                self._replace(i)  # it died between two requests, which costs nobody anything
         for worker in self._workers:
             if worker.state == "idle" and not worker.is_set_up and self._set_up is not None:
                 worker.begin(self._set_up, state="setting up")
@@ -169,6 +170,12 @@ class Pool:
             else:
                 self._start_failures = 0
                 worker.is_set_up = state == "setting up"
+
+    def _replace_the_dead(self) -> None:
+        """Replaces workers that have died between two requests, which costs nobody anything."""
+        for i, worker in enumerate(self._workers):
+            if worker.state == "idle" and worker.process.poll() is not None:
+                self._replace(i)
 
     def _replace(self, i: int) -> None:
         self._workers[i].kill()
@@ -213,7 +220,8 @@ class _Worker:
             stderr=output_write,
             pass_fds=theirs,
             start_new_session=True,
-            env={**os.environ, "TVM_NUM_THREADS": str(self.options.num_threads)},
+            cwd="/",  # Python looks for modules in the present folder first, and the user's may have any name
+            env={**os.environ, "PYTHONPATH": _python_path(), "TVM_NUM_THREADS": str(self.options.num_threads)},
         )
         for fd in (*theirs, output_write):
             os.close(fd)
@@ -312,6 +320,13 @@ def _exchange(workers: list[_Worker]) -> None:
         worker.look_for_death()
 
 
+def _python_path() -> str:
+    """Returns where a worker finds this package, however this process has found it."""
+    own = str(Path(reasoning_compiler.measure.__file__).parents[2])
+    given = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return os.pathsep.join([own, *map(os.path.abspath, given)])
+
+
 def _read_some(fd: int) -> bytes:
     try:
         return os.read(fd, _READ_BYTES)
@@ -321,5 +336,6 @@ def _read_some(fd: int) -> bytes:
 
 def _describe_exit(code: int, tail: bytes) -> str:
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    lines = [line.strip() for line in tail.decode(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in tail.decode(errors="replace").splitlines()]
+    lines = [line for line in lines if line and not line.startswith("File ")]  # TVM's backtrace names no source
     return f"{how}: {lines[-1][:200]}" if lines else how

@@ -32,9 +32,7 @@ class Race:
     cut_ratio: float = 1.5
 
 
-def verdict(
-    race: Race, first_secs: float, latencies_secs: Sequence[float]
-) -> Literal["again", "cut", "enough"]:
+def verdict(race: Race, first_secs: float, latencies_secs: Sequence[float]) -> Literal["again", "cut", "enough"]:
     """Returns whether to time a program again, or to stop because it has lost or because enough is known.
 
     Args:

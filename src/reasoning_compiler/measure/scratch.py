@@ -22,7 +22,7 @@ class Scratch:
     """
 
     def __init__(self, parent: Path | None = None) -> None:
-        root = Path(parent if parent is not None else tempfile.gettempdir())
+        root = Path(parent if parent is not None else tempfile.gettempdir()).resolve()
         root.mkdir(parents=True, exist_ok=True)
         _sweep(root)
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))

@@ -33,9 +33,7 @@ class Refused(Exception):
         self.retire = retire
 
 
-def serve(
-    actions: dict[str, Action], *, request_fd: int, reply_fd: int, max_growth_bytes: int | None
-) -> None:
+def serve(actions: dict[str, Action], *, request_fd: int, reply_fd: int, max_growth_bytes: int | None) -> None:
     """Answers requests until there are no more.
 
     Args:
@@ -44,10 +42,13 @@ def serve(
         reply_fd: where answers go; the first says that this process is ready.
         max_growth_bytes: the process retires once it has grown by this much; None if it may grow.
     """
-    send(reply_fd, {"pid": os.getpid()})
+    pid = os.getpid()
+    send(reply_fd, {"pid": pid})
     fds_at_start, bytes_at_start = _num_fds(), _resident_bytes()
     while (request := receive(request_fd)) is not None:
         reply = _answer(actions[request["action"]], request["payload"])
+        if os.getpid() != pid:
+            os._exit(1)  # the kernel has forked, and this is not the worker
         grown = max_growth_bytes is not None and _resident_bytes() > bytes_at_start + max_growth_bytes
         if grown or _num_fds() > fds_at_start + _MAX_LEAKED_FDS:
             reply["retire"] = True
@@ -72,8 +73,10 @@ def _answer(action: Action, payload: dict[str, Any]) -> dict[str, Any]:
 def _num_fds() -> int:
     try:
         return len(os.listdir("/proc/self/fd"))
+    except FileNotFoundError:
+        return 0  # not Linux
     except OSError:
-        return 0
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # all are taken, so there is none to count them with
 
 
 def _resident_bytes() -> int:

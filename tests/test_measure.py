@@ -1,0 +1,398 @@
+"""Measuring real TVM modules, with faults planted in some of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+pytest.importorskip("tvm")
+
+from measure_kernels import (
+    Gemm,
+    N,
+    calling,
+    gemm_without_last,
+    greedy_gemm,
+    nan_gemm,
+    scheduled,
+    slow_gemm,
+    sometimes_wrong_gemm,
+    target,
+    tvm,
+)
+from reasoning_compiler.errors import ReasoningCompilerError
+from reasoning_compiler.measure import pool as pool_module
+from reasoning_compiler.measure.builders import Builders
+from reasoning_compiler.measure.instrument import Instrument, Measured
+from reasoning_compiler.measure.packing import split_packing
+from reasoning_compiler.measure.pool import Pool, WorkerOptions
+from reasoning_compiler.measure.scratch import Scratch
+from reasoning_compiler.measure.signature import read_signature
+
+pytestmark = pytest.mark.tvm
+
+
+@pytest.fixture(scope="module")
+def instrument() -> Iterator[Instrument]:
+    with Instrument(
+        Gemm(), target(), num_threads=2, timeout_secs=3, repeats=3, memory_limit_bytes=2 << 30
+    ) as instrument:
+        yield instrument
+
+
+def one(instrument: Instrument, mod: object, *, best_secs: float | None = None) -> Measured:
+    (measured,) = instrument.measure([mod], best_secs=best_secs)
+    return measured
+
+
+class TestPacking:
+    def test_the_weight_arrives_packed_and_its_packing_is_a_function(self) -> None:
+        packed = split_packing(scheduled(Gemm(), tile=16))
+        assert list(packed.packers) == [1]
+        assert [list(map(int, p.shape)) for p in packed.kernel["main"].params] == [[N, N], [N // 16, N, 16], [N, N]]
+        assert {str(name.name_hint) for name in packed.library.functions} == {"main", "pack_B"}
+        weight, target_ = (tvm.runtime.empty(shape, "float32") for shape in ((N, N), (N // 16, N, 16)))
+        values = np.arange(N * N, dtype="float32").reshape(N, N)
+        weight.copyfrom(values)
+        tvm.compile(packed.library, target=target())["pack_B"](weight, target_)
+        np.testing.assert_array_equal(target_.numpy(), values.reshape(N, N // 16, 16).transpose(1, 0, 2))
+
+    def test_an_untuned_kernel_has_nothing_to_pack(self) -> None:
+        mod = Gemm().mod
+        packed = split_packing(mod)
+        assert packed.kernel.same_as(mod) and not packed.packers
+
+    def test_a_weight_that_is_read_elsewhere_too_stays_where_it_is(self) -> None:
+        n = N
+        te = tvm.te
+        a, b = te.placeholder((n, n), name="A"), te.placeholder((n, n), name="B")
+        k = te.reduce_axis((0, n), name="k")
+        product = te.compute((n, n), lambda i, j: te.sum(a[i, k] * b[k, j], axis=k), name="P")
+        total = te.compute((n, n), lambda i, j: product[i, j] + b[i, j], name="C")
+        func = te.create_prim_func([a, b, total]).with_attr("layout_free_buffers", [1])
+        schedule = tvm.s_tir.Schedule(tvm.IRModule({"main": func.with_attr("global_symbol", "main")}))
+        block = schedule.get_sblock("P")
+        packing = schedule.cache_read(block, 1, "global", consumer_blocks=[block])
+        schedule.annotate(packing, "meta_schedule.layout_rewrite_preproc", True)
+        schedule.transform_layout(packing, ("write", 0), lambda i, j: (j // 16, i, j % 16))
+        assert not split_packing(schedule.mod).packers
+        workload = Gemm(reference=lambda a, b: a @ b + b)
+        with Instrument(workload, target(), num_threads=1) as instrument:
+            measured = one(instrument, schedule.mod)
+        assert measured.measurement.verified
+        assert measured.artifact is not None
+
+
+class TestMeasuring:
+    def test_a_right_program_is_timed_verified_and_kept(self, instrument: Instrument) -> None:
+        measured = one(instrument, scheduled(Gemm()))
+        measurement = measured.measurement
+        assert measurement.ok and measurement.verified and not measurement.cut
+        assert len(measurement.latencies_secs) == 3
+        assert 0 < measurement.latency_secs < 0.1
+        assert measurement.build_secs > 0 and measurement.run_secs > 0
+        assert measured.artifact is not None and measured.artifact.is_file()
+        signature = read_signature(measured.artifact)
+        assert [(a.name, a.role, a.packer) for a in signature.arguments] == [
+            ("A", "input", None),
+            ("B", "weight", "pack_B"),
+            ("C", "output", None),
+        ]
+        assert signature.arguments[1].packed_shape == (N // 16, N, 16)
+
+    @pytest.mark.parametrize(
+        ("mod", "kind", "words"),
+        [
+            pytest.param(gemm_without_last(columns=1), "wrong_result", "never written", id="edge not written"),
+            pytest.param(gemm_without_last(steps=1), "wrong_result", "instead of", id="sums one step short"),
+            pytest.param(sometimes_wrong_gemm(), "wrong_result", "instead of", id="wrong from the second run on"),
+            pytest.param(nan_gemm(), "nonfinite", "NaN", id="NaN"),
+            pytest.param(calling("abort"), "crash", "SIGABRT", id="abort"),
+            pytest.param(calling("memset", 0, 1, 99, ret="void"), "crash", "SIGSEGV", id="segmentation fault"),
+            pytest.param(calling("_exit", 0), "crash", "exit code 0", id="exit as if all were well"),
+            pytest.param(calling("no_such_function"), "crash", "no_such_function", id="unknown symbol"),
+            pytest.param(greedy_gemm(3 << 30), "crash", "bad_alloc", id="too much memory"),
+            pytest.param(calling("pause"), "timeout", "no answer within 3 s", id="hang"),
+        ],
+    )
+    def test_a_planted_fault_costs_one_program(
+        self, instrument: Instrument, mod: object, kind: str, words: str
+    ) -> None:
+        bad, good = instrument.measure([mod, scheduled(Gemm())], best_secs=None)
+        assert bad.measurement.failure is not None
+        assert (bad.measurement.failure.kind, words in bad.measurement.failure.message) == (kind, True)
+        assert bad.artifact is None
+        assert good.measurement.verified
+
+    def test_a_program_that_does_not_compile_is_a_failed_build(self, instrument: Instrument) -> None:
+        schedule = tvm.s_tir.Schedule(Gemm().mod)
+        loop = schedule.get_loops(schedule.get_sblock("C"))[0]
+        schedule.bind(loop, "threadIdx.x")
+        bad, good = instrument.measure([schedule.mod, scheduled(Gemm())], best_secs=None)
+        assert bad.measurement.failure is not None and bad.measurement.failure.kind == "build"
+        assert good.measurement.verified
+
+    def test_a_flood_of_output_harms_nobody(self, instrument: Instrument) -> None:
+        flood = calling("puts", "x" * 1000, times=20_000)
+        assert one(instrument, flood).measurement.verified
+
+    def test_a_process_that_a_program_has_filled_with_descriptors_is_replaced(self, instrument: Instrument) -> None:
+        leaking = calling("dup", 1, times=100)
+        one(instrument, scheduled(Gemm()))
+        before = instrument.pids[0]
+        assert one(instrument, leaking).measurement.ok
+        assert instrument.pids[0] != before
+        assert one(instrument, scheduled(Gemm())).measurement.verified
+
+    def test_a_loser_is_cut_and_not_kept(self, instrument: Instrument) -> None:
+        results = instrument.measure([scheduled(Gemm()), slow_gemm(200)], best_secs=None)
+        winner, loser = (result.measurement for result in results)
+        assert loser.ok and loser.cut and loser.verified
+        assert not winner.cut and loser.latency_secs > 1.5 * winner.latency_secs
+        assert results[1].artifact is None
+
+    def test_results_come_in_order_and_at_once(self, instrument: Instrument) -> None:
+        seen: list[tuple[int, Measured]] = []
+        modules = [scheduled(Gemm()), calling("abort"), scheduled(Gemm(), tile=8)]
+        before = instrument.stage_secs
+        results = instrument.measure(modules, best_secs=None, on_result=lambda i, m: seen.append((i, m)))
+        assert seen == list(enumerate(results))
+        assert all(instrument.stage_secs[stage] > before[stage] for stage in ("build", "run", "verify"))
+
+    def test_a_runner_killed_from_outside_costs_one_program(self, instrument: Instrument) -> None:
+        one(instrument, scheduled(Gemm()))
+        pid = instrument.pids[0]
+        killer = threading.Timer(0.5, lambda: os.kill(pid, signal.SIGKILL))
+        killer.start()
+        bad, good = instrument.measure([calling("pause"), scheduled(Gemm())], best_secs=None)
+        killer.join()
+        assert bad.measurement.failure is not None
+        assert (bad.measurement.failure.kind, bad.measurement.failure.message) == ("crash", "killed by SIGKILL")
+        assert good.measurement.verified
+
+    def test_workers_killed_while_idle_cost_nothing(self, instrument: Instrument) -> None:
+        for pid in instrument.pids:
+            os.kill(pid, signal.SIGKILL)
+            assert is_gone_soon(pid)
+        assert one(instrument, scheduled(Gemm())).measurement.verified
+
+    def test_the_untuned_program_is_measured_too(self, instrument: Instrument) -> None:
+        untuned = instrument.measure_untuned()
+        assert untuned.measurement.verified and untuned.artifact is not None
+
+    def test_a_program_against_itself_makes_no_difference(self, instrument: Instrument) -> None:
+        artifact = one(instrument, slow_gemm(20)).artifact
+        assert artifact is not None
+        first, second = instrument.confirm([artifact, artifact], rounds=8)
+        assert len(first.latencies_secs) == len(second.latencies_secs) == 8
+        assert first.verified and second.verified
+        assert min(first.latencies_secs) == pytest.approx(min(second.latencies_secs), rel=0.2)
+
+    def test_one_that_fails_in_a_comparison_does_not_take_the_others_along(self, instrument: Instrument) -> None:
+        good = one(instrument, scheduled(Gemm())).artifact
+        (bad,) = instrument.measure([calling("abort")], best_secs=None)
+        assert good is not None and bad.artifact is None
+        missing = good.with_name("missing.so")
+        first, second = instrument.confirm([missing, good])
+        assert not first.ok and second.verified
+
+
+class TestWithoutReference:
+    def test_the_untuned_output_becomes_the_reference(self) -> None:
+        with Instrument(Gemm(reference=None), target(), num_threads=1) as instrument:
+            right, wrong = instrument.measure([scheduled(Gemm()), gemm_without_last(steps=1)], best_secs=None)
+        assert right.measurement.verified
+        assert wrong.measurement.failure is not None and wrong.measurement.failure.kind == "wrong_result"
+
+    def test_where_it_fails_too_nothing_claims_to_be_verified(self) -> None:
+        class Broken(Gemm):
+            mod = calling("abort")
+
+        with Instrument(Broken(reference=None), target(), num_threads=1) as instrument:
+            assert instrument.measure_untuned().measurement.failure is not None
+            measurement = one(instrument, scheduled(Gemm())).measurement
+        assert measurement.ok and not measurement.verified
+
+
+class TestWorkers:
+    def test_threads_are_as_many_as_asked_for(self) -> None:
+        counts = []
+        for num_threads in (1, 3):
+            with Instrument(Gemm(), target(), num_threads=num_threads, num_build_workers=1) as instrument:
+                one(instrument, scheduled(Gemm()))
+                counts.append(psutil.Process(instrument.pids[0]).num_threads())
+        assert counts[1] - counts[0] == 2
+
+    def test_nothing_is_left_behind(self, tmp_path: Path) -> None:
+        fds_before = len(os.listdir("/proc/self/fd"))
+        instrument = Instrument(Gemm(), target(), num_threads=1, scratch_dir=tmp_path)
+        leaves_a_child = calling("system", "sleep 100 & kill -9 $PPID")
+        groups = instrument.pids
+        instrument.measure([scheduled(Gemm()), leaves_a_child, calling("abort")], best_secs=None)
+        groups += instrument.pids
+        assert list(tmp_path.iterdir())
+        instrument.close()
+        instrument.close()
+        assert not list(tmp_path.iterdir())
+        time.sleep(0.2)
+        assert not [process for process in psutil.process_iter() if is_alive_in(groups, process)]
+        assert len(os.listdir("/proc/self/fd")) == fds_before
+
+    def test_workers_die_with_us_however_busy_they_are(self, tmp_path: Path) -> None:
+        code = (
+            "import sys, time; from measure_kernels import *\n"
+            "from reasoning_compiler.measure.instrument import Instrument\n"
+            f"instrument = Instrument(Gemm(), target(), num_threads=1, scratch_dir={str(tmp_path)!r})\n"
+            "instrument.measure([scheduled(Gemm())], best_secs=None)\n"
+            "print(*instrument.pids, flush=True)\n"
+            "instrument.measure([calling('pause')], best_secs=None)\n"
+        )
+        path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+        parent = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+        )
+        assert parent.stdout is not None
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        time.sleep(0.5)
+        assert len(pids) == 2 and all(psutil.pid_exists(pid) for pid in pids)
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+        assert all(is_gone_soon(pid) for pid in pids)
+        Scratch(tmp_path).close()
+        assert not list(tmp_path.iterdir())
+
+    def test_ctrl_c_reaches_only_us(self) -> None:
+        with Instrument(Gemm(), target(), num_threads=1) as instrument:
+            assert all(os.getsid(pid) == pid for pid in instrument.pids)
+
+    def test_a_pause_in_iterating_does_not_confuse_answers_with_questions(self) -> None:
+        scratch = Scratch()
+        builders = Builders(1, scratch)
+        try:
+            builders.build([(Gemm().mod, str(target()))])
+            modules = [(calling("abort", times=n), str(target())) for n in (1, 2, 3)]
+            pool = builders._pool
+            iterator = pool.map([pool_module.Request("build", {}, 1.0)] * len(modules))
+            next(iterator, None)
+            iterator.close()
+            (built,) = builders.build([(Gemm().mod, str(target()))])
+            assert built.failure is None and built.library.is_file()
+        finally:
+            builders.close()
+            scratch.close()
+
+    def test_a_builder_that_hangs_or_dies_fails_one_build(self) -> None:
+        scratch = Scratch()
+        builders = Builders(1, scratch, timeout_secs=1.0)
+        job = (Gemm().mod, str(target()))
+        try:
+            builders.build([job])
+            (pid,) = builders.pids
+            os.kill(pid, signal.SIGSTOP)
+            (hung,) = builders.build([job])
+            assert hung.failure is not None and hung.failure.kind == "timeout"
+            (pid,) = builders.pids
+            builders.wait_until_ready()
+            os.kill(pid, signal.SIGSTOP)
+            killer = threading.Timer(0.3, lambda: os.kill(pid, signal.SIGKILL))
+            killer.start()
+            (died,) = builders.build([job])
+            killer.join()
+            assert died.failure is not None and died.failure.kind == "build"
+            assert "the compiler died: killed by SIGKILL" in died.failure.message
+            assert builders.build([job])[0].failure is None
+        finally:
+            builders.close()
+            scratch.close()
+
+    def test_workers_that_never_start_are_an_error_not_a_loop(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "executable", "/bin/false")
+        pool = Pool(1, WorkerOptions("builder"))
+        with pytest.raises(ReasoningCompilerError, match="reasonc doctor"):
+            pool.wait_until_ready()
+        pool.close()
+
+
+class TestMetaSchedule:
+    def test_tune_tir_measures_with_our_builder_and_runner(self, tmp_path: Path) -> None:
+        from tvm.s_tir import meta_schedule as ms
+
+        from reasoning_compiler.measure.metaschedule import ReasoningBuilder, ReasoningRunner
+
+        builder = ReasoningBuilder(num_workers=1, scratch_dir=tmp_path)
+        runner = ReasoningRunner(num_threads=2, workload=Gemm(), target=target(), scratch_dir=tmp_path)
+        database = ms.tune_tir(
+            Gemm().mod,
+            target(),
+            work_dir=str(tmp_path / "work"),
+            max_trials_global=8,
+            num_trials_per_iter=4,
+            builder=builder,
+            runner=runner,
+            num_tuning_cores=1,
+            seed=1,
+        )
+        records = database.get_all_tuning_records()
+        assert len(records) == 8
+        latencies = [float(secs) for record in records for secs in record.run_secs]
+        assert all(0 < secs < 0.1 for secs in latencies)
+        builder.close()
+        runner.close()
+        assert not list(tmp_path.glob("reasonc-*"))
+
+    @pytest.mark.parametrize("knows_the_workload", [True, False])
+    def test_a_wrong_candidate_is_an_error_where_the_workload_is_known(
+        self, tmp_path: Path, knows_the_workload: bool
+    ) -> None:
+        from tvm.s_tir.meta_schedule.arg_info import ArgInfo
+        from tvm.s_tir.meta_schedule.builder import BuilderInput
+        from tvm.s_tir.meta_schedule.runner import RunnerInput
+
+        from reasoning_compiler.measure.metaschedule import ReasoningBuilder, ReasoningRunner
+
+        builder = ReasoningBuilder(num_workers=1, scratch_dir=tmp_path)
+        runner = ReasoningRunner(
+            num_threads=1, workload=Gemm() if knows_the_workload else None, target=target(), scratch_dir=tmp_path
+        )
+        modules = [scheduled(Gemm()), gemm_without_last(steps=1), calling("abort")]
+        built = builder.build([BuilderInput(mod, target()) for mod in modules])
+        inputs = [
+            RunnerInput(result.artifact_path, "llvm", ArgInfo.from_prim_func(mod["main"]))
+            for result, mod in zip(built, modules, strict=True)
+        ]
+        right, wrong, crash = (future.result() for future in runner.run(inputs))
+        assert right.error_msg is None and len(right.run_secs) > 0
+        assert (wrong.error_msg is not None) == knows_the_workload
+        assert "wrong_result" in (wrong.error_msg or "wrong_result")
+        assert crash.run_secs is None and "SIGABRT" in crash.error_msg
+        builder.close()
+        runner.close()
+
+
+def is_alive_in(groups: list[int], process: psutil.Process) -> bool:
+    try:
+        return os.getpgid(process.pid) in groups and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
+
+
+def is_gone_soon(pid: int) -> bool:
+    for _ in range(50):
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True  # dead; who reaps it is the system's affair
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.1)
+    return False

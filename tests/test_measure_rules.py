@@ -1,0 +1,161 @@
+"""The parts of measuring that need no TVM: when to stop timing, what counts as right, messages, temporary
+folders."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reasoning_compiler.measure.messages import MAX_BYTES, Decoder, GarbledError, encode
+from reasoning_compiler.measure.racing import Race, runs_per_timing, verdict
+from reasoning_compiler.measure.scratch import Scratch
+from reasoning_compiler.measure.verify import Expected, poison
+
+
+class TestRacing:
+    def test_without_a_best_everything_is_timed_to_the_end(self) -> None:
+        race = Race(best_secs=None, repeats=4, budget_secs=10)
+        said = [verdict(race, 0.1, [0.1] * n) for n in range(5)]
+        assert said == ["again", "again", "again", "again", "enough"]
+
+    def test_a_hopeless_first_run_ends_the_race(self) -> None:
+        race = Race(best_secs=0.1, cut_ratio=1.5)
+        assert verdict(race, 0.24, []) == "cut"
+
+    def test_a_first_run_that_a_neighbour_may_have_disturbed_does_not(self) -> None:
+        race = Race(best_secs=0.1, cut_ratio=1.5)
+        assert verdict(race, 0.2, []) == "again"
+        assert verdict(race, 0.2, [0.16]) == "cut"
+        assert verdict(race, 0.2, [0.14]) == "again"
+
+    def test_warming_up_is_not_held_against_a_short_kernel(self) -> None:
+        assert verdict(Race(best_secs=1e-4), 4e-3, []) == "again"
+
+    def test_who_cannot_win_is_timed_a_few_times_only(self) -> None:
+        race = Race(best_secs=0.1, repeats=10, budget_secs=100)
+        assert verdict(race, 0.13, [0.13] * 2) == "again"
+        assert verdict(race, 0.13, [0.13] * 3) == "enough"
+        assert verdict(race, 0.11, [0.11] * 3) == "again"
+
+    def test_the_budget_ends_it(self) -> None:
+        race = Race(repeats=10, budget_secs=1.0)
+        assert verdict(race, 0.3, [0.3]) == "again"
+        assert verdict(race, 0.3, [0.3] * 3) == "enough"
+        assert verdict(race, 5.0, []) == "enough"
+
+    @pytest.mark.parametrize(("run_secs", "expected"), [(1.0, 1), (0.01, 1), (0.001, 10), (1e-6, 10_000)])
+    def test_short_kernels_are_timed_together(self, run_secs: float, expected: int) -> None:
+        assert runs_per_timing(Race(min_timing_secs=0.01), run_secs) == expected
+
+    @given(first=st.floats(1e-6, 100), rest=st.lists(st.floats(1e-6, 100), max_size=20), best=st.floats(1e-6, 100))
+    def test_every_race_ends(self, first: float, rest: list[float], best: float) -> None:
+        race = Race(best_secs=best, repeats=20)
+        assert verdict(race, first, [*rest, *[1.0] * (20 - len(rest))]) != "again"
+
+
+def failure_kind(values: np.ndarray, actual: np.ndarray, *, rtol: float = 1e-3, atol: float = 1e-3) -> str | None:
+    failure = Expected.of("C", values, rtol=rtol, atol=atol).why_not(actual)
+    return failure.kind if failure else None
+
+
+class TestVerification:
+    VALUES = np.arange(1, 100_001, dtype=np.float32).reshape(100, 1000)
+
+    def test_equal_and_close_outputs_pass(self) -> None:
+        assert failure_kind(self.VALUES, self.VALUES.copy()) is None
+        assert failure_kind(self.VALUES, self.VALUES * np.float32(1.0009)) is None
+
+    @pytest.mark.parametrize("where", [(0, 0), (50, 500), (99, 999)])
+    def test_one_wrong_element_is_found_anywhere(self, where: tuple[int, int]) -> None:
+        actual = self.VALUES.copy()
+        actual[where] *= 1.01
+        failure = Expected.of("C", self.VALUES, rtol=1e-3, atol=1e-3).why_not(actual)
+        assert failure is not None and failure.kind == "wrong_result"
+        assert failure.message.startswith(f"1 of 100000 elements of `C` differ, the first at {list(where)}: ")
+
+    @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+    def test_what_is_not_finite_is_a_kind_of_its_own(self, odd: float) -> None:
+        actual = self.VALUES.copy()
+        actual[3, 4] = odd
+        assert failure_kind(self.VALUES, actual) == "nonfinite"
+
+    @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+    def test_what_the_reference_has_must_be_there_too(self, odd: float) -> None:
+        values = self.VALUES.copy()
+        values[3, 4] = odd
+        assert failure_kind(values, values.copy()) is None
+        assert failure_kind(values, self.VALUES) == "wrong_result"
+
+    def test_an_infinity_of_the_other_sign_is_wrong(self) -> None:
+        values = np.array([np.inf, 1], dtype=np.float32)
+        assert failure_kind(values, -values) == "wrong_result"
+
+    @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "int32", "uint8"])
+    def test_unwritten_outputs_are_wrong(self, dtype: str) -> None:
+        values = np.zeros((4, 4), dtype)
+        actual = np.full((4, 4), poison(np.dtype(dtype)))
+        failure = Expected.of("C", values, rtol=1, atol=1).why_not(actual)
+        assert failure is not None and failure.kind == "wrong_result"
+        assert "never written" in failure.message
+
+    def test_integers_must_be_equal(self) -> None:
+        values = np.arange(10, dtype=np.int8)
+        assert failure_kind(values, values.copy(), rtol=10, atol=10) is None
+        assert failure_kind(values, values + np.int8(1), rtol=10, atol=10) == "wrong_result"
+
+    @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn])
+    def test_short_floats_are_compared_in_float32(self, dtype: type) -> None:
+        values = np.arange(1, 9).astype(dtype)
+        assert failure_kind(values, values.copy()) is None
+        assert failure_kind(values, values[::-1].copy()) == "wrong_result"
+        assert np.isfinite(poison(np.dtype(dtype)).astype(np.float32))
+
+
+class TestMessages:
+    @given(
+        messages=st.lists(st.dictionaries(st.text(max_size=5), st.integers() | st.text()), max_size=5),
+        size=st.integers(1, 50),
+    )
+    def test_messages_survive_being_cut_anywhere(self, messages: list[dict], size: int) -> None:
+        stream = b"".join(encode(message) for message in messages)
+        decoder = Decoder()
+        pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
+        received = [message for piece in pieces for message in decoder.feed(piece)]
+        assert received == messages
+
+    @pytest.mark.parametrize("garbage", [(MAX_BYTES + 1).to_bytes(8, "big"), bytes(7) + b"\2[]", bytes(7) + b"\1{"])
+    def test_garbage_is_noticed(self, garbage: bytes) -> None:
+        with pytest.raises(GarbledError):
+            Decoder().feed(garbage)
+
+
+class TestScratch:
+    def test_it_is_gone_when_closed(self, tmp_path: Path) -> None:
+        scratch = Scratch(tmp_path)
+        (scratch.new_folder() / "file").write_text("x")
+        assert scratch.new_folder() != scratch.new_folder()
+        scratch.close()
+        scratch.close()
+        assert not list(tmp_path.iterdir())
+
+    def test_the_next_one_sweeps_away_what_a_killed_owner_left(self, tmp_path: Path) -> None:
+        code = (
+            "import os, signal; from pathlib import Path\n"
+            "from reasoning_compiler.measure.scratch import Scratch\n"
+            f"scratch = Scratch(Path({str(tmp_path)!r})); scratch.new_folder(); os.kill(os.getpid(), signal.SIGKILL)"
+        )
+        alive = Scratch(tmp_path)
+        subprocess.run([sys.executable, "-c", code], check=False, env=os.environ)
+        assert len(list(tmp_path.iterdir())) == 2
+        last = Scratch(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {alive.path.name, last.path.name}
+        alive.close()
+        last.close()
