@@ -20,6 +20,7 @@ from reasoning_compiler.records import (
     Value,
 )
 from reasoning_compiler.space.extract import nests
+from reasoning_compiler.space.legality import why_wrong
 from reasoning_compiler.space.nest import Nest
 from reasoning_compiler.space.sketch import Sketch, SketchGenerator
 from reasoning_compiler.space.tiling import TileGroup, tile_groups
@@ -280,6 +281,9 @@ class Space:
                 raise IllegalProgramError(f"{type(postproc).__name__} failed: {_last_line(error)}") from error
             if not accepted:
                 raise IllegalProgramError(f"{type(postproc).__name__} refuses the schedule for this target")
+        wrong = why_wrong(nests(schedule.mod))
+        if wrong:
+            raise IllegalProgramError(wrong)
         return schedule
 
     def _keep(self, program: Program, schedule: Any) -> Any:
