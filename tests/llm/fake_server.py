@@ -1,4 +1,4 @@
-"""A scriptable model server on loopback: OpenAI's chat completions, streaming or not, and Anthropic's messages."""
+"""A scriptable model server on loopback: OpenAI's chat completions (streamed or not), Anthropic's and Google's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+KEY = "sk-test-0123456789abcdefSECRET"
+"""In the environment of every test here; must never be written anywhere."""
 
 
 @dataclass
@@ -113,6 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(script, script.body)
         elif self.path.endswith("/messages"):
             self._send(script, json.dumps(_anthropic(request, script)).encode())
+        elif self.path.endswith(":generateContent"):
+            self._send(script, json.dumps(_google(script)).encode())
         elif request.get("stream"):
             self._stream(request, script)
         else:
@@ -191,3 +196,10 @@ def _anthropic(request: dict[str, Any], script: Script) -> dict[str, Any]:
             "cache_creation_input_tokens": 0,
         },
     }
+
+
+def _google(script: Script) -> dict[str, Any]:
+    prompt, answer = script.usage or (0, 0)
+    usage = {"promptTokenCount": prompt, "candidatesTokenCount": answer, "totalTokenCount": prompt + answer}
+    content = {"role": "model", "parts": [{"text": script.text}]}
+    return {"candidates": [{"content": content, "finishReason": "STOP", "index": 0}], "usageMetadata": usage}

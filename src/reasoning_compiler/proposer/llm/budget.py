@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from reasoning_compiler.errors import UsageError
 from reasoning_compiler.proposer.llm.prices import PriceList, Usage
@@ -32,6 +32,17 @@ class Spending:
     @property
     def tokens(self) -> int:
         return self.input_tokens + self.output_tokens
+
+    def plus(self, usage: Usage, usd: float | None) -> Spending:
+        """Returns the spending with one more call; `usd` is None where its price is unknown."""
+        return Spending(
+            calls=self.calls + 1,
+            input_tokens=self.input_tokens + usage.input_tokens,
+            output_tokens=self.output_tokens + usage.output_tokens,
+            cached_tokens=self.cached_tokens + usage.cached_tokens,
+            usd=self.usd + (usd or 0.0),
+            unpriced_calls=self.unpriced_calls + (usd is None),
+        )
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,12 @@ class Budget:
 
     A call reserves what it may cost at most, and its answer is limited to what can be paid; so the limits
     hold with many calls at once. Raises UsageError for a limit that is not positive.
+
+    Args:
+        max_calls: calls that the model may have worked on.
+        max_tokens: of prompts and answers together.
+        max_usd: needs a known price, see `check_priced`.
+        spent: what an interrupted run has spent already.
     """
 
     def __init__(
@@ -76,6 +93,7 @@ class Budget:
         max_calls: int | None = None,
         max_tokens: int | None = None,
         max_usd: float | None = None,
+        spent: Spending | None = None,
     ) -> None:
         limits = {"max_llm_calls": max_calls, "budget_tokens": max_tokens, "budget_usd": max_usd}
         for name, limit in limits.items():
@@ -83,7 +101,7 @@ class Budget:
                 raise UsageError(f"`--{name.replace('_', '-')}` is {limit}; it must be above 0")
         self.max_calls, self.max_tokens, self.max_usd = max_calls, max_tokens, max_usd
         self._lock = threading.Lock()
-        self._spent = Spending()
+        self._spent = spent or Spending()
         self._held_calls, self._held_tokens, self._held_usd = 0, 0, 0.0
 
     @property
@@ -99,9 +117,7 @@ class Budget:
                 "(USD per million tokens), or limit the run with `--budget-tokens` or `--max-llm-calls`"
             )
 
-    def reserve(
-        self, prompt_tokens: int, max_output_tokens: int, prices: PriceList
-    ) -> Reservation | BudgetRefusal:
+    def reserve(self, prompt_tokens: int, max_output_tokens: int, prices: PriceList) -> Reservation | BudgetRefusal:
         """Returns the right to make one call, with the longest answer that can be paid, or why not."""
         with self._lock:
             enough = min(MIN_OUTPUT_TOKENS, max_output_tokens)
@@ -147,13 +163,4 @@ class Budget:
             self._held_usd = self._held_usd - held_usd if self._held_calls else 0.0
             if usage is None:
                 return
-            spent = self._spent
-            self._spent = replace(
-                spent,
-                calls=spent.calls + 1,
-                input_tokens=spent.input_tokens + usage.input_tokens,
-                output_tokens=spent.output_tokens + usage.output_tokens,
-                cached_tokens=spent.cached_tokens + usage.cached_tokens,
-                usd=spent.usd + (usd or 0.0),
-                unpriced_calls=spent.unpriced_calls + (usd is None),
-            )
+            self._spent = self._spent.plus(usage, usd)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -21,6 +23,7 @@ CallFailureKind = Literal[
     "unknown_model",  # the provider does not have the model
     "quota",  # the account has no credit left
     "closed",  # the run ended while the call was under way
+    "not_recorded",  # a transcript that is replayed does not have it
 ]
 SETUP_KINDS = ("auth", "unknown_model", "quota")
 """Failures that no later call will mend."""
@@ -93,6 +96,12 @@ class CallFailure:
     sent: bool = False
 
 
+def prompt_hash(messages: Sequence[Message]) -> str:
+    """Returns 16 hexadecimal digits that name a conversation, the same in every process."""
+    text = json.dumps([[m.role, m.text] for m in messages], ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def estimate_tokens(text: str) -> int:
     """Returns about how many tokens a text has; rather too many than too few."""
     return -(-len(text) // CHARS_PER_TOKEN)
@@ -104,9 +113,15 @@ class Client(Protocol):
     model: str
 
     def complete(
-        self, messages: Sequence[Message], *, max_output_tokens: int | None = None
+        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, node: int | None = None
     ) -> Reply | CallFailure:
-        """Returns the answer or why there is none. Raises LLMSetupError where no call can succeed."""
+        """Returns the answer or why there is none. Raises LLMSetupError where no call can succeed.
+
+        Args:
+            messages: the conversation, its last message the user's.
+            max_output_tokens: the longest answer; the client's own limit by default.
+            node: the node of the search tree that it is about, for replays.
+        """
         ...
 
     def close(self) -> None:

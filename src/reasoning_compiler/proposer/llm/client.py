@@ -35,9 +35,7 @@ _MIN_SHRUNK_TOKENS = 512
 _CONTEXT_WORDS = re.compile(
     r"context.{0,20}(length|window|size)|maximum context|(prompt|input|request) (is )?too (long|large)", re.I
 )
-_MODEL_WORDS = re.compile(
-    r"model.{0,80}(not found|not exist|not a valid|unknown|not supported|unavailable)", re.I
-)
+_MODEL_WORDS = re.compile(r"model.{0,80}(not found|not exist|not a valid|unknown|not supported|unavailable)", re.I)
 _QUOTA_WORDS = re.compile(r"insufficient_quota|credit balance|billing|exceeded your current quota", re.I)
 
 
@@ -83,9 +81,7 @@ class LLMClient:
     def __init__(self, options: ClientOptions) -> None:
         self.options = options
         self.scrubber = Scrubber()
-        self._model: Model = connect(
-            options.model, base_url=options.base_url, api_key_env=options.api_key_env
-        )
+        self._model: Model = connect(options.model, base_url=options.base_url, api_key_env=options.api_key_env)
         self._provider, _ = split_model(options.model, options.base_url)
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -102,7 +98,7 @@ class LLMClient:
         return self.options.model
 
     def complete(
-        self, messages: Sequence[Message], *, max_output_tokens: int | None = None
+        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, node: int | None = None
     ) -> Reply | CallFailure:
         """Returns the model's answer, or why there is none after the tries that the options allow.
 

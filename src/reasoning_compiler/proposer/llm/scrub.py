@@ -28,9 +28,8 @@ class Scrubber:
         environ = os.environ if environ is None else environ
         known = [value for name, value in environ.items() if _SECRET_NAME.search(name)]
         # The longest first: one key may be the beginning of another.
-        self._known = sorted(
-            {v for v in (*known, *extra) if len(v) >= _MIN_SECRET_CHARS}, key=len, reverse=True
-        )
+        secrets = {v for v in (*known, *extra) if len(v) >= _MIN_SECRET_CHARS and not v.isdecimal()}
+        self._known = sorted(secrets, key=len, reverse=True)
 
     def __repr__(self) -> str:
         return f"Scrubber({len(self._known)} known keys)"

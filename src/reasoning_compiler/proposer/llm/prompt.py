@@ -1,0 +1,342 @@
+"""The prompt: from records to text, by pure functions.
+
+The system text is the same in every call of a run, so that providers can cache it: the task and the form of
+the answer, the machine, the program. The user's text is about one node: its decisions, how it came about,
+what its analysis says, what else was tried. Programs are told as differences, since tokens are money.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from reasoning_compiler.proposer.llm.answer import Item
+from reasoning_compiler.proposer.llm.calls import Message, estimate_tokens
+from reasoning_compiler.proposer.llm.shorten import shorten
+from reasoning_compiler.proposer.llm.values import clip
+from reasoning_compiler.proposer.protocol import Context
+from reasoning_compiler.records import (
+    Argument,
+    ChoiceDomain,
+    Decision,
+    Machine,
+    Program,
+    Step,
+    TileDomain,
+    Transformation,
+    Value,
+    difference,
+)
+
+PROMPT_VERSION = "1"
+"""Changes with every change of the text; transcripts name it."""
+
+DEFAULT_PROMPT_TOKENS = 8_000
+_PROGRAM_SHARE = 0.4
+_MIN_PROGRAM_TOKENS = 150
+_MIN_NODE_TOKENS = 700
+_MAX_ANALYSIS_CHARS = 2_400
+_MAX_CHANGES = 24
+
+_TASK = """\
+You are the proposal engine of an autotuning compiler. You read a tensor program, the decisions that its \
+schedule leaves open and what was measured so far, and you propose the next transformations of one program \
+of the search: new values for some of its decisions. Every proposal is checked, compiled, compared with a \
+reference and timed.
+
+HOW TO ANSWER
+First reason step by step, in at most 300 words: what limits this program (vector use and register tile, \
+working sets against the caches, memory traffic, work per core, loop overhead, code size), what the \
+measurements say about it, and what follows. Then end with one JSON object and write nothing after it:
+{"transformations": [{"edits": {"<decision>": <value>, ...}, "expect": "<what gets better and why>"}, ...]}
+- "edits" holds the decisions that change, by their exact names, be it one or many; all others keep their \
+present values.
+- A tile's value is the list of its factors, outermost loop first; their product must equal the extent. Any \
+other value is one of those listed for the decision. A value outside its domain makes the transformation \
+worthless.
+- The best first. Let the transformations differ in their idea, not in one factor, and repeat no program \
+that was measured, proposed or refused before."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What a prompt says of the workload, the same in every call.
+
+    Args:
+        name: the workload's name.
+        program_text: the untuned kernel as TVMScript.
+        flops: its floating-point operations; 0 where unknown.
+        arguments: its arguments.
+        notes: what else a reader needs to understand the decisions, as the order of the tiles' loops.
+    """
+
+    name: str
+    program_text: str
+    flops: float = 0.0
+    arguments: tuple[Argument, ...] = ()
+    notes: str = ""
+
+
+def build_prompt(
+    context: Context,
+    num: int,
+    *,
+    kernel: Kernel,
+    machine: Machine,
+    analysis: str = "",
+    context_depth: int = 2,
+    max_tokens: int = DEFAULT_PROMPT_TOKENS,
+) -> tuple[Message, Message]:
+    """Returns the system's and the user's message that ask for `num` transformations of the context's node.
+
+    Args:
+        context: what the search knows.
+        num: how many transformations to ask for, ≥ 1.
+        kernel: the workload.
+        machine: what it runs on.
+        analysis: what the static analysis says of the node's program, in words; may be empty.
+        context_depth: how many ancestors to tell of. The paper tells of two, the parent and the grandparent.
+        max_tokens: about how long the prompt may be. The program gives way first, then results of other
+            nodes; the decision table stays whole.
+    """
+    system = system_text(kernel, machine, max_tokens=max_tokens)
+    rest = max_tokens - estimate_tokens(system)
+    user = ""
+    for num_results, depth in ((8, context_depth), (4, context_depth), (2, min(context_depth, 1)), (0, 0)):
+        user = node_text(
+            context,
+            num,
+            flops=kernel.flops,
+            peak_flops=machine.peak_flops,
+            analysis=clip(analysis, _MAX_ANALYSIS_CHARS * (num_results + 1) // 9),
+            context_depth=depth,
+            num_results=num_results,
+        )
+        if estimate_tokens(user) <= rest:
+            break
+    return Message("system", system), Message("user", user)
+
+
+def system_text(kernel: Kernel, machine: Machine, *, max_tokens: int = DEFAULT_PROMPT_TOKENS) -> str:
+    """Returns the part of the prompt that is the same for every node of a run."""
+    facts = []
+    if kernel.flops:
+        facts.append(f"{kernel.flops / 1e9:.3g} GFLOP, {kernel.flops / machine.peak_flops * 1e3:.3g} ms at peak")
+    weights = [a.name for a in kernel.arguments if a.role == "weight"]
+    if weights:
+        facts.append(f"constant weights: {', '.join(weights)}")
+    header = f"PROGRAM {kernel.name}" + (f" ({'; '.join(facts)})" if facts else "")
+    before = f"{_TASK}\n\nMACHINE\n{machine_text(machine)}\n\n{header}\n"
+    after = f"\n\nNOTES\n{kernel.notes.strip()}" if kernel.notes.strip() else ""
+    room = max_tokens - estimate_tokens(before + after) - _MIN_NODE_TOKENS
+    program = shorten(kernel.program_text, max(min(room, int(max_tokens * _PROGRAM_SHARE)), _MIN_PROGRAM_TOKENS))
+    return before + program + after
+
+
+def machine_text(machine: Machine) -> str:
+    """Returns the machine in numbers."""
+    caches = [f"L1d {_bytes(machine.l1_bytes)} and L2 {_bytes(machine.l2_bytes)} per core"]
+    if machine.l3_bytes:
+        caches.append(f"L3 {_bytes(machine.l3_bytes)} shared")
+    peaks = "measured here" if machine.measured else "published"
+    return (
+        f"{machine.name}: {machine.num_cores} cores, {machine.isa}, vectors of {machine.vector_bytes} bytes "
+        f"({machine.vector_bytes // 4} float32), {machine.num_vector_registers} vector registers, "
+        f"{machine.fma_per_cycle} vector FMA per cycle and core; {', '.join(caches)}; "
+        f"peak {machine.peak_flops / 1e9:.4g} GFLOP/s float32, "
+        f"memory {machine.bandwidth_bytes_per_sec / 1e9:.3g} GB/s ({peaks}). "
+        "TVM schedules, LLVM generates the code."
+    )
+
+
+def node_text(
+    context: Context,
+    num: int,
+    *,
+    flops: float = 0.0,
+    peak_flops: float = 0.0,
+    analysis: str = "",
+    context_depth: int = 2,
+    num_results: int = 8,
+) -> str:
+    """Returns the part of the prompt that is about one node."""
+    tell = _Teller(context, flops, peak_flops)
+    sections = [f"DECISIONS of the program to transform (node {context.node.node})\n{_table(context.table)}"]
+    sections.append("HOW IT CAME ABOUT, newest first\n" + "\n".join(tell.lineage(context_depth)))
+    if analysis.strip():
+        sections.append(f"ANALYSIS of this program\n{analysis.strip()}")
+    told = {step.node for step in context.lineage[: context_depth + 1]}
+    if context.best is not None and context.best.node == context.node.node:
+        sections.append("This program is the best so far.")
+    elif context.best is not None and context.best.node not in told:
+        sections.append("BEST SO FAR, as differences from this program\n" + tell.other(context.best))
+        told.add(context.best.node)
+    if context.children:
+        told |= {step.node for step in context.children}
+        children = [tell.other(step) for step in context.children[-max(num_results, 2) :]]
+        sections.append("ITS CHILDREN SO FAR\n" + "\n".join(children))
+    results = _telling(context.measured, told, num_results)
+    if results:
+        lines = [tell.other(step) for step in results]
+        sections.append("OTHER RESULTS, as differences from this program\n" + "\n".join(lines))
+    if context.rejected:
+        refused = [
+            f"{_edits(r.transformation.edits)}: {clip(r.why, 240)}" for r in context.rejected[-max(num_results, 2) :]
+        ]
+        sections.append("REFUSED FOR THIS PROGRAM\n" + "\n".join(refused))
+    sections.append(_request(context, num))
+    return "\n\n".join(sections)
+
+
+def repair_text(items: Sequence[Item], num: int) -> str:
+    """Returns the message that says what was wrong with an answer and asks for `num` replacements."""
+    told = [f"- {item.what}: {item.why}" if item.what else f"- {item.why}" for item in items]
+    plural = "transformation" if num == 1 else f"{num} transformations"
+    return (
+        "Not usable:\n"
+        + "\n".join(clip(line, 700) for line in told[:8])
+        + f"\n\nGive {'a ' if num == 1 else ''}{plural} in place of that: a few words of reasoning, "
+        'then only the JSON object {"transformations": [{"edits": {...}, "expect": "..."}]}.'
+    )
+
+
+class _Teller:
+    """Tells of programs as differences from the node's."""
+
+    def __init__(self, context: Context, flops: float, peak_flops: float) -> None:
+        self._context = context
+        self._flops, self._peak_flops = flops, peak_flops
+        self._present: dict[str, Value] = {d.name: d.value for d in context.table}
+
+    def lineage(self, context_depth: int) -> Iterable[str]:
+        lineage = self._context.lineage
+        for i, step in enumerate(lineage[: context_depth + 1]):
+            who = "this program" if i == 0 else "its parent" if i == 1 else "before that"
+            if step.program.is_untuned:
+                yield f"node {step.node} ({who}): the untuned program{self._outcome(step)}"
+                if i == 0:
+                    yield "Edits are counted from the space's start program, which the table shows."
+                continue
+            parent = lineage[i + 1] if i + 1 < len(lineage) else None
+            line = f"node {step.node} ({who}, by {step.proposer}): {_made_by(step, parent)}{self._outcome(step)}"
+            expected = step.transformation.expectation if step.transformation else ""
+            yield line + (f'; expected was: "{clip(expected, 200)}"' if expected else "")
+
+    def other(self, step: Step) -> str:
+        if step.program.is_untuned:
+            return f"node {step.node}: the untuned program{self._outcome(step)}"
+        values = step.program.values
+        different = [(n, v) for n, v in values.items() if self._present.get(n) != v]
+        absent = [n for n in self._present if n not in values]
+        text = _edits(different) or "the same decisions"
+        text += f" (without {', '.join(absent[:4])})" if absent else ""
+        return f"node {step.node}: {text}{self._outcome(step)}"
+
+    def _outcome(self, step: Step) -> str:
+        measured = step.measurement
+        if measured is not None and measured.failure is not None:
+            return f" -> failed: {measured.failure.kind}, {clip(measured.failure.message, 160)}".rstrip(", ")
+        parts = []
+        if measured is not None:
+            secs = measured.latency_secs
+            text = f"{_ms(secs)} measured"
+            if self._flops:
+                rate = self._flops / secs
+                peak = f", {rate / self._peak_flops:.0%} of peak" if self._peak_flops else ""
+                text += f" ({rate / 1e9:.3g} GFLOP/s{peak})"
+            parts.append(text + (", stopped early" if measured.cut else ""))
+        if step.predicted_secs is not None:
+            parts.append(f"{_ms(step.predicted_secs)} predicted")
+        return " -> " + ", ".join(parts) if parts else " -> not measured yet"
+
+
+def _telling(measured: Sequence[Step], told: set[int], num: int) -> list[Step]:
+    """Returns the results to learn most from: the fastest, then the slowest and the latest failures."""
+    rest = [step for step in measured if step.node not in told and step.measurement is not None]
+    good = sorted((s for s in rest if s.measurement.ok), key=lambda s: (s.measurement.latency_secs, s.node))
+    failed = [s for s in rest if not s.measurement.ok]
+    num_bad = num // 4
+    chosen = good[: num - num_bad] + failed[len(failed) - min(num_bad, len(failed)) :]
+    if len(good) > num - num_bad and num_bad:
+        chosen.append(good[-1])
+    return chosen[:num] if num else []
+
+
+def _table(table: Sequence[Decision]) -> str:
+    """Returns the decisions by kind, each with its domain and its present value."""
+    titles = {
+        "structure": "structure (how a block is treated; another one may bring other decisions)",
+        "tile": "tile (factors, outermost loop first)",
+        "choice": "choice",
+        "location": "location (where a block is computed)",
+    }
+    lines = []
+    for kind, title in titles.items():
+        decisions = [d for d in table if d.kind == kind and not _is_fixed(d)]
+        if decisions:
+            lines.append(f"{title}:")
+            lines += [f"  {d.name}: {_domain(d)}; now {_value(d.value)}" for d in decisions]
+    return "\n".join(lines)
+
+
+def _is_fixed(decision: Decision) -> bool:
+    domain = decision.domain
+    return len(domain.values) == 1 if isinstance(domain, ChoiceDomain) else domain.extent == 1
+
+
+def _domain(decision: Decision) -> str:
+    domain = decision.domain
+    if isinstance(domain, TileDomain) and domain.max_innermost is not None:
+        # A limit that the extent keeps anyway is not worth its tokens.
+        domain = replace(domain, max_innermost=None) if domain.extent <= domain.max_innermost else domain
+    return str(domain)
+
+
+def _made_by(step: Step, parent: Step | None) -> str:
+    """Returns the edit that led to a node; of the first program of a path, as its proposer gave it."""
+    if parent is None or parent.program.is_untuned:
+        edits = step.transformation.edits if step.transformation is not None else ()
+        return f"start program with {_edits(edits)}" if edits else "the space's start program"
+    return changes_text(parent.program, step.program) or "no change"
+
+
+def changes_text(parent: Program, child: Program) -> str:
+    """Returns what differs between two programs, as "name: old → new"."""
+    changes = difference(parent, child)
+    parts = [
+        f"{name}: {'absent' if old is None else _value(old)} → {'absent' if new is None else _value(new)}"
+        for name, old, new in changes[:_MAX_CHANGES]
+    ]
+    if len(changes) > _MAX_CHANGES:
+        parts.append(f"and {len(changes) - _MAX_CHANGES} more")
+    return "; ".join(parts)
+
+
+def _edits(edits: Iterable[tuple[str, Value]]) -> str:
+    parts = [f"{name} {_value(value)}" for name, value in edits]
+    if len(parts) > _MAX_CHANGES:
+        parts = [*parts[:_MAX_CHANGES], f"and {len(parts) - _MAX_CHANGES} more"]
+    return "; ".join(parts)
+
+
+def describe(transformation: Transformation) -> str:
+    """Returns a transformation's edits in one line."""
+    return _edits(transformation.edits) or "no edits"
+
+
+def _request(context: Context, num: int) -> str:
+    samples = f"{context.num_samples} of {context.max_samples}" if context.max_samples else context.num_samples
+    what = "1 transformation" if num == 1 else f"{num} different transformations"
+    return f"TASK\n{samples} programs have been measured. Propose {what} of the program above."
+
+
+def _value(value: Value) -> str:
+    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+
+
+def _ms(secs: float) -> str:
+    return f"{secs * 1e3:.3g} ms" if secs < 10 else f"{secs:.3g} s"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:g} MB" if count >= 2**20 else f"{count / 2**10:g} KB"

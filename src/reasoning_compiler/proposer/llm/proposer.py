@@ -1,0 +1,232 @@
+"""The proposer that asks a language model, checks what it says, and has the rest done by the expert."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from reasoning_compiler.proposer.llm.answer import Item, parse_answer
+from reasoning_compiler.proposer.llm.calls import CallFailure, Message, Reply
+from reasoning_compiler.proposer.llm.metered import Asked, LLMStats, MeteredModel, Question
+from reasoning_compiler.proposer.llm.prompt import (
+    DEFAULT_PROMPT_TOKENS,
+    PROMPT_VERSION,
+    Kernel,
+    build_prompt,
+    repair_text,
+)
+from reasoning_compiler.proposer.llm.transcript import Outcome
+from reasoning_compiler.proposer.llm.values import clip
+from reasoning_compiler.proposer.protocol import Context, Proposer
+from reasoning_compiler.records import Machine, Program, Proposal, Step, Transformation, Value
+
+Check = Callable[[Program, Transformation], str | None]
+"""Returns None for a transformation that the space allows, else why it refuses it."""
+
+MIN_PROMPT_TOKENS = 1_500
+_MAX_REPEATED_ANSWER_CHARS = 4_000
+
+
+class LLMProposer:
+    """Proposes what a language model proposes, as far as it is valid; the fallback supplies the rest.
+
+    An answer's faults are told back to the model once. Every exchange is counted and recorded. When the budget
+    ends or the model is out of reach, the fallback proposes alone, and `notices` says so. Calls block the calling
+    thread; several threads may call at once.
+
+    Args:
+        model: the model with its budget and transcript.
+        kernel: the workload.
+        machine: what it runs on.
+        check: says why the space refuses a transformation, None where it does not.
+        fallback: who proposes what the model does not; the expert.
+        explain: the static analysis of a program in words; may return "".
+        context_depth: how many ancestors the prompt tells of; the paper's is two.
+        max_prompt_tokens: about how long a prompt may be.
+        name: the proposer's name.
+    """
+
+    def __init__(
+        self,
+        model: MeteredModel,
+        *,
+        kernel: Kernel,
+        machine: Machine,
+        check: Check,
+        fallback: Proposer,
+        explain: Callable[[Program], str] | None = None,
+        context_depth: int = 2,
+        max_prompt_tokens: int = DEFAULT_PROMPT_TOKENS,
+        name: str = "llm",
+    ) -> None:
+        self.model = model
+        self.name = name
+        self._kernel, self._machine = kernel, machine
+        self._check, self._fallback, self._explain = check, fallback, explain
+        self._context_depth = context_depth
+        self._max_prompt_tokens = max_prompt_tokens
+
+    @property
+    def stats(self) -> LLMStats:
+        return self.model.stats
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        return self.model.notices
+
+    def close(self) -> None:
+        """Ends the calls under way; their proposals then come from the fallback."""
+        self.model.close()
+
+    def propose(self, context: Context, num: int, rng: np.random.Generator) -> Proposal:
+        """Returns up to `num` transformations: the model's valid ones first, then the fallback's.
+
+        A transformation's `proposer` is empty for the model's own and names the fallback for the others.
+        """
+        harvest = _Harvest(context, num, self._check)
+        self._ask(context, num, harvest)
+        own = tuple(harvest.transformations)
+        if len(own) >= num:
+            return Proposal(self.name, harvest.reasoning, own)
+        rest = self._fallback.propose(context, num, rng)
+        if not own:
+            self.model.count_fallback(len(rest.transformations[:num]))
+            return replace(rest, transformations=rest.transformations[:num])
+        more = [
+            replace(t, proposer=t.proposer or rest.proposer, reasoning=t.reasoning or rest.reasoning)
+            for t in rest.transformations
+            if not harvest.is_known(t)
+        ][: num - len(own)]
+        self.model.count_fallback(len(more))
+        return Proposal(self.name, harvest.reasoning, (*own, *more))
+
+    def _ask(self, context: Context, num: int, harvest: _Harvest) -> None:
+        """Asks the model, once more where its answer has faults, and fills the harvest."""
+        analysis = self._explain(context.node.program) if self._explain is not None else ""
+        asked = self.model.ask(self._question(context, num, analysis))
+        if asked is None:
+            return
+        if _too_long(asked) and self._max_prompt_tokens > MIN_PROMPT_TOKENS:
+            self.model.record(asked)
+            self._max_prompt_tokens = max(self._max_prompt_tokens // 2, MIN_PROMPT_TOKENS)
+            limit = self._max_prompt_tokens
+            self.model.notice(f"the prompt is too long for the model; from here on at most {limit} tokens")
+            asked = self.model.ask(self._question(context, num, analysis))
+        if asked is not None and asked.reply is not None:
+            faults, number = self._judge(asked, asked.reply, harvest)
+            missing = num - len(harvest.transformations)
+            if faults and missing > 0:
+                self._repair(asked.question, asked.reply, number, faults, missing, harvest)
+        elif asked is not None:
+            self.model.record(asked)
+        self.model.count_expansion(usable=bool(harvest.transformations))
+
+    def _question(self, context: Context, num: int, analysis: str) -> Question:
+        messages = build_prompt(
+            context,
+            num,
+            kernel=self._kernel,
+            machine=self._machine,
+            analysis=analysis,
+            context_depth=self._context_depth,
+            max_tokens=self._max_prompt_tokens,
+        )
+        return Question(messages, context.node.node, context.node.program.key, num, PROMPT_VERSION)
+
+    def _repair(
+        self,
+        question: Question,
+        reply: Reply,
+        number: int | None,
+        faults: Sequence[Item],
+        missing: int,
+        harvest: _Harvest,
+    ) -> None:
+        said = clip(reply.text, _MAX_REPEATED_ANSWER_CHARS)
+        messages = (
+            *question.messages,
+            Message("assistant", said if said.strip() else "(no answer)"),
+            Message("user", repair_text(faults, missing)),
+        )
+        asked = self.model.ask(replace(question, messages=messages, num=missing, repair_of=number or 0))
+        if asked is None:
+            return
+        if asked.reply is not None:
+            self._judge(asked, asked.reply, harvest)
+        else:
+            self.model.record(asked)
+
+    def _judge(self, asked: Asked, reply: Reply, harvest: _Harvest) -> tuple[list[Item], int | None]:
+        """Returns the faults of an answer and its number in the transcript."""
+        context = harvest.context
+        answer = parse_answer(reply.text, context.table, allow_unchanged=context.node.program.is_untuned)
+        if answer.reasoning:
+            harvest.reasoning = "\n\n".join(part for part in (harvest.reasoning, answer.reasoning) if part)
+        outcomes = [harvest.take(item) for item in answer.items]
+        number = self.model.record(asked, outcomes)
+        return [Item(o.what, o.transformation, o.kind, o.why) for o in outcomes if o.kind is not None], number
+
+
+def _too_long(asked: Asked) -> bool:
+    return isinstance(asked.outcome, CallFailure) and asked.outcome.kind == "context_window"
+
+
+@dataclass
+class _Harvest:
+    """The valid transformations of a node's answers, none of them twice and none known before."""
+
+    context: Context
+    num: int
+    check: Check
+    transformations: list[Transformation] = field(default_factory=list)
+    reasoning: str = ""
+
+    def __post_init__(self) -> None:
+        self._present = {d.name: d.value for d in self.context.table}
+        self._structure = {d.name for d in self.context.table if d.kind == "structure"}
+        self._known: dict[object, str] = {}
+        for step in (*self.context.lineage, *self.context.measured, *self.context.children):
+            if not step.program.is_untuned:
+                self._known[self._signature(step.program.values)] = _told(step)
+        for rejection in self.context.rejected:
+            self._known[self._edited(rejection.transformation)] = f"it was refused before: {rejection.why}"
+
+    def take(self, item: Item) -> Outcome:
+        """Keeps a valid transformation while there is room; returns what became of it."""
+        transformation = item.transformation
+        if transformation is None:
+            return Outcome(item.what, None, item.kind, item.why)
+        if len(self.transformations) >= self.num:
+            return Outcome(item.what, transformation, why="more than was asked for")
+        edited = self._edited(transformation)
+        if edited in self._known:
+            why = f"This program is known: {self._known[edited]}."
+            return Outcome(item.what, transformation, "repeated", why)
+        refusal = self.check(self.context.node.program, transformation)
+        if refusal is not None:
+            self._known[edited] = f"it was refused before: {refusal}"
+            return Outcome(item.what, transformation, "illegal", clip(refusal, 400))
+        self._known[edited] = "it is in your answer twice"
+        self.transformations.append(transformation)
+        return Outcome(item.what, transformation, used=True)
+
+    def is_known(self, transformation: Transformation) -> bool:
+        return self._edited(transformation) in self._known
+
+    def _edited(self, transformation: Transformation) -> object:
+        if any(n in self._structure and v != self._present[n] for n, v in transformation.edits):
+            return frozenset(transformation.edits)  # what else changes with the structure is the space's to know
+        return self._signature(self._present | dict(transformation.edits))
+
+    def _signature(self, values: dict[str, Value]) -> object:
+        return tuple(values.get(name) for name in self._present)
+
+
+def _told(step: Step) -> str:
+    if step.measurement is None:
+        return f"node {step.node}, not measured yet"
+    if step.measurement.failure is not None:
+        return f"node {step.node}, which failed ({step.measurement.failure.kind})"
+    return f"node {step.node}, {step.measurement.latency_secs * 1e3:.3g} ms"

@@ -1,0 +1,242 @@
+"""transcript.jsonl: every exchange with a model, and what came of it.
+
+One JSON object a line, in two kinds: an `exchange` when a call has ended and its answer has been judged, and
+a `child` when one of its transformations became a node. A torn line, as a killed run leaves it, is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from reasoning_compiler.errors import JournalError
+from reasoning_compiler.proposer.llm.answer import RejectionKind
+from reasoning_compiler.proposer.llm.budget import Spending
+from reasoning_compiler.proposer.llm.calls import Attempt, CallFailureKind, Message
+from reasoning_compiler.proposer.llm.prices import Usage
+from reasoning_compiler.proposer.llm.scrub import Scrubber
+from reasoning_compiler.records import Transformation
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one transformation of an answer.
+
+    Args:
+        what: the transformation as the model wrote it, shortened.
+        transformation: what it was read as; None where it could not be read.
+        kind: why it was rejected; None for one that was not.
+        why: the reason in words; for one that was not rejected, why it was not used, if so.
+        used: it was handed to the search.
+        node: the node that it became; None where it became none.
+        program: that node's program key.
+    """
+
+    what: str = ""
+    transformation: Transformation | None = None
+    kind: RejectionKind | None = None
+    why: str = ""
+    used: bool = False
+    node: int | None = None
+    program: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        edits = self.transformation.to_json() if self.transformation is not None else None
+        return {k: v for k, v in vars(self).items() if k not in ("node", "program")} | {"transformation": edits}
+
+    @classmethod
+    def from_json(cls, obj: dict[str, Any]) -> Outcome:
+        edits = obj.get("transformation")
+        return cls(**(obj | {"transformation": Transformation.from_json(edits) if edits else None}))
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One call to a model, and what came of it.
+
+    Args:
+        node: the node that transformations were asked for.
+        program: the key of its program.
+        num: how many transformations were asked for.
+        model: the model's name.
+        prompt_version: which prompt it was.
+        prompt_hash: names the conversation exactly.
+        messages: the conversation.
+        answer: the model's text; None where the call failed.
+        finish: why the answer ended, or the kind of failure.
+        failure: why the call failed, in words; empty where it did not.
+        usage: its tokens.
+        usd: its cost; None where the price is unknown.
+        latency_secs: from the first try to the end, waits included.
+        attempts: the tries that failed.
+        outcomes: what became of each transformation.
+        repair_of: the exchange that this one repairs.
+        id: its number in the transcript.
+    """
+
+    node: int
+    program: str
+    num: int
+    model: str
+    prompt_version: str
+    prompt_hash: str
+    messages: tuple[Message, ...]
+    answer: str | None
+    finish: str
+    failure: str = ""
+    usage: Usage = field(default_factory=Usage)
+    usd: float | None = None
+    latency_secs: float = 0.0
+    attempts: tuple[Attempt, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
+    repair_of: int | None = None
+    id: int = 0
+
+    @property
+    def failure_kind(self) -> CallFailureKind | None:
+        return self.finish if self.answer is None else None  # type: ignore[return-value]
+
+    def to_json(self) -> dict[str, Any]:
+        return vars(self) | {
+            "messages": [asdict(m) for m in self.messages],
+            "usage": asdict(self.usage),
+            "attempts": [asdict(a) for a in self.attempts],
+            "outcomes": [o.to_json() for o in self.outcomes],
+        }
+
+    @classmethod
+    def from_json(cls, obj: dict[str, Any]) -> Exchange:
+        return cls(
+            **(
+                obj
+                | {
+                    "messages": tuple(Message(**m) for m in obj["messages"]),
+                    "usage": Usage(**obj["usage"]),
+                    "attempts": tuple(Attempt(**a) for a in obj["attempts"]),
+                    "outcomes": tuple(Outcome.from_json(o) for o in obj["outcomes"]),
+                }
+            )
+        )
+
+
+class Transcript:
+    """Appends exchanges to a file; safe to use from several threads. Keys are replaced in every text.
+
+    Raises JournalError where the file cannot be written.
+    """
+
+    def __init__(self, path: Path, *, scrubber: Scrubber | None = None) -> None:
+        self.path = path
+        self._scrubber = scrubber or Scrubber()
+        self._lock = threading.Lock()
+        existing = read_transcript(path) if path.exists() else []
+        self._next_id = 1 + max((e.id for e in existing), default=0)
+        self._unborn: dict[tuple[int, Transformation], tuple[int, int]] = {}
+        for exchange in existing:
+            self._await_children(exchange)
+        if path.exists() and not path.read_bytes().endswith(b"\n"):
+            self._append_text("\n")  # a torn line ends here
+
+    def append(self, exchange: Exchange) -> int:
+        """Writes an exchange and returns the number that it is given."""
+        with self._lock:
+            exchange = replace(exchange, id=self._next_id)
+            self._next_id += 1
+            self._await_children(exchange)
+            self._write("exchange", exchange.to_json())
+            return exchange.id
+
+    def link(self, parent: int, transformation: Transformation, child: int, program: str) -> bool:
+        """Writes that a transformation became a node, and returns whether it is one of this transcript.
+
+        Args:
+            parent: the node that was transformed.
+            transformation: the transformation, as it was proposed.
+            child: the new node.
+            program: the key of its program.
+        """
+        with self._lock:
+            place = self._unborn.pop((parent, transformation), None)
+            if place is not None:
+                exchange, index = place
+                self._write("child", {"exchange": exchange, "index": index, "node": child, "program": program})
+            return place is not None
+
+    def _await_children(self, exchange: Exchange) -> None:
+        for index, outcome in enumerate(exchange.outcomes):
+            if outcome.used and outcome.transformation is not None and outcome.node is None:
+                self._unborn[exchange.node, outcome.transformation] = (exchange.id, index)
+
+    def _write(self, kind: str, obj: dict[str, Any]) -> None:
+        line = {"v": VERSION, "type": kind} | _scrubbed(obj, self._scrubber)
+        self._append_text(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def _append_text(self, text: str) -> None:
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise JournalError(f"cannot write {self.path}: {error.strerror or error}") from error
+
+
+def read_transcript(path: Path) -> list[Exchange]:
+    """Returns the exchanges of a transcript, each with the nodes that came of it.
+
+    Raises JournalError for a file that cannot be read or is no transcript.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        raise JournalError(f"cannot read {path}: {error.strerror or error}") from error
+    exchanges: dict[int, Exchange] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            obj = json.loads(line)
+        except ValueError:
+            continue  # empty or torn
+        try:
+            _read_line(obj, exchanges)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise JournalError(f"{path}, line {number}: not a line of a transcript ({error!r})") from None
+    return list(exchanges.values())
+
+
+def spending(exchanges: Iterable[Exchange]) -> Spending:
+    """Returns what the calls of a transcript have cost, for a budget that goes on after an interruption."""
+    spent = Spending()
+    for exchange in exchanges:
+        if exchange.answer is not None or exchange.usage.total:
+            spent = spent.plus(exchange.usage, exchange.usd)
+    return spent
+
+
+def _read_line(obj: dict[str, Any], exchanges: dict[int, Exchange]) -> None:
+    version, kind = obj.pop("v"), obj.pop("type")
+    if version != VERSION:
+        raise ValueError(f"version {version} instead of {VERSION}")
+    if kind == "exchange":
+        exchange = Exchange.from_json(obj)
+        exchanges[exchange.id] = exchange
+    elif kind == "child":
+        exchange = exchanges[obj["exchange"]]
+        outcomes = list(exchange.outcomes)
+        outcomes[obj["index"]] = replace(outcomes[obj["index"]], node=obj["node"], program=obj["program"])
+        exchanges[exchange.id] = replace(exchange, outcomes=tuple(outcomes))
+    else:
+        raise ValueError(f"kind {kind!r}")
+
+
+def _scrubbed(value: Any, scrubber: Scrubber) -> Any:
+    if isinstance(value, str):
+        return scrubber.scrub(value.encode("utf-8", "replace").decode())
+    if isinstance(value, dict):
+        return {key: _scrubbed(inner, scrubber) for key, inner in value.items()}
+    if isinstance(value, Sequence):
+        return [_scrubbed(inner, scrubber) for inner in value]
+    return value

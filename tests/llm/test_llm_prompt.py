@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from conv_context import ANALYSIS, KERNEL, MACHINE, PROGRAM_TEXT, START, conv_context, program, root_context
+
+from reasoning_compiler.proposer.llm.answer import Item
+from reasoning_compiler.proposer.llm.calls import estimate_tokens
+from reasoning_compiler.proposer.llm.prompt import (
+    build_prompt,
+    changes_text,
+    node_text,
+    repair_text,
+)
+from reasoning_compiler.proposer.llm.shorten import compact, shorten
+from reasoning_compiler.records import UNTUNED, Step
+
+
+def prompt(context=None, **kwargs) -> tuple[str, str]:
+    context = context or conv_context()
+    system, user = build_prompt(context, 2, kernel=KERNEL, machine=MACHINE, **{"analysis": ANALYSIS} | kwargs)
+    return system.text, user.text
+
+
+def test_golden_prompt(golden) -> None:
+    system, user = prompt()
+    golden("llm_prompt_node.txt", f"{system}\n\n=== USER ===\n{user}\n")
+
+
+def test_golden_prompt_of_the_untuned_program(golden) -> None:
+    golden("llm_prompt_root.txt", prompt(root_context(), analysis="")[1] + "\n")
+
+
+def test_golden_repair(golden) -> None:
+    items = [
+        Item("{edits: {a: 1}}", None, "unknown_decision", "There is no decision `a`: did you mean `a tile`?"),
+        Item("", None, "no_answer", "The answer does not end in JSON."),
+    ]
+    golden("llm_prompt_repair.txt", repair_text(items, 1) + "\n\n" + repair_text(items[:1], 2) + "\n")
+
+
+def test_the_first_part_is_the_same_for_every_node() -> None:
+    """Providers cache a prompt's beginning."""
+    assert prompt()[0] == prompt(root_context(), analysis="")[0]
+
+
+@pytest.mark.parametrize(("depth", "shown"), [(0, [5]), (1, [5, 1]), (2, [5, 1, 0]), (5, [5, 1, 0])])
+def test_context_depth_counts_ancestors(depth: int, shown: list[int]) -> None:
+    text = node_text(conv_context(), 2, context_depth=depth)
+    lineage = text.split("HOW IT CAME ABOUT, newest first\n")[1].split("\n\n")[0]
+    assert [int(line.split()[1]) for line in lineage.splitlines()] == shown
+
+
+def test_predictions_that_nobody_trusts_are_not_shown() -> None:
+    context = conv_context()
+    silent = tuple(replace(step, predicted_secs=None) for step in context.lineage)
+    assert "predicted" not in node_text(replace(context, lineage=silent), 1)
+
+
+def test_decisions_without_a_choice_are_left_out() -> None:
+    assert "conv2d.n tile" not in prompt()[1]
+
+
+def test_the_best_program_is_named_when_it_is_this_one() -> None:
+    context = conv_context()
+    assert "This program is the best so far." in node_text(replace(context, best=context.node), 1)
+
+
+def test_differences_name_what_comes_and_goes() -> None:
+    bare = replace(program(START), decisions=program(START).decisions[:-1])
+    assert changes_text(bare, program(START)) == "pad at: absent → -1"
+    assert changes_text(program(START), bare) == "pad at: -1 → absent"
+
+
+@pytest.mark.parametrize("max_tokens", [1500, 2000, 3000])
+def test_a_prompt_keeps_its_limit_and_its_decisions(max_tokens: int) -> None:
+    context = conv_context()
+    many = tuple(replace(context.best, node=100 + i) for i in range(60))
+    crowded = replace(context, measured=context.measured + many, children=many[:30])
+    kernel = replace(KERNEL, program_text=PROGRAM_TEXT + PROGRAM_TEXT * 20, notes="")
+    system, user = build_prompt(
+        crowded, 2, kernel=kernel, machine=MACHINE, analysis="long " * 2000, max_tokens=max_tokens
+    )
+    assert all(d.name in user.text for d in context.table if d.name != "conv2d.n tile")
+    assert "Propose 2 different" in user.text
+    assert estimate_tokens(system.text) + estimate_tokens(user.text) <= max_tokens * 1.1
+
+
+def test_compact_programs_say_the_same_in_fewer_tokens() -> None:
+    text = compact(PROGRAM_TEXT)
+    assert estimate_tokens(text) < 0.6 * estimate_tokens(PROGRAM_TEXT)
+    assert "# spatial n, h, w_1, co; reduction rh, rw, rc" in text
+    assert "conv2d[n, h, w_1, co] + pad[n, h + rh, w_1 + rw, rc] * w[rh, rw, rc, co]" in text
+    assert "T.reads" not in text and "noalias" not in text
+
+
+def test_long_programs_keep_the_heaviest_nests_and_fold_repeated_ones() -> None:
+    def nest(name: str, extent: int) -> str:
+        return (
+            f"    for i, j in T.grid({extent}, 64):\n"
+            f'        with T.sblock("{name}"):\n'
+            '            v_i, v_j = T.axis.remap("SS", [i, j])\n'
+            f"            {name}[v_i, v_j] = T.exp({name}_in[v_i, v_j])\n"
+        )
+
+    text = (
+        "def main(x: T.handle):\n"
+        + nest("big", 4096)
+        + "".join(nest(f"add_{i}", 8) for i in range(9))
+        + nest("mid", 512)
+    )
+    short = shorten(text, 150)
+    assert estimate_tokens(short) <= 150
+    assert "big[i, j] = T.exp" in short
+    assert "# add_1: like add_0, left out" in short
+    assert "iterations, left out" in short
+    assert shorten(text, 10_000) == compact(text)
+    assert estimate_tokens(shorten("x = 1\n" * 10_000, 200)) <= 201
+
+
+def test_an_untuned_node_without_a_measurement_says_so() -> None:
+    text = node_text(replace(root_context(), lineage=(Step(0, None, UNTUNED),)), 1)
+    assert "the untuned program -> not measured yet" in text
