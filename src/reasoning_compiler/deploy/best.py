@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.deploy.library import save
+from reasoning_compiler.deploy.library import write_library
 from reasoning_compiler.errors import JournalError
 from reasoning_compiler.records import Step
 
@@ -33,7 +33,7 @@ def save_best(
     record = {"node": step.node, "program": step.program.to_json(), "measurement": measurement}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save(artifact, folder / LIBRARY_FILE, about=about)
+        write_library(artifact, folder / LIBRARY_FILE, about=about)
         (folder / "program.json").write_text(json.dumps(record, indent=1) + "\n")
         trace = schedule.trace.as_json() if schedule.trace is not None else []
         (folder / "trace.json").write_text(json.dumps(trace, default=str) + "\n")

@@ -19,7 +19,7 @@ import numpy as np
 from reasoning_compiler.errors import ReasoningCompilerError, UsageError
 from reasoning_compiler.machine.toolchain import use_threads
 from reasoning_compiler.measure.signature import KernelArgument, Signature, read_signature, signature_path
-from reasoning_compiler.measure.tensors import numpy_dtype
+from reasoning_compiler.workload.workload import numpy_dtype
 
 if TYPE_CHECKING:
     from reasoning_compiler.records import Measurement
@@ -40,18 +40,20 @@ def save(artifact: Path, path: Path, *, about: Mapping[str, str | int | float] |
         UsageError: `path` ends in `.json`, or cannot be written.
     """
     if path.suffix == ".json":
-        raise UsageError(f"`path` is {path}, but its description goes there: choose a name that ends in .so")
-    signature = read_signature(artifact)
-    described = signature.to_json() | {"about": dict(about or {})}
+        raise UsageError(f"`path` is {path}, but its signature goes there: choose a name that ends in .so")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(signature_path(path), (json.dumps(described, indent=1) + "\n").encode())
-        _write_whole(path, artifact.read_bytes())
+        write_library(artifact, path, about=about or {})
     except OSError as error:
-        raise UsageError(
-            f"`path` is {path}, which cannot be written ({error}): choose another folder"
-        ) from None
+        raise UsageError(f"`path` is {path}, which cannot be written ({error}): choose another folder") from None
     return path
+
+
+def write_library(artifact: Path, path: Path, *, about: Mapping[str, str | int | float]) -> None:
+    """Copies a built library and its signature to `path`, each whole or not at all. Raises OSError."""
+    described = read_signature(artifact).to_json() | {"about": dict(about)}
+    _write_whole(signature_path(path), (json.dumps(described, indent=1) + "\n").encode())
+    _write_whole(path, artifact.read_bytes())
 
 
 def load(path: Path, *, num_threads: int | None = None) -> TunedKernel:
@@ -85,9 +87,7 @@ class TunedKernel:
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise UsageError(
-                f"`path` is {path}, which is not a file: `reasonc export RUN --out lib.so` makes one"
-            )
+            raise UsageError(f"`path` is {path}, which is not a file: `reasonc export RUN --out lib.so` makes one")
         self.signature: Signature = read_signature(path)
         import tvm
 
@@ -95,9 +95,7 @@ class TunedKernel:
         try:
             self._module = tvm.runtime.load_module(str(path.resolve()))
         except Exception as error:
-            raise UsageError(
-                f"`path` is {path}, which TVM cannot load: {str(error).splitlines()[-1]}"
-            ) from None
+            raise UsageError(f"`path` is {path}, which TVM cannot load: {str(error).splitlines()[-1]}") from None
         kind = json.loads(self.signature.target)["kind"]
         self._device = tvm.runtime.device("cpu" if kind in ("llvm", "c") else kind, 0)
         self._main = self._module["main"]
@@ -208,9 +206,7 @@ def loading_code(path: Path) -> str:
             ]
     lines += [f'library["main"]({", ".join(passed)})  # as often as you like']
     lines += [
-        f"print({name}.numpy())"
-        for argument, name in zip(arguments, names, strict=True)
-        if argument.role == "output"
+        f"print({name}.numpy())" for argument, name in zip(arguments, names, strict=True) if argument.role == "output"
     ]
     return "\n".join(lines) + "\n"
 
@@ -243,12 +239,8 @@ def time_against_untuned(
     signature = read_signature(library)
     wanted = [(a.name, a.shape, a.dtype, a.role) for a in workload.arguments]
     if [(a.name, a.shape, a.dtype, a.role) for a in signature.arguments] != wanted:
-        raise UsageError(
-            f"`library` is {library}, whose arguments are not those of the workload: export it again"
-        )
-    with Instrument(
-        workload, signature.target, num_threads=num_threads, seed=seed, num_build_workers=1
-    ) as instrument:
+        raise UsageError(f"`library` is {library}, whose arguments are not those of the workload: export it again")
+    with Instrument(workload, signature.target, num_threads=num_threads, seed=seed, num_build_workers=1) as instrument:
         untuned = instrument.measure_untuned()
         if untuned.artifact is None:
             failure = untuned.measurement.failure

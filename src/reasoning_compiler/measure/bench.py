@@ -9,12 +9,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.errors import ReasoningCompilerError
+import numpy as np
+
+from reasoning_compiler.errors import ReasoningCompilerError, UsageError
 from reasoning_compiler.measure.pool import Pool, Request, WorkerOptions
 from reasoning_compiler.measure.racing import Race
 from reasoning_compiler.measure.scratch import Scratch
-from reasoning_compiler.measure.tensors import numpy_dtype, write_array
+from reasoning_compiler.measure.tensors import write_array
 from reasoning_compiler.records import Argument, Failure, Measurement
+from reasoning_compiler.workload.workload import Workload, tolerance
 
 LONG_TIMEOUT_SECS = 600.0
 """For what may be slow by nature: reading a workload's data, running the untuned program."""
@@ -66,9 +69,9 @@ class Bench:
     @property
     def has_reference(self) -> bool:
         """Whether it is known what the outputs must be; waits until the workload has been read."""
-        return self._data is not None and self._data.expected_files() is not None
+        return self._data is not None and self._data.expected() is not None
 
-    def use(self, workload: Any, target: str, *, seed: int, scratch: Scratch) -> None:
+    def use(self, workload: Workload, target: str, *, seed: int, scratch: Scratch) -> None:
         """Makes the bench run libraries on a workload's data; without it, inputs are random and nothing is
         verified.
 
@@ -83,16 +86,11 @@ class Bench:
         self._data = _Data(workload, target, seed, scratch.new_folder())
         self._data_are_sent = False
 
-    def adopt_reference(self, output_files: Sequence[Path]) -> None:
-        """Takes the outputs that a run has saved for what the outputs must be."""
+    def adopt_outputs(self) -> None:
+        """Takes the outputs that the last run has saved for what the outputs must be."""
         assert self._data is not None
-        self._data.adopted_files = list(output_files)
+        self._data.adopt_outputs()
         self._data_are_sent = False
-
-    def new_output_files(self) -> list[Path]:
-        """Returns files to save the workload's outputs into."""
-        assert self._data is not None
-        return [self._data.folder / f"output{i}" for i in range(len(self._data.outputs))]
 
     def wait_until_ready(self) -> float:
         """Returns the seconds it still took until the runner had started and read the workload."""
@@ -111,7 +109,7 @@ class Bench:
         best_secs: float | None,
         verify: bool,
         timeout_secs: float | None = None,
-        save_outputs: Sequence[Path] | None = None,
+        save_outputs: bool = False,
     ) -> Ran:
         """Returns what a library's race against the best gave.
 
@@ -120,14 +118,15 @@ class Bench:
             best_secs: the latency to beat; None where there is none.
             verify: whether to compare the outputs with the reference.
             timeout_secs: another timeout than the bench's.
-            save_outputs: files to write the outputs into.
+            save_outputs: whether to save the outputs, for `adopt_outputs`.
         """
         self.wait_until_ready()
+        files = self._data.output_files if self._data is not None and save_outputs else None
         payload = {
             "library": str(library.resolve()),
             "race": asdict(replace(self._race, best_secs=best_secs)),
             "verify": verify,
-            "save_outputs": [str(path) for path in save_outputs] if save_outputs is not None else None,
+            "save_outputs": [str(path) for path in files] if files is not None else None,
         }
         timeout_secs = timeout_secs or self._timeout_for(best_secs)
         started = time.perf_counter()
@@ -190,62 +189,86 @@ class Bench:
 class _Data:
     """A workload's inputs and expected outputs, written into files in the background."""
 
-    def __init__(self, workload: Any, target: str, seed: int, folder: Path) -> None:
+    def __init__(self, workload: Workload, target: str, seed: int, folder: Path) -> None:
         self.folder = folder
-        self.adopted_files: list[Path] | None = None
         self._workload = workload
         self._target = target
-        self._arguments: tuple[Argument, ...] = tuple(workload.arguments)
-        # numpy takes seconds for the reference of a large workload; meanwhile processes start and programs
-        # build.
+        self._adopted: list[_File] | None = None
+        # numpy takes seconds for the reference of a large workload; meanwhile processes start and programs build.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="reference")
-        self._files: Future[tuple[list[Path], list[Path] | None]] = self._executor.submit(self._write, seed)
+        self._written: Future[tuple[list[_File], list[_File] | None]] = self._executor.submit(self._write, seed)
 
     @property
-    def outputs(self) -> list[Argument]:
-        return [argument for argument in self._arguments if argument.role == "output"]
+    def output_files(self) -> list[Path]:
+        """Where a run can save the workload's outputs."""
+        return [self.folder / f"output{i}" for i in range(len(self._outputs))]
 
-    def expected_files(self) -> list[Path] | None:
-        return self.adopted_files or self._written()[1]
+    def adopt_outputs(self) -> None:
+        """Takes what a run has saved for what the outputs must be."""
+        self._adopted = [
+            _File(str(path), argument.shape, argument.dtype)
+            for path, argument in zip(self.output_files, self._outputs, strict=True)
+        ]
+
+    def expected(self) -> list[_File] | None:
+        """Returns the files with the expected outputs, None where nothing is known; waits until they are written."""
+        return self._adopted or self._files()[1]
 
     def num_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self._written()[0])
+        """Returns the size of the inputs; waits until they are written."""
+        return sum(Path(file.path).stat().st_size for file in self._files()[0])
 
     def payload(self) -> dict[str, Any]:
-        """Returns the runner's set-up request."""
-        expected = self.expected_files()
+        """Returns the runner's set-up request; waits until all files are written."""
+        expected = self.expected()
+        rtol, atol = tolerance(self._workload)
         return {
-            "arguments": [asdict(argument) for argument in self._arguments],
+            "arguments": [asdict(argument) for argument in self._workload.arguments],
             "target": self._target,
-            "input_files": [str(path) for path in self._written()[0]],
-            "expected_files": None if expected is None else [str(path) for path in expected],
-            "rtol": self._workload.tolerance.rtol,
-            "atol": self._workload.tolerance.atol,
+            "inputs": [asdict(file) for file in self._files()[0]],
+            "expected": None if expected is None else [asdict(file) for file in expected],
+            "rtol": rtol,
+            "atol": atol,
         }
 
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def _written(self) -> tuple[list[Path], list[Path] | None]:
+    @property
+    def _outputs(self) -> list[Argument]:
+        return [argument for argument in self._workload.arguments if argument.role == "output"]
+
+    def _files(self) -> tuple[list[_File], list[_File] | None]:
         try:
-            return self._files.result()
+            return self._written.result()
         except OSError as error:
             raise ReasoningCompilerError(
                 f"the workload's data cannot be written ({error}): free some space, or set TMPDIR elsewhere"
             ) from None
 
-    def _write(self, seed: int) -> tuple[list[Path], list[Path] | None]:
-        """Returns the files of the inputs and, where there is a reference, of the expected outputs."""
-        taken = [argument for argument in self._arguments if argument.role != "output"]
+    def _write(self, seed: int) -> tuple[list[_File], list[_File] | None]:
         inputs = self._workload.make_inputs(seed)
-        input_files = self._write_each(taken, inputs)
+        taken = [argument for argument in self._workload.arguments if argument.role != "output"]
+        input_files = [self._write_one(a, array) for a, array in zip(taken, inputs, strict=True)]
         if self._workload.reference is None:
             return input_files, None
-        return input_files, self._write_each(self.outputs, self._workload.expected(inputs))
+        expected = self._workload.expected(inputs)
+        return input_files, [self._write_one(a, array) for a, array in zip(self._outputs, expected, strict=True)]
 
-    def _write_each(self, arguments: Sequence[Argument], arrays: Sequence[Any]) -> list[Path]:
-        paths = []
-        for argument, array in zip(arguments, arrays, strict=True):
-            paths.append(self.folder / argument.name)
-            write_array(paths[-1], array.astype(numpy_dtype(argument.dtype), copy=False))
-        return paths
+    def _write_one(self, argument: Argument, array: np.ndarray) -> _File:
+        if array.shape != argument.shape:
+            raise UsageError(
+                f"`{argument.name}` has shape {argument.shape} in the kernel, but the workload makes {array.shape}"
+            )
+        path = self.folder / argument.name
+        write_array(path, array)
+        return _File(str(path), array.shape, array.dtype.name)
+
+
+@dataclass(frozen=True)
+class _File:
+    """An array in a file, as the runner is told of it. A reference may be more exact than the kernel's dtype."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str

@@ -14,6 +14,7 @@ from reasoning_compiler.measure.builders import Builders, Built
 from reasoning_compiler.measure.racing import Race
 from reasoning_compiler.measure.scratch import Scratch
 from reasoning_compiler.records import Measurement
+from reasoning_compiler.workload.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Instrument:
 
     def __init__(
         self,
-        workload: Any,
+        workload: Workload,
         target: Any,
         *,
         num_threads: int,
@@ -116,11 +117,13 @@ class Instrument:
         Raises:
             ReasoningCompilerError: the worker processes cannot start, or temporary files cannot be written.
         """
-        if verify and self._untuned is None and not self._bench.has_reference:
+        built = self._build(modules)
+        if verify and self._untuned is None and not self._has_reference():
             self.measure_untuned()
+        verify = verify and self._has_reference()
         results = []
-        for index, built in enumerate(self._build(modules)):
-            result = self._run(built, best_secs=best_secs, verify=verify and self._bench.has_reference)
+        for index, each in enumerate(built):
+            result = self._run(each, best_secs=best_secs, verify=verify)
             measurement = result.measurement
             if measurement.ok and not measurement.cut:
                 best_secs = min(measurement.latency_secs, best_secs or measurement.latency_secs)
@@ -136,13 +139,12 @@ class Instrument:
         nothing can be verified, and no later measurement says that it is.
         """
         (built,) = self._build([self._workload.mod])
-        verify = self._bench.has_reference
-        files = None if verify else self._bench.new_output_files()
+        verify = self._has_reference()
         self._untuned = self._run(
-            built, best_secs=None, verify=verify, timeout_secs=LONG_TIMEOUT_SECS, save_outputs=files
+            built, best_secs=None, verify=verify, timeout_secs=LONG_TIMEOUT_SECS, save_outputs=not verify
         )
-        if files is not None and self._untuned.measurement.ok:
-            self._bench.adopt_reference(files)
+        if not verify and self._untuned.measurement.ok:
+            self._bench.adopt_outputs()
             verified = replace(self._untuned.measurement, verified=True)
             self._untuned = replace(self._untuned, measurement=verified)
         return self._untuned
@@ -167,6 +169,12 @@ class Instrument:
         self._bench.close()
         self._scratch.close()
 
+    def _has_reference(self) -> bool:
+        started = time.perf_counter()
+        known = self._bench.has_reference
+        self._stage_secs["wait"] += time.perf_counter() - started
+        return known
+
     def _build(self, modules: Sequence[Any]) -> list[Built]:
         self._stage_secs["wait"] += self._builders.wait_until_ready()
         started = time.perf_counter()
@@ -182,7 +190,7 @@ class Instrument:
         best_secs: float | None,
         verify: bool,
         timeout_secs: float | None = None,
-        save_outputs: Sequence[Path] | None = None,
+        save_outputs: bool = False,
     ) -> Measured:
         """Runs a library, or passes on why there is none."""
         if built.failure is not None:

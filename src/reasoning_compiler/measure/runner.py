@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ import tvm_ffi
 from reasoning_compiler.measure.racing import Race, runs_per_timing, verdict
 from reasoning_compiler.measure.serving import Action, Refused, one_line
 from reasoning_compiler.measure.signature import Signature, argument_from_json, read_signature
-from reasoning_compiler.measure.tensors import numpy_dtype, read_array, write_array
+from reasoning_compiler.measure.tensors import read_array, write_array
 from reasoning_compiler.measure.verify import Expected, poison
 from reasoning_compiler.records import Argument
+from reasoning_compiler.workload.workload import numpy_dtype
 
 # In a comparison a fast library is timed more often than a slow one, up to this often.
 _MAX_TIMINGS_PER_ROUND = 5
@@ -41,8 +42,8 @@ class Runner:
         *,
         arguments: list[dict[str, Any]],
         target: str,
-        input_files: list[str],
-        expected_files: list[str] | None,
+        inputs: list[dict[str, Any]],
+        expected: list[dict[str, Any]] | None,
         rtol: float,
         atol: float,
     ) -> dict[str, Any]:
@@ -51,19 +52,19 @@ class Runner:
         Args:
             arguments: the `Argument`s of the kernel.
             target: the TVM target as JSON text; it says on which kind of device.
-            input_files: the elements of each argument that is no output, in order.
-            expected_files: the elements of each output, in order; None where nothing is known.
-            rtol: see verify.py.
-            atol: see verify.py.
+            inputs: the files with each argument that is no output, in order.
+            expected: the files with what each output must be, in order; None where nothing is known.
+            rtol: see `workload.tolerance`.
+            atol: see `workload.tolerance`.
         """
         self._data = None  # the old go before the new come
         known = tuple(argument_from_json(argument) for argument in arguments)
         data = _Data.allocate(known, target)
-        for (argument, tensor), path in zip(data.inputs, input_files, strict=True):
-            tensor.copyfrom(read_array(Path(path), argument.shape, argument.dtype))
-        for (argument, _), path in zip(data.outputs, expected_files or [], strict=expected_files is not None):
-            values = read_array(Path(path), argument.shape, argument.dtype)
-            data.expected.append(Expected.of(argument.name, values, rtol=rtol, atol=atol))
+        for (_, tensor), file in zip(data.inputs, inputs, strict=True):
+            tensor.copyfrom(read_array(**file))
+        if expected is not None:
+            values = [read_array(**file) for file in expected]
+            data = replace(data, expected=Expected.of(values, rtol=rtol, atol=atol))
         self._data = data
         return {}
 
@@ -189,13 +190,13 @@ class _Data:
         arguments: what they are.
         tensors: one per argument; weights are not packed.
         device: where they are.
-        expected: what each output must be; empty where nothing is known.
+        expected: what the outputs must be; None where nothing is known.
     """
 
     arguments: tuple[Argument, ...]
     tensors: tuple[Any, ...]
     device: Any
-    expected: list[Expected] = field(default_factory=list)
+    expected: Expected | None = None
 
     @classmethod
     def allocate(cls, arguments: tuple[Argument, ...], target: str) -> _Data:
@@ -223,13 +224,13 @@ class _Data:
 
     def verify(self) -> float:
         """Returns the seconds that it took to find the outputs right. Raises Refused where they are not."""
+        assert self.expected is not None
         started = time.perf_counter()
-        for (_, tensor), expected in zip(self.outputs, self.expected, strict=True):
-            view = _host_view(tensor)
-            failure = expected.why_not(tensor.numpy() if view is None else view)
-            if failure is not None:
-                # What has computed wrong may have written anywhere, into the inputs of the next as well.
-                raise Refused(failure.kind, failure.message, retire=True)
+        views = [(tensor, _host_view(tensor)) for _, tensor in self.outputs]
+        failure = self.expected.why_not([tensor.numpy() if view is None else view for tensor, view in views])
+        if failure is not None:
+            # What has computed wrong may have written anywhere, into the inputs of the next as well.
+            raise Refused(failure.kind, failure.message, retire=True)
         return time.perf_counter() - started
 
     def _pairs(self) -> Iterable[tuple[Argument, Any]]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 
-
-def numpy_dtype(name: str) -> np.dtype:
-    """Returns numpy's dtype for one of TVM's names; `bfloat16` and 8-bit floats are those of `ml_dtypes`."""
-    return np.dtype(getattr(ml_dtypes, name)) if hasattr(ml_dtypes, name) else np.dtype(name)
+from reasoning_compiler.workload.workload import numpy_dtype
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -18,6 +15,6 @@ def write_array(path: Path, array: np.ndarray) -> None:
     np.ascontiguousarray(array).tofile(path)
 
 
-def read_array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def read_array(path: str, shape: Sequence[int], dtype: str) -> np.ndarray:
     """Returns the array in a file."""
-    return np.fromfile(path, dtype=numpy_dtype(dtype)).reshape(shape)
+    return np.fromfile(path, dtype=numpy_dtype(dtype)).reshape(tuple(shape))
