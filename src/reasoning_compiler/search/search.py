@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -44,6 +44,9 @@ class SearchSpace(Protocol):
         """Returns the program that a transformation leads to, or raises IllegalProgramError."""
         ...
 
+
+Rank = tuple[bool, float]
+"""Whether a stand-in proposed a program, and its predicted seconds."""
 
 Known = tuple[Program, float]
 """A measured program and its latency in seconds."""
@@ -108,6 +111,7 @@ class TreeSearch:
         proposer: proposes transformations.
         predictor: the surrogate.
         fallback: takes a node for which the proposer had nothing legal; None for a random decision.
+        stand_ins: names of proposers that only fill in; their programs are measured when no others wait.
         config: see `SearchConfig`.
         seed: of every random draw.
         max_samples: the run's budget of measurements, told to proposers; None where there is none.
@@ -123,6 +127,7 @@ class TreeSearch:
         predictor: Predictor,
         *,
         fallback: Proposer | None = None,
+        stand_ins: Collection[str] = (),
         config: SearchConfig | None = None,
         seed: int = 0,
         max_samples: int | None = None,
@@ -133,6 +138,7 @@ class TreeSearch:
         self._space, self._proposer, self._predictor, self._fallback = space, proposer, predictor, fallback
         self._seed, self._max_samples = seed, max_samples
         self._on_node, self._on_rejected = on_node, on_rejected
+        self._stand_ins = frozenset(stand_ins)
         self.tree = Tree(
             Step(0, None, UNTUNED),
             exploration=self.config.exploration,
@@ -146,7 +152,7 @@ class TreeSearch:
         self._num_asked = 0
         self._num_batches = 0
         self._best: int | None = None
-        self._waiting: list[tuple[float, int]] = []  # a heap of (predicted seconds, node); stale entries are skipped
+        self._waiting: list[tuple[Rank, int]] = []  # a heap; stale entries are skipped
         self._unasked: list[int] = []
 
     # -- what is known --------------------------------------------------------------------------------------------
@@ -160,6 +166,11 @@ class TreeSearch:
     def num_samples(self) -> int:
         """Measured programs, the untuned one not counted."""
         return sum(1 for number in self._measured if number)
+
+    @property
+    def num_waiting(self) -> int:
+        """Proposed programs that nobody has asked for yet."""
+        return len(self._unasked)
 
     @property
     def best_speed(self) -> float:
@@ -201,13 +212,17 @@ class TreeSearch:
         wanted = 1 + self.config.nodes_per_sample * (self._num_asked + num)
         return len(self.tree) < wanted
 
-    def next_expansion(self) -> Expansion | None:
-        """Returns the next node to be expanded, marked as under way; None if the whole tree is full."""
+    def next_expansion(self, *, max_num: int | None = None) -> Expansion | None:
+        """Returns the next node to be expanded, marked as under way; None if the whole tree is full.
+
+        Args:
+            max_num: most children to ask for; None for as many as the node has room for.
+        """
         number = self.tree.select(self.best_speed)
         if number is None:
             return None
         node = self.tree.nodes[number]
-        num = self.tree.room(number)
+        num = min(self.tree.room(number), max_num or self.tree.room(number))
         node.pending += num
         return Expansion(number, num, self._context(number), len(node.children) + node.rejections)
 
@@ -290,7 +305,7 @@ class TreeSearch:
         self.tree.add(step, speed)
         self._node_of[step.program] = step.node
         self._unasked.append(step.node)
-        heapq.heappush(self._waiting, (_rank(step), step.node))
+        heapq.heappush(self._waiting, (self._rank(step), step.node))
 
     def _speed_of_parent(self, step: Step) -> float:
         return self.tree.nodes[step.parent or 0].value
@@ -378,12 +393,12 @@ class TreeSearch:
         if secs is not None and not self.config.rollout_depth:
             node.step = replace(node.step, predicted_secs=secs)
             self.tree.revalue(node.step.node, 1.0 / secs)
-        heapq.heappush(self._waiting, (_rank(node.step), node.step.node))
+        heapq.heappush(self._waiting, (self._rank(node.step), node.step.node))
 
     def _most_promising(self) -> int:
         while True:
             rank, number = heapq.heappop(self._waiting)
-            if number not in self._asked and rank == _rank(self.tree.nodes[number].step):
+            if number not in self._asked and rank == self._rank(self.tree.nodes[number].step):
                 return number
 
     def _mark_asked(self, number: int) -> None:
@@ -393,6 +408,7 @@ class TreeSearch:
         self._unasked.remove(number)
         self._num_asked += 1
 
-
-def _rank(step: Step) -> float:
-    return math.inf if step.predicted_secs is None else step.predicted_secs
+    def _rank(self, step: Step) -> Rank:
+        """Returns a key that sorts the most promising program first: a stand-in's come after the proposer's own."""
+        secs = math.inf if step.predicted_secs is None else step.predicted_secs
+        return step.proposer in self._stand_ins, secs
