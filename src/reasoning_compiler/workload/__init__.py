@@ -1,0 +1,35 @@
+"""What is to be tuned: the named kernels, and a user's own. TVM is imported when the first workload is made."""
+
+from __future__ import annotations
+
+from reasoning_compiler.workload.catalogue import CATALOGUE, Description, Entry, describe, parse
+from reasoning_compiler.workload.kernels import (
+    deepseek_moe,
+    flux_attention,
+    flux_conv,
+    gemm,
+    llama3_attention,
+    llama4_mlp,
+)
+from reasoning_compiler.workload.user import from_file, from_tvm
+from reasoning_compiler.workload.workload import Workload, disagreement, numpy_dtype, tolerance
+
+__all__ = [
+    "CATALOGUE",
+    "Description",
+    "Entry",
+    "Workload",
+    "deepseek_moe",
+    "describe",
+    "disagreement",
+    "flux_attention",
+    "flux_conv",
+    "from_file",
+    "from_tvm",
+    "gemm",
+    "llama3_attention",
+    "llama4_mlp",
+    "numpy_dtype",
+    "parse",
+    "tolerance",
+]

@@ -1,0 +1,317 @@
+"""The paper's five kernels and a plain matrix product, as TVM tensor expressions.
+
+The shapes are those of the published models; the paper gives only one of its own (see `deepseek_moe`). Every kernel
+takes and returns `dtype` and computes in float32. FLOPs count multiplications and additions of the matrix products
+and convolutions, 2 per multiply-add, as is usual; those of softmax and SiLU are left out. Defaults are small enough to
+be tuned in minutes on two cores.
+
+The iteration space is written for readers of its decisions: blocks are named after what they compute, loops by the
+letters in the docstrings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from reasoning_compiler.errors import UsageError
+from reasoning_compiler.machine import import_tvm
+from reasoning_compiler.workload import references
+from reasoning_compiler.workload.parameters import Definition, kernel
+from reasoning_compiler.workload.vector_math import exp_below_88, sigmoid
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+    from tvm.te import Tensor
+
+Float = Literal["float32", "float16", "bfloat16"]
+
+# MetaSchedule inlines every elementwise block: `exp` would then be computed again for each multiply-add that reads it.
+# With this mark it stays a block of its own, whose place is a decision (inlined is one of the choices).
+_OWN_BLOCK = {"meta_schedule.inline_rule": "disable"}
+# MetaSchedule moves an elementwise consumer into the tiles of its producer. One with two producers cannot go there, and
+# the rule ends in a ScheduleError; it is not tried on a block with this mark, which accumulates in a cache of its own.
+_OWN_ACCUMULATOR = {"s_tir.meta_schedule.write_cache_level": [1, 2]}
+
+
+@kernel
+def llama3_attention(
+    seq_len: int = 512,
+    num_heads: int = 32,
+    num_kv_heads: int = 8,
+    head_dim: int = 128,
+    dtype: Float = "float32",
+) -> Definition:
+    """Causal grouped-query attention of Llama-3-8B, prefill: softmax(mask(Q·Kᵀ/√d))·V.
+
+    Q [h, i, d] and K, V [h, j, d] give [h, i, d]; each KV head serves num_heads / num_kv_heads query heads. The masked
+    half is computed, then thrown away, and its FLOPs are counted, as the program is written: 4·h·i·j·d. A schedule
+    or a library that skips it does half of them.
+
+    Full size: `seq_len=4096`. The model's context is 8192, where the scores are 2^31 elements: one more than TVM's
+    32-bit indices reach.
+    """
+    if num_heads % num_kv_heads:
+        raise UsageError(
+            f"`num_heads` of `llama3-attention` is {num_heads}; it must be a multiple of `num_kv_heads`={num_kv_heads}"
+        )
+    return _attention(num_heads, num_kv_heads, seq_len, head_dim, dtype=dtype, causal=True)
+
+
+@kernel
+def flux_attention(
+    text_len: int = 128,
+    image_tokens: int = 384,
+    num_heads: int = 24,
+    head_dim: int = 128,
+    dtype: Float = "float32",
+) -> Definition:
+    """Full attention of FLUX.1 over text and image tokens together: softmax(Q·Kᵀ/√d)·V.
+
+    Q, K and V are [h, i, d] with i = text_len + image_tokens.
+
+    Full size: `text_len=512,image_tokens=4096`, a picture of 1024x1024.
+    """
+    return _attention(num_heads, num_heads, text_len + image_tokens, head_dim, dtype=dtype, causal=False)
+
+
+@kernel
+def deepseek_moe(
+    tokens: int = 16,
+    num_experts: int = 1,
+    hidden: int = 7168,
+    width: int = 2048,
+    part: Literal["experts", "matmul"] = "experts",
+    dtype: Float = "float32",
+) -> Definition:
+    """Routed SwiGLU experts of DeepSeek-R1 on tokens already grouped by expert.
+
+    Of the model's 256 experts each token uses 8. Shapes must be fixed, so `num_experts` are those that received
+    tokens, and each works on `tokens` of them: X [e, t, k], constant gate and up [e, k, n] and down [e, n, k] give
+    [e, t, k]. Routing the tokens and the weighted sum over a token's experts are not part of it.
+
+    `part=matmul` is the gate product of one expert alone. `deepseek-moe[part=matmul]` is the one shape that the paper
+    publishes: A [1, 16, 7168] x B [7168, 2048] gives C [1, 16, 2048].
+
+    Full size: `num_experts=8`, the experts that a token uses.
+    """
+    te = import_tvm().te
+    if part == "matmul":
+        if num_experts != 1:
+            raise UsageError(
+                f"`num_experts` of `deepseek-moe` is {num_experts}; with part=matmul it must be 1, one expert's product"
+            )
+        a = te.placeholder((1, tokens, hidden), dtype, name="A")
+        b = te.placeholder((hidden, width), dtype, name="B")
+        k = te.reduce_axis((0, hidden), name="k")
+        product = te.compute(
+            (1, tokens, width),
+            lambda e, t, n: te.sum(_f32(a[e, t, k]) * _f32(b[k, n]), axis=k),
+            name=_accumulator("C", dtype),
+        )
+        flops = 2 * tokens * hidden * width
+        return Definition([a, b, _output(product, "C", dtype)], flops, references.gemm, weights=(b,))
+    x = te.placeholder((num_experts, tokens, hidden), dtype, name="X")
+    return _swiglu(x, width, dtype)
+
+
+@kernel
+def flux_conv(
+    height: int = 32,
+    width: int = 32,
+    in_channels: int = 512,
+    out_channels: int = 512,
+    kernel: int = 3,
+    batch: int = 1,
+    layout: Literal["NHWC", "NCHW"] = "NHWC",
+    dtype: Float = "float32",
+) -> Definition:
+    """A 3x3 convolution with 512 channels of FLUX.1's decoder, stride 1, same height and width.
+
+    Images [n, h, w, ci] (or [n, ci, h, w]) and constant weights [rh, rw, ci, co] (or [co, ci, rh, rw]); the padding is
+    kernel // 2 zeros on each side.
+
+    Full size: `height=128,width=128`, a picture of 1024x1024; 64 is one of 512x512, the default one of 256x256.
+    """
+    if kernel % 2 == 0:
+        raise UsageError(f"`kernel` of `flux-conv` is {kernel}; it must be odd, to keep height and width")
+    te = import_tvm().te
+    last = layout == "NHWC"
+
+    def image_shape(h: int, w: int, c: int) -> tuple[int, ...]:
+        return (batch, h, w, c) if last else (batch, c, h, w)
+
+    weight_shape = (kernel, kernel, in_channels, out_channels)
+    data = te.placeholder(image_shape(height, width, in_channels), dtype, name="data")
+    weight = te.placeholder(weight_shape if last else (out_channels, in_channels, kernel, kernel), dtype, name="weight")
+    padded = _padded(data, image_shape(height + kernel - 1, width + kernel - 1, in_channels), kernel // 2, last)
+    rh, rw = te.reduce_axis((0, kernel), "rh"), te.reduce_axis((0, kernel), "rw")
+    rc = te.reduce_axis((0, in_channels), "rc")
+    # TVM names the loops after the arguments of a lambda.
+    if last:
+        element = lambda n, h, w, co: te.sum(  # noqa: E731
+            _f32(padded[n, h + rh, w + rw, rc]) * _f32(weight[rh, rw, rc, co]), axis=[rh, rw, rc]
+        )
+    else:
+        element = lambda n, co, h, w: te.sum(  # noqa: E731
+            _f32(padded[n, rc, h + rh, w + rw]) * _f32(weight[co, rc, rh, rw]), axis=[rc, rh, rw]
+        )
+    conv = te.compute(image_shape(height, width, out_channels), element, name=_accumulator("conv", dtype))
+    flops = 2 * batch * height * width * out_channels * in_channels * kernel * kernel
+    reference = partial(references.conv, layout=layout)
+    return Definition([data, weight, _output(conv, "conv", dtype)], flops, reference, weights=(weight,))
+
+
+@kernel
+def llama4_mlp(tokens: int = 8, hidden: int = 5120, width: int = 8192, dtype: Float = "float32") -> Definition:
+    """The SwiGLU feed-forward layer of Llama-4-Scout: (silu(X·G) ∘ X·U)·D.
+
+    X [t, k], constant gate and up [k, n] and down [n, k] give [t, k].
+
+    Full size: `tokens=2048`, a chunk of a prompt; `tokens=128` is a large batch of single steps.
+    """
+    te = import_tvm().te
+    return _swiglu(te.placeholder((tokens, hidden), dtype, name="X"), width, dtype)
+
+
+@kernel
+def gemm(
+    m: int = 512,
+    n: int = 4096,
+    k: int = 1024,
+    weight: bool = True,
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32",
+) -> Definition:
+    """A matrix product C = A·B.
+
+    A [i, k] and B [k, j] give C [i, j]; B is constant unless `weight=false`. With int8, C is int32 and exact.
+
+    Full size: the default, `gemm[512,4096,1024]`, is the one in our benchmarks.
+    """
+    te = import_tvm().te
+    a = te.placeholder((m, k), dtype, name="A")
+    b = te.placeholder((k, n), dtype, name="B")
+    r = te.reduce_axis((0, k), name="k")
+    flops = 2 * m * n * k
+    weights = (b,) if weight else ()
+    if dtype == "int8":
+        c = te.compute((m, n), lambda i, j: te.sum(a[i, r].astype("int32") * b[r, j].astype("int32"), axis=r), name="C")
+        return Definition([a, b, c], flops, references.gemm, weights)
+    c = te.compute((m, n), lambda i, j: te.sum(_f32(a[i, r]) * _f32(b[r, j]), axis=r), name=_accumulator("C", dtype))
+    return Definition([a, b, _output(c, "C", dtype)], flops, references.gemm, weights)
+
+
+def _attention(
+    num_heads: int, num_kv_heads: int, seq_len: int, head_dim: int, *, dtype: str, causal: bool
+) -> Definition:
+    """Returns softmax attention, normalised before P·V: with the row sum after it, the last block has two producers,
+    and MetaSchedule's rules end in a ScheduleError."""
+    tvm = import_tvm()
+    te, tirx = tvm.te, tvm.tirx
+    group = num_heads // num_kv_heads
+    q = te.placeholder((num_heads, seq_len, head_dim), dtype, name="Q")
+    k = te.placeholder((num_kv_heads, seq_len, head_dim), dtype, name="K")
+    v = te.placeholder((num_kv_heads, seq_len, head_dim), dtype, name="V")
+    square, rows = (num_heads, seq_len, seq_len), (num_heads, seq_len)
+    rd = te.reduce_axis((0, head_dim), name="d")
+    rj = te.reduce_axis((0, seq_len), name="j")
+    scale = tirx.const(1.0 / math.sqrt(head_dim), "float32")
+
+    def scaled(h: Expr, i: Expr, j: Expr) -> Expr:
+        score = scores[h, i, j] * scale
+        return tirx.Select(j <= i, score, tirx.min_value("float32")) if causal else score
+
+    scores = te.compute(
+        square, lambda h, i, j: te.sum(_f32(q[h, i, rd]) * _f32(k[h // group, j, rd]), axis=rd), name="scores"
+    )
+    masked = te.compute(square, scaled, name="masked" if causal else "scaled")
+    row_max = te.compute(rows, lambda h, i: te.max(masked[h, i, rj], axis=rj), name="row_max")
+    exp = te.compute(
+        square, lambda h, i, j: exp_below_88(masked[h, i, j] - row_max[h, i]), name="exp", attrs=_OWN_BLOCK
+    )
+    row_sum = te.compute(rows, lambda h, i: te.sum(exp[h, i, rj], axis=rj), name="row_sum")
+    probabilities = te.compute(
+        square, lambda h, i, j: exp[h, i, j] / row_sum[h, i], name="probabilities", attrs=_OWN_BLOCK
+    )
+    out = te.compute(
+        q.shape,
+        lambda h, i, d: te.sum(probabilities[h, i, rj] * _f32(v[h // group, rj, d]), axis=rj),
+        name=_accumulator("out", dtype),
+    )
+    flops = 4 * num_heads * seq_len * seq_len * head_dim
+    return Definition([q, k, v, _output(out, "out", dtype)], flops, partial(references.attention, causal=causal))
+
+
+def _swiglu(x: Tensor, width: int, dtype: str) -> Definition:
+    """Returns (silu(X·G) ∘ X·U)·D for X [t, k] or, with one set of weights per expert, [e, t, k]."""
+    te = import_tvm().te
+    *lead, tokens, hidden = (int(dim) for dim in x.shape)
+    gate_weight = te.placeholder((*lead, hidden, width), dtype, name="W_gate")
+    up_weight = te.placeholder((*lead, hidden, width), dtype, name="W_up")
+    down_weight = te.placeholder((*lead, width, hidden), dtype, name="W_down")
+
+    def product(left: Tensor, right: Tensor, name: str, attrs: dict[str, list[int]] | None = None) -> Tensor:
+        k = te.reduce_axis((0, right.shape[-2]), name="k")
+        shape = (*lead, tokens, right.shape[-1])
+        if lead:
+            element = lambda e, t, n: te.sum(_f32(left[e, t, k]) * _f32(right[e, k, n]), axis=k)  # noqa: E731
+        else:
+            element = lambda t, n: te.sum(_f32(left[t, k]) * _f32(right[k, n]), axis=k)  # noqa: E731
+        return te.compute(shape, element, name=name, attrs=attrs)
+
+    gate = product(x, gate_weight, "gate", _OWN_ACCUMULATOR)
+    up = product(x, up_weight, "up", _OWN_ACCUMULATOR)
+
+    def gated(*at: Expr) -> Expr:
+        return gate[at] * sigmoid(gate[at]) * up[at]
+
+    activate = (lambda e, t, n: gated(e, t, n)) if lead else (lambda t, n: gated(t, n))
+    activated = te.compute(gate.shape, activate, name="activated", attrs=_OWN_BLOCK)
+    down = product(activated, down_weight, _accumulator("out", dtype))
+    weights = (gate_weight, up_weight, down_weight)
+    return Definition(
+        [x, *weights, _output(down, "out", dtype)],
+        3 * 2 * math.prod(lead) * tokens * hidden * width,
+        references.swiglu,
+        weights,
+    )
+
+
+def _padded(data: Tensor, shape: tuple[int, ...], pad: int, channels_last: bool) -> Tensor:
+    tvm = import_tvm()
+    te, tirx = tvm.te, tvm.tirx
+    if pad == 0:
+        return data
+    zero = tirx.const(0.0, data.dtype)
+    h_axis, w_axis = (1, 2) if channels_last else (2, 3)
+    height, width = data.shape[h_axis], data.shape[w_axis]
+
+    def value(at: list[Expr]) -> Expr:
+        h, w = at[h_axis], at[w_axis]
+        inside = tirx.all(h >= pad, h < height + pad, w >= pad, w < width + pad)
+        source = list(at)
+        source[h_axis], source[w_axis] = h - pad, w - pad
+        return tirx.if_then_else(inside, data[tuple(source)], zero)
+
+    if channels_last:
+        return te.compute(shape, lambda n, h, w, ci: value([n, h, w, ci]), name="padded")
+    return te.compute(shape, lambda n, ci, h, w: value([n, ci, h, w]), name="padded")
+
+
+def _f32(value: Expr) -> Expr:
+    return value.astype("float32")
+
+
+def _accumulator(name: str, dtype: str) -> str:
+    return name if dtype == "float32" else f"{name}_f32"
+
+
+def _output(accumulated: Tensor, name: str, dtype: str) -> Tensor:
+    """Returns the float32 result rounded to the kernel's dtype, by a block of its own where that is another one."""
+    if dtype == "float32":
+        return accumulated
+    te = import_tvm().te
+    round_to: Callable[..., Expr] = lambda *at: accumulated[at].astype(dtype)  # noqa: E731
+    return te.compute(accumulated.shape, round_to, name=name)

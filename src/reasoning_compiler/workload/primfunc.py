@@ -1,0 +1,145 @@
+"""Reading a PrimFunc: its arguments and their roles, its blocks, and whether it can be tuned at all."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from reasoning_compiler.errors import UsageError
+from reasoning_compiler.machine import import_tvm
+from reasoning_compiler.records import Argument
+
+if TYPE_CHECKING:
+    from tvm.tirx import PrimFunc
+
+LAYOUT_FREE_ATTR = "layout_free_buffers"
+"""TVM's attribute with the indices of the arguments that are constant and may be laid out ahead of time."""
+
+_MAX_ELEMENTS = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a PrimFunc.
+
+    Args:
+        name: the block's name.
+        reduction_length: terms that each written element sums up; 1 for an elementwise block.
+        dtypes: of the buffers it writes.
+        reads: indices of the arguments it reads; its own result counts only where the block does not initialise it.
+        writes: indices of the arguments it writes.
+    """
+
+    name: str
+    reduction_length: int
+    dtypes: tuple[str, ...]
+    reads: frozenset[int]
+    writes: frozenset[int]
+
+
+def blocks(func: PrimFunc) -> list[Block]:
+    """Returns the PrimFunc's blocks in program order, the root block left out."""
+    return [_block(func, sblock) for sblock in _sblocks(func)[1:]]
+
+
+def arguments(func: PrimFunc) -> tuple[Argument, ...]:
+    """Returns the PrimFunc's arguments: outputs are those it writes, weights those in its `layout_free_buffers`."""
+    written = {index for block in blocks(func) for index in block.writes}
+    weights = set()
+    if func.attrs is not None and LAYOUT_FREE_ATTR in func.attrs:
+        weights = {int(index) for index in func.attrs[LAYOUT_FREE_ATTR]}
+    result = []
+    for index, param in enumerate(func.params):
+        role = "output" if index in written else "weight" if index in weights else "input"
+        result.append(Argument(param.name, tuple(int(d) for d in param.shape), str(param.dtype), role))
+    return tuple(result)
+
+
+def require_tunable(func: PrimFunc, name: str) -> None:
+    """Returns if the PrimFunc can be tuned.
+
+    Args:
+        func: any PrimFunc.
+        name: what errors call it.
+
+    Raises:
+        UsageError: it has scalar arguments or shapes that are not known, no blocks, nothing to tune, no output,
+            an argument updated in place, or a buffer that 32-bit indices cannot reach.
+    """
+    tvm = import_tvm()
+    for param in func.params:
+        if not isinstance(param.ty, tvm.tirx.BufferType):
+            raise UsageError(f"`{name}`: the argument `{param.name}` is no buffer; give it as a constant instead")
+        _require_known_shape(tvm, param, name)
+    sblocks = _sblocks(func)
+    if len(sblocks) < 2:
+        raise UsageError(
+            f"`{name}` cannot be scheduled: it has no blocks (`with T.sblock(...)`); "
+            "write it with blocks, or with tvm.te and te.create_prim_func"
+        )
+    for block in sblocks:
+        for buffer in block.alloc_buffers:
+            _require_known_shape(tvm, buffer, name)
+    if all(isinstance(loop.extent, tvm.tirx.IntImm) and int(loop.extent) <= 1 for loop in _nodes(func, tvm.tirx.For)):
+        raise UsageError(f"`{name}` has nothing to tune: it has no loop of more than one iteration")
+    _require_outputs(func, blocks(func), name)
+
+
+def _require_known_shape(tvm: Any, buffer: Any, name: str) -> None:
+    if not all(isinstance(dim, tvm.tirx.IntImm) for dim in buffer.shape):
+        shape = ", ".join(str(dim) for dim in buffer.shape)
+        raise UsageError(
+            f"`{name}` has a dynamic shape: `{buffer.name}` is ({shape}); "
+            "fix every dimension, for instance with `func.specialize`"
+        )
+    num_elements = math.prod(int(dim) for dim in buffer.shape)
+    if num_elements > _MAX_ELEMENTS and any(str(dim.ty.dtype) == "int32" for dim in buffer.shape):
+        raise UsageError(
+            f"`{name}` is too large: `{buffer.name}` has {num_elements:,} elements, "
+            f"and TVM's 32-bit indices reach {_MAX_ELEMENTS:,}; take smaller sizes"
+        )
+
+
+def _require_outputs(func: PrimFunc, found: list[Block], name: str) -> None:
+    written: set[int] = set()
+    for block in found:
+        for index in sorted((block.writes & block.reads) - written):
+            raise UsageError(
+                f"`{name}` updates its argument `{func.params[index].name}` in place, so that repeated runs differ; "
+                "write the result to an argument of its own"
+            )
+        written |= block.writes
+    if not written:
+        raise UsageError(f"`{name}` has no output: it writes to none of its arguments")
+
+
+def _sblocks(func: PrimFunc) -> list[Any]:
+    return _nodes(func, import_tvm().s_tir.SBlock)
+
+
+def _nodes(func: PrimFunc, kind: type) -> list[Any]:
+    """Returns the nodes of a kind in the function's body, in program order."""
+    import tvm_ffi
+
+    found: list[Any] = []
+    tvm_ffi.structural_walk(func.body, (kind, found.append), order="pre")
+    return found
+
+
+def _block(func: PrimFunc, sblock: Any) -> Block:
+    tvm = import_tvm()
+    reduced = [v.dom.extent for v in sblock.iter_vars if v.iter_type == tvm.tirx.IterVar.CommReduce]
+    return Block(
+        name=sblock.name_hint,
+        reduction_length=math.prod(int(extent) for extent in reduced if isinstance(extent, tvm.tirx.IntImm)),
+        dtypes=tuple(str(region.source.dtype) for region in sblock.writes),
+        reads=_argument_indices(func, sblock.reads),
+        writes=_argument_indices(func, sblock.writes),
+    )
+
+
+def _argument_indices(func: PrimFunc, regions: Any) -> frozenset[int]:
+    return frozenset(
+        index for index, param in enumerate(func.params) if any(param.same_as(region.source) for region in regions)
+    )

@@ -1,0 +1,164 @@
+"""The workload: one tensor program to tune, its arguments, its work, and what it should compute."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import ml_dtypes
+import numpy as np
+
+from reasoning_compiler.errors import UsageError
+from reasoning_compiler.machine import import_tvm
+from reasoning_compiler.records import Argument, Failure
+from reasoning_compiler.rng import stream
+from reasoning_compiler.workload.primfunc import blocks
+
+if TYPE_CHECKING:
+    from tvm import IRModule
+
+Reference = Callable[[list[np.ndarray]], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One tensor program to tune.
+
+    Args:
+        name: what people call it, as "llama3-attention".
+        mod: a module with one PrimFunc, `main`; its attribute `layout_free_buffers` lists the constant weights.
+        arguments: the PrimFunc's arguments in order.
+        flops: floating-point operations of one run, 0 where they are not known.
+        reference: computes the outputs from the other arguments, without TVM; None where there is none, and the
+            untuned program is what results are compared with.
+        spec: text that `parse` makes the same workload from, as "llama3-attention[seq_len=512]" or
+            "/home/me/kernels.py:my_matmul"; empty for a program that was given as an object.
+        doc: one line for people.
+    """
+
+    name: str
+    mod: IRModule
+    arguments: tuple[Argument, ...]
+    flops: int
+    reference: Reference | None
+    spec: str
+    doc: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of all arguments: what any program must at least move between memory and cores."""
+        return sum(math.prod(a.shape) * numpy_dtype(a.dtype).itemsize for a in self.arguments)
+
+    @cached_property
+    def key(self) -> str:
+        """The structural hash of the module: 16 hexadecimal digits, the same in every process."""
+        import_tvm()
+        import tvm_ffi
+
+        return f"{tvm_ffi.structural_hash(self.mod) & (2**64 - 1):016x}"
+
+    def make_inputs(self, seed: int) -> list[np.ndarray]:
+        """Returns random values for every argument that is not an output, in order.
+
+        Floats are uniform around 0 with variance 1, weights divided by the square root of their last-but-one extent,
+        so that results stay near 1. 8-bit integers use their whole range, but for -128. Wider ones may be indices: they
+        are at least 0, and below 8 and below the smallest extent (above 1) of any argument.
+        """
+        inputs = [a for a in self.arguments if a.role != "output"]
+        extents = [extent for a in self.arguments for extent in a.shape if extent > 1]
+        return [_random_array(a, stream(seed, "inputs", index), min([8, *extents])) for index, a in enumerate(inputs)]
+
+    def expected(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns the outputs for `inputs` by the reference, at least as exact as float32 matrix products.
+
+        Raises:
+            UsageError: the workload has no reference.
+        """
+        if self.reference is None:
+            raise UsageError(f"`{self.name}` has no reference; compare with the untuned program instead")
+        return self.reference(list(inputs))
+
+
+def tolerance(workload: Workload) -> tuple[float, float]:
+    """Returns how far a right result may lie from the reference: (rtol, atol), both without units.
+
+    A value y agrees with the expected e if |y - e| <= rtol * |e| + atol * max |e|, the maximum over the output; eps is
+    the distance from 1 to the next number of what a block writes. A block that sums up rounds once per term, and such
+    errors add up like a random walk: it adds 4 * eps * sqrt(reduction length) to atol. An elementwise block on the way
+    adds eps. Rounding the result itself is relative: rtol is 2 * eps of the output. Integers alone must be exact.
+    """
+    atol = 0.0
+    for block in blocks(workload.mod["main"]):
+        eps = max(map(_eps, block.dtypes), default=0.0)
+        if block.reduction_length > 1:
+            atol += 4 * eps * math.sqrt(block.reduction_length)
+        elif not block.writes:
+            atol += eps
+    rtol = max(2 * _eps(a.dtype) for a in workload.arguments if a.role == "output")
+    return rtol, atol
+
+
+def disagreement(
+    outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], *, rtol: float, atol: float
+) -> Failure | None:
+    """Returns how `outputs` differ from `expected`, or None if they agree as `tolerance` defines it.
+
+    An integer output of a program that computes in floats (atol > 0) may be off by one: it was rounded.
+    """
+    for index, (actual, right) in enumerate(zip(outputs, expected, strict=True)):
+        if actual.shape != right.shape:
+            return Failure("wrong_result", f"output {index} has shape {actual.shape}, expected {right.shape}")
+        y, e = _comparable(actual), _comparable(right)
+        strange = ~np.isfinite(y) & np.isfinite(e)
+        if strange.any():
+            return Failure("nonfinite", f"output {index}: {int(strange.sum())} of {y.size} values are NaN or Inf")
+        finite = np.isfinite(e)
+        scale = float(np.abs(e, where=finite, out=np.zeros_like(e)).max(initial=0.0))
+        slack = rtol * np.abs(e) + (atol * scale + (1.0 if atol and actual.dtype.kind in "iu" else 0.0))
+        wrong = np.where(finite, ~(np.abs(y - e) <= slack), ~((y == e) | (np.isnan(y) & np.isnan(e))))
+        if wrong.any():
+            error = float(np.abs(np.where(finite, y - e, 0.0)).max())
+            return Failure(
+                "wrong_result",
+                f"output {index}: {int(wrong.sum())} of {y.size} values differ from the reference, "
+                f"by up to {error:.3g} where the largest value is {scale:.3g} (rtol {rtol:.1e}, atol {atol:.1e})",
+            )
+    return None
+
+
+def numpy_dtype(dtype: str) -> np.dtype:
+    """Returns NumPy's dtype for TVM's name of one, bfloat16 and the 8-bit floats included."""
+    if dtype == "bool":
+        return np.dtype(np.bool_)
+    return np.dtype(getattr(ml_dtypes, dtype, dtype))
+
+
+def _random_array(argument: Argument, rng: np.random.Generator, bound: int) -> np.ndarray:
+    dtype = numpy_dtype(argument.dtype)
+    if dtype.kind == "b":
+        return rng.integers(0, 2, argument.shape, dtype=np.int8).astype(dtype)
+    if dtype.kind in "iu":
+        if dtype.itemsize > 1:
+            return rng.integers(0, bound, argument.shape, dtype=dtype)
+        return rng.integers(0 if dtype.kind == "u" else -127, np.iinfo(dtype).max + 1, argument.shape, dtype=dtype)
+    scale = math.sqrt(12.0)
+    if argument.role == "weight" and argument.shape:
+        scale /= math.sqrt(argument.shape[-2 if len(argument.shape) > 1 else -1])
+    # Weights fill hundreds of megabytes: uniform numbers take a third of the time of normal ones, and no copy is made.
+    array = rng.random(argument.shape, dtype=np.float64 if dtype == np.float64 else np.float32)
+    array -= 0.5
+    array *= scale
+    return array.astype(dtype, copy=False)
+
+
+def _eps(dtype: str) -> float:
+    """The distance from 1 to the next number; 0 for integers."""
+    numpy_type = numpy_dtype(dtype)
+    return 0.0 if numpy_type.kind in "biu" else float(ml_dtypes.finfo(numpy_type).eps)
+
+
+def _comparable(array: np.ndarray) -> np.ndarray:
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
