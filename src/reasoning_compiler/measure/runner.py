@@ -73,8 +73,9 @@ class Runner:
     ) -> dict[str, Any]:
         """Times a library as long as it can still win, and verifies it.
 
-        The first run is verified, and its time decides whether there are more; after the last timing the
-        outputs are verified again, for what goes wrong only sometimes.
+        The first run is verified, and its time decides whether there are more. After every timing the outputs
+        are verified again: MetaSchedule lets parallel iterations write the same buffer, and what then goes wrong
+        goes wrong only sometimes.
 
         Args:
             library: the shared library, with its signature beside it.
@@ -100,8 +101,7 @@ class Runner:
         latencies: list[float] = []
         while (said := verdict(rules, first_secs, latencies)) == "again":
             latencies.append(kernel.time(runs_per_timing(rules, min([first_secs, *latencies]))))
-        if verify and latencies:
-            verify_secs += data.verify()
+            verify_secs += data.verify() if verify else 0.0
         return {
             "latencies_secs": latencies or [first_secs],
             "cut": said == "cut",
@@ -149,6 +149,8 @@ class Runner:
             order = range(len(kernels)) if round_number % 2 == 0 else reversed(range(len(kernels)))
             for i in order:
                 latencies[i] += [kernels[i].time(numbers[i]) for _ in range(turns[i])]
+                if verify:
+                    kernels[i].data.verify()
         return {"latencies_secs": latencies, "run_secs": time.perf_counter() - started}
 
     def _load(self, library: str) -> _Kernel:
