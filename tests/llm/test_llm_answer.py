@@ -143,6 +143,12 @@ def test_a_new_structure_leaves_other_decisions_to_the_space() -> None:
     assert kind == "unknown_decision"
 
 
+def test_a_location_beside_other_edits_is_left_to_the_space() -> None:
+    """Which locations there are depends on the tiles."""
+    assert edits(json.dumps([{"edits": {"pad at": 6, UNROLL: 16}}])) == [{"pad at": 6, UNROLL: 16}]
+    assert kind_and_why(json.dumps([{"edits": {"pad at": 6}}]))[0] == "outside_domain"
+
+
 def test_the_start_program_itself_may_be_proposed_where_allowed() -> None:
     answer = parse_answer('[{"edits": {"unroll": 16}}]', table(START), allow_unchanged=True)
     assert answer.items[0].transformation.edits == ()
@@ -241,10 +247,11 @@ def test_no_answer_escapes_and_every_rejection_has_a_reason() -> None:
                 continue
             assert item.transformation is not None and item.transformation.edits, text
             json.dumps(item.transformation.to_json(), allow_nan=False).encode()
-            restructured = "conv2d" in dict(item.transformation.edits)
+            left_to_space = {"pad at"} if "conv2d" not in dict(item.transformation.edits) else set(names)
             for name, value in item.transformation.edits:
                 hash(value)
-                assert restructured or names[name].domain.why_not(value) is None, text
+                unknown = name not in names and "conv2d" in dict(item.transformation.edits)
+                assert unknown or name in left_to_space or names[name].domain.why_not(value) is None, text
     # The generator must reach both sides, or this test shows nothing.
     assert kinds[None] > 500
     assert set(kinds) >= {"no_answer", "truncated", "wrong_shape", "unknown_decision", "wrong_type", "outside_domain"}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from conv_context import ANALYSIS, KERNEL, MACHINE, PROGRAM_TEXT, START, conv_context, program, root_context
@@ -12,6 +13,7 @@ from reasoning_compiler.proposer.llm.prompt import (
     changes_text,
     node_text,
     repair_text,
+    tiling_notes,
 )
 from reasoning_compiler.proposer.llm.shorten import compact, shorten
 from reasoning_compiler.records import UNTUNED, Step
@@ -92,7 +94,10 @@ def test_compact_programs_say_the_same_in_fewer_tokens() -> None:
     assert estimate_tokens(text) < 0.6 * estimate_tokens(PROGRAM_TEXT)
     assert "# spatial n, h, w_1, co; reduction rh, rw, rc" in text
     assert "conv2d[n, h, w_1, co] + pad[n, h + rh, w_1 + rw, rc] * w[rh, rw, rc, co]" in text
-    assert "T.reads" not in text and "noalias" not in text
+    assert "T." not in text and "noalias" not in text
+    assert "x: float32[1, 64, 64, 512]" in text
+    number = compact("a[i] = T.max(a[i], T.float32(-340282346638528859811704183484516925440.0)) * T.float32(0.5)")
+    assert number == "a[i] = max(a[i], -3.40282e+38) * 0.5"
 
 
 def test_long_programs_keep_the_heaviest_nests_and_fold_repeated_ones() -> None:
@@ -112,11 +117,32 @@ def test_long_programs_keep_the_heaviest_nests_and_fold_repeated_ones() -> None:
     )
     short = shorten(text, 150)
     assert estimate_tokens(short) <= 150
-    assert "big[i, j] = T.exp" in short
+    assert "big[i, j] = exp" in short
     assert "# add_1: like add_0, left out" in short
     assert "iterations, left out" in short
     assert shorten(text, 10_000) == compact(text)
     assert estimate_tokens(shorten("x = 1\n" * 10_000, 200)) <= 201
+
+
+def test_notes_tell_the_order_of_tiled_loops_and_the_limits_once() -> None:
+    def loop(name: str, reduces: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(name=name, reduces=reduces)
+
+    nest = SimpleNamespace(loops=(loop("i"), loop("j"), loop("k", True)))
+    one = SimpleNamespace(block="C", structure="SSRSRS", nest=nest, max_jobs=32, max_vector=64)
+    two = SimpleNamespace(block="D", structure="SRS", nest=nest, max_jobs=32, max_vector=64)
+    assert tiling_notes([one, two]).splitlines() == [
+        "Loops of C when tiled, outermost first: i_0 j_0 | i_1 j_1 | k_0 | i_2 j_2 | k_1 | i_3 j_3.",
+        "Loops of D when tiled, outermost first: i_0 j_0 | k_0 | i_1 j_1.",
+        "x_0 is the first factor of x's tile, and so on.",
+        "The outermost spatial loops run in parallel, up to 32 jobs; the innermost loop is vectorized, up to 64 long.",
+    ]
+    assert tiling_notes([]) == ""
+
+
+def test_structures_are_quoted() -> None:
+    """Their names hold commas."""
+    assert '"tiled" (tiled, accumulates in the output) | "cached"' in prompt()[1]
 
 
 def test_an_untuned_node_without_a_measurement_says_so() -> None:

@@ -210,7 +210,9 @@ def _item(raw: Any, names: _Names, *, allow_unchanged: bool) -> Item:
     problems: list[tuple[RejectionKind, str]] = []
     for name, raw_value in edits:
         decision = found[name]
-        value, problem = _checked(decision, name, raw_value, names, lenient=restructured)
+        # Which locations there are depends on the other decisions.
+        moves = decision is not None and decision.kind == "location" and len(edits) > 1
+        value, problem = _checked(decision, name, raw_value, names, lenient=restructured or moves)
         if problem is not None:
             problems.append(problem)
             if len(problems) == _MAX_PROBLEMS:

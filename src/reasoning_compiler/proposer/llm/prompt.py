@@ -7,8 +7,10 @@ what its analysis says, what else was tried. Programs are told as differences, s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from reasoning_compiler.proposer.llm.answer import Item
 from reasoning_compiler.proposer.llm.calls import Message, estimate_tokens
@@ -28,6 +30,9 @@ from reasoning_compiler.records import (
     difference,
 )
 
+if TYPE_CHECKING:
+    from reasoning_compiler.space.tiling import TileGroup
+
 PROMPT_VERSION = "1"
 """Changes with every change of the text; transcripts name it."""
 
@@ -35,27 +40,24 @@ DEFAULT_PROMPT_TOKENS = 8_000
 _PROGRAM_SHARE = 0.4
 _MIN_PROGRAM_TOKENS = 150
 _MIN_NODE_TOKENS = 700
-_MAX_ANALYSIS_CHARS = 2_400
-_MAX_CHANGES = 24
+_MAX_ANALYSIS_CHARS = 2_000
+_MAX_CHANGES = 16
 
 _TASK = """\
-You are the proposal engine of an autotuning compiler. You read a tensor program, the decisions that its \
-schedule leaves open and what was measured so far, and you propose the next transformations of one program \
-of the search: new values for some of its decisions. Every proposal is checked, compiled, compared with a \
-reference and timed.
+You are the proposal engine of an autotuning compiler. You read a tensor program, the decisions that its schedule \
+leaves open and what was measured, and propose the next transformations of one program of the search: new values \
+for some of its decisions. Each proposal is checked, compiled, verified and timed.
 
 HOW TO ANSWER
-First reason step by step, in at most 300 words: what limits this program (vector use and register tile, \
-working sets against the caches, memory traffic, work per core, loop overhead, code size), what the \
-measurements say about it, and what follows. Then end with one JSON object and write nothing after it:
+Reason step by step, in at most 300 words: what limits this program (vectors and register tile, working sets \
+against caches, memory traffic, work per core, loop overhead, code size), what the measurements say about it, what \
+follows. Then end with one JSON object and nothing after it:
 {"transformations": [{"edits": {"<decision>": <value>, ...}, "expect": "<what gets better and why>"}, ...]}
-- "edits" holds the decisions that change, by their exact names, be it one or many; all others keep their \
-present values.
-- A tile's value is the list of its factors, outermost loop first; their product must equal the extent. Any \
-other value is one of those listed for the decision. A value outside its domain makes the transformation \
-worthless.
-- The best first. Let the transformations differ in their idea, not in one factor, and repeat no program \
-that was measured, proposed or refused before."""
+- "edits" holds the decisions that change, one or many, by their exact names; the others keep their values.
+- A tile's value is the list of its factors, outermost loop first; their product must equal the extent. Other values \
+are those listed for the decision. A value outside its domain makes the transformation worthless.
+- The best first; different in their idea, not in one factor; no program that was measured, proposed or refused \
+before."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,13 @@ def build_prompt(
     system = system_text(kernel, machine, max_tokens=max_tokens)
     rest = max_tokens - estimate_tokens(system)
     user = ""
-    for num_results, depth in ((8, context_depth), (4, context_depth), (2, min(context_depth, 1)), (0, 0)):
+    for num_results, depth in ((5, context_depth), (3, context_depth), (2, min(context_depth, 1)), (0, 0)):
         user = node_text(
             context,
             num,
             flops=kernel.flops,
             peak_flops=machine.peak_flops,
-            analysis=clip(analysis, _MAX_ANALYSIS_CHARS * (num_results + 1) // 9),
+            analysis=clip(analysis, _MAX_ANALYSIS_CHARS * (num_results + 1) // 6),
             context_depth=depth,
             num_results=num_results,
         )
@@ -157,7 +159,7 @@ def node_text(
     peak_flops: float = 0.0,
     analysis: str = "",
     context_depth: int = 2,
-    num_results: int = 8,
+    num_results: int = 5,
 ) -> str:
     """Returns the part of the prompt that is about one node."""
     tell = _Teller(context, flops, peak_flops)
@@ -186,6 +188,27 @@ def node_text(
         sections.append("REFUSED FOR THIS PROGRAM\n" + "\n".join(refused))
     sections.append(_request(context, num))
     return "\n\n".join(sections)
+
+
+def tiling_notes(groups: Iterable[TileGroup]) -> str:
+    """Returns how the tiled blocks' loops are ordered, and which of them run in parallel or as vectors."""
+    lines = []
+    limits: list[str] = []
+    for group in groups:
+        kinds: dict[str, list[str]] = {"S": [], "R": []}
+        for loop in group.nest.loops:
+            kinds["R" if loop.reduces else "S"].append(loop.name)
+        counts = {"S": 0, "R": 0}
+        levels = []
+        for kind in group.structure:
+            levels.append(" ".join(f"{name}_{counts[kind]}" for name in kinds[kind]))
+            counts[kind] += 1
+        lines.append(f"Loops of {group.block} when tiled, outermost first: {' | '.join(levels)}.")
+        limits.append(f"up to {group.max_jobs} jobs; the innermost loop is vectorized, up to {group.max_vector} long.")
+    if lines:
+        lines.append("x_0 is the first factor of x's tile, and so on.")
+        lines += [f"The outermost spatial loops run in parallel, {limit}" for limit in dict.fromkeys(limits)]
+    return "\n".join(lines)
 
 
 def repair_text(items: Sequence[Item], num: int) -> str:
@@ -230,9 +253,9 @@ class _Teller:
         absent = [n for n in self._present if n not in values]
         text = _edits(different) or "the same decisions"
         text += f" (without {', '.join(absent[:4])})" if absent else ""
-        return f"node {step.node}: {text}{self._outcome(step)}"
+        return f"node {step.node}: {text}{self._outcome(step, brief=True)}"
 
-    def _outcome(self, step: Step) -> str:
+    def _outcome(self, step: Step, *, brief: bool = False) -> str:
         measured = step.measurement
         if measured is not None and measured.failure is not None:
             return f" -> failed: {measured.failure.kind}, {clip(measured.failure.message, 160)}".rstrip(", ")
@@ -240,19 +263,19 @@ class _Teller:
         if measured is not None:
             secs = measured.latency_secs
             text = f"{_ms(secs)} measured"
-            if self._flops:
+            if self._flops and not brief:
                 rate = self._flops / secs
                 peak = f", {rate / self._peak_flops:.0%} of peak" if self._peak_flops else ""
                 text += f" ({rate / 1e9:.3g} GFLOP/s{peak})"
             parts.append(text + (", stopped early" if measured.cut else ""))
-        if step.predicted_secs is not None:
+        if step.predicted_secs is not None and not (brief and parts):
             parts.append(f"{_ms(step.predicted_secs)} predicted")
         return " -> " + ", ".join(parts) if parts else " -> not measured yet"
 
 
 def _telling(measured: Sequence[Step], told: set[int], num: int) -> list[Step]:
     """Returns the results to learn most from: the fastest, then the slowest and the latest failures."""
-    rest = [step for step in measured if step.node not in told and step.measurement is not None]
+    rest = [s for s in measured if s.node not in told and s.measurement is not None and not s.program.is_untuned]
     good = sorted((s for s in rest if s.measurement.ok), key=lambda s: (s.measurement.latency_secs, s.node))
     failed = [s for s in rest if not s.measurement.ok]
     num_bad = num // 4
@@ -275,7 +298,7 @@ def _table(table: Sequence[Decision]) -> str:
         decisions = [d for d in table if d.kind == kind and not _is_fixed(d)]
         if decisions:
             lines.append(f"{title}:")
-            lines += [f"  {d.name}: {_domain(d)}; now {_value(d.value)}" for d in decisions]
+            lines += [f"  {d.name}: {_domain(d)}; now {_shown(d.value)}" for d in decisions]
     return "\n".join(lines)
 
 
@@ -289,6 +312,12 @@ def _domain(decision: Decision) -> str:
     if isinstance(domain, TileDomain) and domain.max_innermost is not None:
         # A limit that the extent keeps anyway is not worth its tokens.
         domain = replace(domain, max_innermost=None) if domain.extent <= domain.max_innermost else domain
+    if isinstance(domain, ChoiceDomain) and any(isinstance(value, str) for value in domain.values):
+        labels = domain.labels or ("",) * len(domain.values)
+        return " | ".join(
+            json.dumps(v, ensure_ascii=False) + (f" ({w})" if w else "")
+            for v, w in zip(domain.values, labels, strict=True)
+        )
     return str(domain)
 
 
@@ -330,12 +359,16 @@ def _request(context: Context, num: int) -> str:
     return f"TASK\n{samples} programs have been measured. Propose {what} of the program above."
 
 
+def _shown(value: Value) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else _value(value)
+
+
 def _value(value: Value) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
 
 
 def _ms(secs: float) -> str:
-    return f"{secs * 1e3:.3g} ms" if secs < 10 else f"{secs:.3g} s"
+    return f"{secs * 1e3:.3g} ms" if secs < 1 else f"{secs:.3g} s"
 
 
 def _bytes(count: int) -> str:

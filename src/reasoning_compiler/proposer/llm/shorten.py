@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 
 from reasoning_compiler.proposer.llm.calls import estimate_tokens
 from reasoning_compiler.proposer.llm.values import clip
 
 _NOISE = re.compile(
-    r"#|@|T\.reads\(|T\.writes\(|T\.func_attr\(|T\.sblock_attr\(|T\.block_attr\(|from |import |$", re.ASCII
+    r"#|@|T\.reads\(|T\.writes\(|T\.func_attr\(|T\.sblock_attr\(|T\.block_attr\(|from |import |class |$", re.ASCII
 )
-_LOOPS = re.compile(r"\bfor .+? in T?\.?\w*\.?\w+\(([^)]*)\)")
-_BLOCK = re.compile(r'T\.s?block\("([^"]+)"\)')
+_LOOPS = re.compile(r"\bfor .+? in \w+\(([^)]*)\)")
+_BLOCK = re.compile(r"^ *block (\S+):$", re.M)
 _NAME_NUMBER = re.compile(r"_\d+(?=\b|_)")
 _REMAP = re.compile(r'(\w+(?:, \w+)*) = T\.axis\.remap\("([A-Z]+)", \[(\w+(?:, \w+)*)\]\)')
-_MAX_LINE_CHARS = 400
+_MAX_LINE_CHARS = 300
+_SPELLED_SHORTER = (
+    (re.compile(r'T\.Buffer\(\(([^()]*)\), "(\w+)"\)'), r"\2[\1]"),
+    (re.compile(r'T\.(?:sblock_)?alloc_buffer\(\(([^()]*)\)(?:, "(\w+)")?[^()]*\)'), r"buffer \2[\1]"),
+    (re.compile(r'with T\.s?block\("([^"]+)"\):'), r"block \1:"),
+    (re.compile(r"T\.(?:float|int)\d+\((-?[\d.]+(?:e[+-]?\d+)?)\)"), r"\1"),
+    (re.compile(r"\bT\."), ""),
+)
+_LONG_NUMBER = re.compile(r"\b\d+\.\d{5,}\b|\b\d{16,}\.\d+\b")
 
 
 def compact(text: str) -> str:
     """Returns the program without what its other lines say already: comments, decorators, reads and writes.
 
     A block's statement shows what it reads and writes. Block variables that only rename loops take the loops'
-    names. Indentation is one space a level.
+    names. Indentation is one space a level; buffers, blocks and constants are spelled shorter.
     """
     lines: list[str] = []
     renamed: dict[str, str] = {}
@@ -42,8 +51,11 @@ def compact(text: str) -> str:
         elif renamed:
             words = re.split(r"(\w+)", stripped)
             stripped = "".join(renamed.get(word, word) for word in words)
+        for long, short in _SPELLED_SHORTER:
+            stripped = long.sub(short, stripped)
+        stripped = _LONG_NUMBER.sub(lambda number: f"{float(number[0]):.6g}", stripped)
         lines.append(" " * indent + clip(stripped, _MAX_LINE_CHARS))
-    return "\n".join(lines)
+    return textwrap.dedent("\n".join(lines))
 
 
 def shorten(text: str, max_tokens: int) -> str:
