@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,16 +13,23 @@ R = TypeVar("R")
 
 
 class Stopwatch:
-    """Seconds by stage. A stage inside another stops the outer one's clock while it lasts. Not for several threads."""
+    """Seconds by stage. A stage inside another stops the outer one's clock while it lasts.
+
+    Only what happens in the thread that made the stopwatch counts: the others' time is not the run's.
+    """
 
     def __init__(self) -> None:
         self._secs: dict[str, float] = {}
         self._running: list[str] = []
         self._since = time.perf_counter()
+        self._owner = threading.get_ident()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Counts the time until the block's end, inner stages excepted, as that stage's."""
+        if threading.get_ident() != self._owner:
+            yield
+            return
         self._switch()
         self._running.append(name)
         try:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from reasoning_compiler.cli import doctor, export, machine, report, resume, run, tune, workloads
+from reasoning_compiler.cli import doctor, export, machine, report, resume, run, transcript, tune, workloads
 from reasoning_compiler.errors import ReasoningCompilerError
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (tune, resume, report, run, export, workloads, machine, doctor):
+for command in (tune, resume, report, run, export, transcript, workloads, machine, doctor):
     command.register(app)
 
 

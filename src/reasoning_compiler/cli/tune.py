@@ -10,8 +10,10 @@ from typing import Annotated
 import typer
 
 from reasoning_compiler.cli.watch import finish, watching
+from reasoning_compiler.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end, and nothing else.")]
+_LLM = {"rich_help_panel": "Language model"}
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
@@ -32,24 +34,66 @@ def tune(
     patience: Annotated[
         int | None, typer.Option(help="Stop after this many samples in a row without a faster one.")
     ] = None,
-    proposer: Annotated[str, typer.Option(help="Who proposes: expert or random.")] = "expert",
+    proposer: Annotated[
+        str, typer.Option(help="Who proposes without a model: expert, random, or replay:RUN for a recorded model.")
+    ] = "expert",
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
     batch: Annotated[int, typer.Option(help="Programs measured between two looks at the tree.")] = 4,
     threads: Annotated[int | None, typer.Option(help="Threads to use; all physical cores if not given.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that one program may take.")] = 30.0,
     out: Annotated[Path | None, typer.Option(help="The run folder; a new one under runs/ if not given.")] = None,
+    preset: Annotated[str, typer.Option(help="default, or paper for the paper's own method.")] = "default",
+    llm: Annotated[
+        str | None, typer.Option(help="A model, as openai:gpt-4o-mini, anthropic:…, google:…, ollama:….", **_LLM)
+    ] = None,
+    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server of your own.", **_LLM)] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(help="The environment variable with the key, if not the usual one.", **_LLM)
+    ] = None,
+    context_depth: Annotated[int, typer.Option(help="Ancestors that a prompt tells of.", **_LLM)] = 2,
+    budget_usd: Annotated[float | None, typer.Option(help="US dollars at most.", **_LLM)] = None,
+    budget_tokens: Annotated[int | None, typer.Option(help="Tokens at most.", **_LLM)] = None,
+    max_llm_calls: Annotated[int | None, typer.Option(help="Calls at most.", **_LLM)] = None,
+    price: Annotated[
+        str | None, typer.Option(help="IN/OUT in US dollars per million tokens, if it is not known.", **_LLM)
+    ] = None,
+    llm_timeout: Annotated[float, typer.Option(help="Seconds that one call may take.", **_LLM)] = 120.0,
+    llm_concurrency: Annotated[int, typer.Option(help="Calls under way at once.", **_LLM)] = 4,
+    expert_share: Annotated[
+        float, typer.Option(help="Most of the samples that the expert may fill in while the model thinks.", **_LLM)
+    ] = 0.5,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Tune a kernel: search for a fast program, verify it, save it as a library."""
-    from reasoning_compiler.tuner import Settings
+    from reasoning_compiler.tuner import LLMSettings, Settings
     from reasoning_compiler.tuner import tune as tune_workload
 
+    replay = proposer.removeprefix("replay:") if proposer.startswith("replay:") else None
+    model = llm or ("replay" if replay is not None else None)
+    if model is None and base_url is not None:
+        raise UsageError("`--base-url` needs a model: give `--llm NAME` as the server calls it")
+    model_settings = model and LLMSettings(
+        model=model,
+        base_url=base_url,
+        api_key_env=api_key_env,
+        replay=replay,
+        context_depth=context_depth,
+        max_calls=max_llm_calls,
+        budget_tokens=budget_tokens,
+        budget_usd=budget_usd,
+        price=price,
+        timeout_secs=llm_timeout,
+        concurrency=llm_concurrency,
+        expert_share=expert_share,
+    )
     settings = Settings(
         samples=samples,
         minutes=minutes,
         patience=patience,
-        proposer=proposer,
+        proposer="expert" if replay is not None else proposer,
+        llm=model_settings or None,
+        preset=preset,
         seed=seed,
         batch=batch,
         threads=threads,

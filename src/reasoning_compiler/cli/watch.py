@@ -50,6 +50,8 @@ def _live() -> Iterator[Callable[[Progress], None]]:
 
         def show(progress: Progress) -> None:
             nonlocal thought
+            if progress.notice:
+                console.print(Text(f"note: {progress.notice}"))
             if progress.last is not None:
                 thought = _thought(progress.last)
                 if progress.improved:
@@ -64,6 +66,8 @@ def _live() -> Iterator[Callable[[Progress], None]]:
 
 
 def _plain(progress: Progress) -> None:
+    if progress.notice:
+        sys.stderr.write(f"note: {progress.notice}\n")
     if progress.last is not None and progress.improved:
         line = _improvement(progress)
     elif progress.doing in ("measuring", "thinking"):

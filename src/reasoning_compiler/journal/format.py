@@ -11,6 +11,7 @@ Text is escaped to ASCII, so that no compiler's message and no model's answer ca
 | `rejected` | the space refused a proposal |
 | `asked` | a batch was chosen for measurement |
 | `measured` | the hardware's word on one node |
+| `model` | what a language model did for the run, and what it cost |
 | `stages` | where a batch's seconds went |
 | `finished` | the run ended, why, and with what; a resumed run may end again |
 """

@@ -161,6 +161,15 @@ class Journal:
         """Appends seconds by stage (propose, apply, predict, build, run, wait); all that are told add up."""
         self._append("stages", {"secs": secs})
 
+    def model(self, stats: dict[str, Any], *, notices: Sequence[str] = ()) -> None:
+        """Appends what the language model did for this process's part of the run; of several, all count.
+
+        Args:
+            stats: its calls, tokens, USD, latencies and rejections, JSON values only.
+            notices: what the user was told of it.
+        """
+        self._append("model", {"stats": stats, "notices": list(notices)})
+
     def finished(
         self,
         reason: str,

@@ -43,6 +43,19 @@ class Rejected:
 
 
 @dataclass(frozen=True)
+class ModelUse:
+    """What a language model did for one process's part of a run.
+
+    Args:
+        stats: calls, tokens, USD, latencies and rejections, as the proposer counted them.
+        notices: what the user was told of it.
+    """
+
+    stats: dict[str, Any]
+    notices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Finish:
     """One ending of a run: when, why, with which node, and the last measurements of it and of node 0."""
 
@@ -89,6 +102,7 @@ class Run:
         samples: every measurement in the order it came in, node 0's included.
         rejected: every refused proposal.
         stage_secs: seconds by stage, all told.
+        models: what a language model did, for each process that worked on the run with one.
         finishes: every ending; more than one after a resume.
         ended: the ending that nothing followed; None for a run that is still going or was interrupted.
         elapsed_secs: seconds that the run had been going at its last event.
@@ -101,6 +115,7 @@ class Run:
     samples: tuple[Sample, ...] = ()
     rejected: tuple[Rejected, ...] = ()
     stage_secs: dict[str, float] = field(default_factory=dict)
+    models: tuple[ModelUse, ...] = ()
     finishes: tuple[Finish, ...] = ()
     ended: Finish | None = None
     elapsed_secs: float = 0.0
@@ -234,6 +249,7 @@ class _Draft:
         self.samples: list[Sample] = []
         self.rejected: list[Rejected] = []
         self.stage_secs: dict[str, float] = {}
+        self.models: list[ModelUse] = []
         self.finishes: list[Finish] = []
         self.last: dict[str, Any] = {"event": "run", "at_secs": 0.0}
 
@@ -281,6 +297,9 @@ class _Draft:
     def take_stages(self, event: dict[str, Any]) -> None:
         self._add_stages(event["secs"])
 
+    def take_model(self, event: dict[str, Any]) -> None:
+        self.models.append(ModelUse(event["stats"], tuple(event["notices"])))
+
     def take_finished(self, event: dict[str, Any]) -> None:
         best, confirmed, untuned = event["best"], event["confirmed"], event["untuned"]
         self.finishes.append(
@@ -302,6 +321,7 @@ class _Draft:
             samples=tuple(self.samples),
             rejected=tuple(self.rejected),
             stage_secs=self.stage_secs,
+            models=tuple(self.models),
             finishes=tuple(self.finishes),
             ended=self.finishes[-1] if self.last["event"] == "finished" else None,
             elapsed_secs=self.last["at_secs"],

@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from dataclasses import dataclass
 
-from reasoning_compiler.journal import Header, Run
+from reasoning_compiler.journal import Header, ModelUse, Run
 from reasoning_compiler.records import Measurement, Step, Value, difference
 from reasoning_compiler.ranking import kendall_tau
 
@@ -142,6 +142,7 @@ class Summary:
         num_fallbacks: expansions of which nothing was usable, so that another proposer stood in.
         fallback_rate: of all expansions; None where there were none.
         stage_secs: (stage, seconds), longest first; stages that overlap add up to more than the total.
+        models: what a language model did, for each process that worked on the run with one.
         elapsed_secs: the run's wall time, pauses between its processes left out.
         curve: the best so far after each sample.
         path: from the untuned program to the best.
@@ -162,6 +163,7 @@ class Summary:
     num_fallbacks: int
     fallback_rate: float | None
     stage_secs: tuple[tuple[str, float], ...]
+    models: tuple[ModelUse, ...]
     elapsed_secs: float
     curve: tuple[CurvePoint, ...]
     path: tuple[PathStep, ...]
@@ -191,6 +193,7 @@ def summarize(run: Run) -> Summary:
         num_fallbacks=num_fallbacks,
         fallback_rate=num_fallbacks / num_expansions if num_expansions else None,
         stage_secs=tuple(sorted(run.stage_secs.items(), key=lambda item: (-item[1], item[0]))),
+        models=run.models,
         elapsed_secs=run.elapsed_secs,
         curve=curve,
         path=_path(run, outcome.step) if outcome.step else (),

@@ -38,6 +38,7 @@ def to_text(summary: Summary, *, width: int = 100) -> str:
         _curve,
         _samples,
         _proposers,
+        _models,
         _stages,
         _path,
     )
@@ -164,6 +165,28 @@ def _proposers(summary: Summary, width: int) -> list[str]:
         answers = f"{_count(summary.num_fallbacks, 'answer')} of no use ({rate})"
         lines += _wrap(f"{answers}, for which another proposer stood in", width, _INDENT)
     return lines
+
+
+def _models(summary: Summary, width: int) -> list[str]:
+    lines = []
+    for use in summary.models:
+        stats = use.stats
+        spent = stats["spent"]
+        cost = f"${spent['usd']:.4f}" + (", the rest at an unknown price" if spent["unpriced_calls"] else "")
+        lines += _wrap(
+            f"{stats['model']}: {_count(stats['calls'], 'call')}, {spent['tokens']} tokens, {cost}; "
+            f"{stats['children']} of its transformations were used, {stats['fallback_children']} came from a stand-in; "
+            f"fallback rate {share_text(stats['fallback_rate'])}",
+            width,
+            _INDENT,
+        )
+        refused = ", ".join(f"{count} {kind}" for kind, count in stats["rejections"].items())
+        failed = ", ".join(f"{count} {kind}" for kind, count in stats["call_failures"].items())
+        lines += _wrap(f"not usable in its answers: {refused}", width, _INDENT) if refused else []
+        lines += _wrap(f"calls without an answer: {failed}", width, _INDENT) if failed else []
+        for notice in use.notices:
+            lines += _wrap(f"note: {notice}", width, _INDENT)
+    return ["Language model", *lines] if lines else []
 
 
 def _stages(summary: Summary, width: int) -> list[str]:

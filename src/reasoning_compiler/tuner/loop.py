@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reasoning_compiler.deploy.best import save_best
 from reasoning_compiler.errors import NothingMeasuredError
@@ -14,6 +15,10 @@ from reasoning_compiler.measure.instrument import Instrument, Measured
 from reasoning_compiler.records import UNTUNED, Measurement, Step, Transformation
 from reasoning_compiler.tuner.parts import Parts
 from reasoning_compiler.tuner.settings import Doing, Progress
+from reasoning_compiler.tuner.thinking import Thinker
+
+if TYPE_CHECKING:
+    from reasoning_compiler.tuner.model import Model
 
 _FINALISTS = 3  # programs that are measured against each other at the end
 _CLEARLY = 0.99  # the share of the best latency that counts as clearly faster, for `patience`
@@ -27,15 +32,26 @@ class Loop:
         parts: space, search and surrogate.
         instrument: measures.
         journal: keeps everything, as it happens.
+        model: the language model; None for none.
         on_progress: is called whenever there is something new to show.
     """
 
     def __init__(
-        self, parts: Parts, instrument: Instrument, journal: Journal, on_progress: Callable[[Progress], None]
+        self,
+        parts: Parts,
+        instrument: Instrument,
+        journal: Journal,
+        *,
+        model: Model | None,
+        on_progress: Callable[[Progress], None],
     ) -> None:
         self._parts, self._instrument, self._journal = parts, instrument, journal
         self._on_progress = on_progress
-        self._search = parts.search(journal.node, self._rejected)
+        self._search = parts.search(self._added, self._rejected)
+        self._model = model
+        self._proposer = model.proposer(parts, journal.folder, parts.proposer) if model else None
+        self._thinker = self._make_thinker()
+        self._noticed = 0
         self._untuned: Measurement | None = None
         self._best_secs: float | None = None
         self._num_samples = 0
@@ -55,13 +71,19 @@ class Loop:
         """
         try:
             batch = self._replay(earlier) if earlier else self._begin()
+            if self._thinker is not None:
+                self._thinker.first_look()
             if self._parts.workload.reference is None:
                 self._measure_untuned()
             reason = self._go_on(batch)
+            self._stop_thinking()
             self._confirm(reason)
         except KeyboardInterrupt:
+            self._stop_thinking()
             best = self._search.best
             self._journal.finished("interrupted", best=best.node if best else None)
+        finally:
+            self._stop_thinking()
         self._show("done")
 
     # -- the loop ---------------------------------------------------------------------------------------------------
@@ -82,7 +104,7 @@ class Loop:
                 return reason
             self._show("thinking")
             left = self._parts.settings.samples - self._num_samples
-            batch = self._search.ask(min(self._parts.settings.batch, left))
+            batch = (self._thinker or self._search).ask(min(self._parts.settings.batch, left))
             if not batch:
                 return "nothing left to try"
             self._journal.asked([step.node for step in batch])
@@ -138,6 +160,36 @@ class Loop:
     def _beats_untuned(self, measurement: Measurement, *, times: float = 1.0) -> bool:
         untuned = self._untuned
         return untuned is None or not untuned.ok or times * measurement.latency_secs < untuned.latency_secs
+
+    # -- the model --------------------------------------------------------------------------------------------------
+
+    def _make_thinker(self) -> Thinker | None:
+        llm = self._parts.settings.llm
+        if self._proposer is None or llm is None:
+            return None
+        paper = self._parts.settings.preset == "paper"
+        return Thinker(
+            self._search,
+            self._proposer,
+            concurrency=1 if paper else llm.concurrency,
+            children=llm.children,
+            stand_in=None if paper or llm.expert_share == 0 else self._parts.proposer,
+            stand_in_share=llm.expert_share,
+        )
+
+    def _stop_thinking(self) -> None:
+        """Ends the calls under way, once, and journals what the model did for the run."""
+        if self._thinker is None or self._model is None or self._proposer is None:
+            return
+        self._thinker.close()
+        self._model.close()
+        self._journal.model(self._proposer.stats.to_json(), notices=self._proposer.notices)
+        self._thinker = None
+
+    def _added(self, step: Step) -> None:
+        self._journal.node(step)
+        if self._model is not None and step.transformation is not None and step.parent is not None:
+            self._model.transcript.link(step.parent, step.transformation, step.node, step.program.key)
 
     def _rejected(self, node: int, proposer: str, transformation: Transformation | None, why: str) -> None:
         self._journal.rejected(node, proposer, transformation=transformation, why=why)
@@ -249,13 +301,17 @@ class Loop:
     # -- what others see --------------------------------------------------------------------------------------------
 
     def _journal_stages(self) -> None:
-        now = self._instrument.stage_secs
+        now = dict(self._instrument.stage_secs)
+        if self._thinker is not None:
+            now["wait for the model"] = self._thinker.waited_secs
         spent = {name: secs - self._told.get(name, 0.0) for name, secs in now.items()}
-        self._told = dict(now)
+        self._told = now
         self._journal.stages(self._parts.clock.take() | spent)
 
     def _show(self, doing: Doing, *, last: Step | None = None, improved: bool = False) -> None:
         untuned = self._untuned
+        notices = self._proposer.notices[self._noticed :] if self._proposer else ()
+        self._noticed += len(notices)
         self._on_progress(
             Progress(
                 doing,
@@ -266,6 +322,7 @@ class Loop:
                 self._best_secs,
                 last,
                 improved,
+                "; ".join(notices),
                 self._journal.elapsed_secs,
             )
         )

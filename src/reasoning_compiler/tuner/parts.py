@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from threading import RLock
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import numpy as np
 
 from reasoning_compiler.machine import tvm_target
 from reasoning_compiler.proposer.expert import Expert
-from reasoning_compiler.proposer.protocol import Proposer
+from reasoning_compiler.proposer.protocol import Context, Proposer
 from reasoning_compiler.proposer.random import RandomProposer
-from reasoning_compiler.records import Machine, Program
+from reasoning_compiler.records import Machine, Program, Proposal, Step
 from reasoning_compiler.rng import stream
-from reasoning_compiler.search.search import TreeSearch
+from reasoning_compiler.search.search import SearchConfig, TreeSearch
 from reasoning_compiler.space.analysis import Analysis, analyze
 from reasoning_compiler.space.nest import Nest
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.space.tiling import TileGroup
 from reasoning_compiler.stages import Stopwatch
 from reasoning_compiler.surrogate.features import FeatureExtractor
+from reasoning_compiler.surrogate.metaschedule import MetaScheduleSurrogate
 from reasoning_compiler.surrogate.surrogate import Description, Surrogate
 from reasoning_compiler.tuner.settings import Settings
 
 if TYPE_CHECKING:
     from reasoning_compiler.workload import Workload
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# The paper's own search (section 3): B = 2, c = √2, rollouts by chance at whose end the cost model is asked, and no
+# measurement in the tree. The depth of a rollout is not in the text; its code's, up to 500 steps, takes minutes.
+PAPER_SEARCH = SearchConfig(
+    branching=2, root_branching=3, nodes_per_sample=2, explore_share=0.05, rollout_depth=4, measured_feedback=False
+)
 
 
 def with_threads(machine: Machine, threads: int) -> Machine:
@@ -31,21 +47,44 @@ def with_threads(machine: Machine, threads: int) -> Machine:
     return replace(machine, num_cores=threads, peak_flops=peak)
 
 
-class TimedSpace:
-    """A space whose work is counted as the stage "apply"."""
+class SharedSpace:
+    """A space for several threads, one at a time; its work in the main thread is counted as the stage "apply"."""
 
     def __init__(self, space: Space, clock: Stopwatch) -> None:
         self._space = space
+        self.lock = RLock()
         self.start: Program = space.start
-        self.table = clock.timed("apply", space.table)
-        self.edit = clock.timed("apply", space.edit)
-        self.sample = clock.timed("apply", space.sample)
-        self.nests = clock.timed("apply", space.nests)
-        self.schedule = clock.timed("apply", space.schedule)
+        self.table = clock.timed("apply", self._one_at_a_time(space.table))
+        self.edit = clock.timed("apply", self._one_at_a_time(space.edit))
+        self.why_not = clock.timed("apply", self._one_at_a_time(space.why_not))
+        self.sample = clock.timed("apply", self._one_at_a_time(space.sample))
+        self.nests = clock.timed("apply", self._one_at_a_time(space.nests))
+        self.schedule = clock.timed("apply", self._one_at_a_time(space.schedule))
 
     @property
     def tile_groups(self) -> tuple[TileGroup, ...]:
-        return self._space.tile_groups
+        with self.lock:
+            return self._space.tile_groups
+
+    def _one_at_a_time(self, function: Callable[P, R]) -> Callable[P, R]:
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self.lock:
+                return function(*args, **kwargs)
+
+        return call
+
+
+class SharedProposer:
+    """A quick proposer for several threads, one at a time; its work is counted as the stage "propose"."""
+
+    def __init__(self, proposer: Proposer, lock: RLock, clock: Stopwatch) -> None:
+        self.name = proposer.name
+        self._propose, self._lock = clock.timed("propose", proposer.propose), lock
+
+    def propose(self, context: Context, num: int, rng: np.random.Generator) -> Proposal:
+        """See `Proposer.propose`."""
+        with self._lock:
+            return self._propose(context, num, rng)
 
 
 class Parts:
@@ -64,12 +103,8 @@ class Parts:
         self.target: Any = tvm_target(self.machine)
         self.settings = settings
         self.clock = Stopwatch()
-        self.space = TimedSpace(Space(workload.mod, self.target), self.clock)
-        self._features = FeatureExtractor(workload.mod, self.target)
-        self.surrogate = Surrogate(
-            self.clock.timed("predict", self._describe), seed=int(stream(settings.seed, "surrogate").integers(2**31))
-        )
-        self.surrogate.predict = self.clock.timed("predict", self.surrogate.predict)  # type: ignore[method-assign]
+        self.space = SharedSpace(Space(workload.mod, self.target), self.clock)
+        self.surrogate = self._make_surrogate()
 
     def analyze(self, program: Program) -> Analysis:
         """Returns the static analysis of a program."""
@@ -78,31 +113,46 @@ class Parts:
             nests, self.machine, kernel_flops=self.workload.flops, kernel_bytes=self.workload.bytes
         )
 
+    @cached_property
     def proposer(self) -> Proposer:
-        """Returns the proposer that the settings name."""
-        made: Proposer = (
-            Expert(self.space, self.machine) if self.settings.proposer == "expert" else RandomProposer(self.space)
+        """The quick proposer: the run's own without a model, the one that stands in for a model with one."""
+        paper = self.settings.preset == "paper"
+        made = (
+            Expert(self.space, self.machine)
+            if self.settings.proposer == "expert" and not paper
+            else RandomProposer(self.space)
         )
-        made.propose = self.clock.timed("propose", made.propose)  # type: ignore[method-assign]
-        return made
+        return SharedProposer(made, self.space.lock, self.clock)
 
-    def search(self, on_node: Any, on_rejected: Any) -> TreeSearch:
+    def search(self, on_node: Callable[[Step], None], on_rejected: Callable[..., None]) -> TreeSearch:
         """Returns a fresh search.
 
         Args:
             on_node: see `TreeSearch`.
             on_rejected: see `TreeSearch`.
         """
+        with_model = self.settings.llm is not None and self.settings.preset != "paper"
         return TreeSearch(
             self.space,
-            self.proposer(),
+            self.proposer,
             self.surrogate,
-            config=self.settings.search,
+            stand_ins=(self.proposer.name, "random") if with_model else (),
+            config=PAPER_SEARCH if self.settings.preset == "paper" else self.settings.search,
             seed=self.settings.seed,
             max_samples=self.settings.samples,
             on_node=on_node,
             on_rejected=on_rejected,
         )
+
+    def _make_surrogate(self) -> Surrogate | MetaScheduleSurrogate:
+        seed = int(stream(self.settings.seed, "surrogate").integers(2**31))
+        if self.settings.preset == "paper":
+            made: Any = MetaScheduleSurrogate(self.workload.mod, self.target, self.space.schedule, seed=seed)
+        else:
+            self._features = FeatureExtractor(self.workload.mod, self.target)
+            made = Surrogate(self._describe, seed=seed)
+        made.predict = self.clock.timed("predict", made.predict)
+        return made
 
     def _describe(self, program: Program) -> Description:
         analysis = self.analyze(program)

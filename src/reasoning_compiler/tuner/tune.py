@@ -192,6 +192,11 @@ def _run(
     from reasoning_compiler.tuner.loop import Loop
     from reasoning_compiler.tuner.parts import Parts
 
+    model = None
+    if settings.llm is not None:
+        from reasoning_compiler.tuner.model import Model
+
+        model = Model(settings)
     on_progress(Progress("starting", str(folder), 0, settings.samples))
     parts = Parts(workload, machine, settings, threads)
     with Journal.create(folder, header) if header else Journal.resume(folder) as journal:
@@ -200,7 +205,8 @@ def _run(
         with Instrument(
             workload, parts.target, num_threads=threads, seed=settings.seed, timeout_secs=settings.timeout_secs
         ) as instrument:
-            Loop(parts, instrument, journal, on_progress).run(None if header else read_run(folder))
+            loop = Loop(parts, instrument, journal, model=model, on_progress=on_progress)
+            loop.run(None if header else read_run(folder))
     return Result(read_run(folder))
 
 

@@ -1,0 +1,45 @@
+"""`reasonc transcript`: what a language model was asked, what it said, and what came of it."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reasoning_compiler.cli.tune import Json
+from reasoning_compiler.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    app.command("transcript")(transcript)
+
+
+def transcript(
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    number: Annotated[int | None, typer.Argument(help="One exchange; all in a line each if not given.")] = None,
+    json: Json = False,
+) -> None:
+    """Show the exchanges with a language model, or one of them whole, with what came of it."""
+    from reasoning_compiler.journal import read_run
+    from reasoning_compiler.proposer.llm.transcript import read_transcript
+    from reasoning_compiler.report.exchange import exchange_line, exchange_text
+    from reasoning_compiler.tuner.model import TRANSCRIPT_FILE
+
+    found = read_run(run)
+    path = run / TRANSCRIPT_FILE
+    if not path.exists():
+        raise UsageError(f"`{run}` has no transcript; it was not made with `--llm`")
+    exchanges = read_transcript(path)
+    if number is not None:
+        exchanges = [e for e in exchanges if e.id == number]
+        if not exchanges:
+            raise UsageError(f"`{run}` has no exchange {number}; `reasonc transcript {run}` lists them")
+    if json:
+        typer.echo(json_module.dumps([e.to_json() for e in exchanges], indent=2))
+    elif number is not None:
+        typer.echo(exchange_text(exchanges[0], found))
+    else:
+        for exchange in exchanges:
+            typer.echo(exchange_line(exchange))
