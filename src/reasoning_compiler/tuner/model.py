@@ -9,7 +9,7 @@ from reasoning_compiler.proposer.llm.budget import Budget
 from reasoning_compiler.proposer.llm.metered import MeteredModel
 from reasoning_compiler.proposer.llm.paper import PaperProposer
 from reasoning_compiler.proposer.llm.prices import Price, PriceList
-from reasoning_compiler.proposer.llm.prompt import Kernel
+from reasoning_compiler.proposer.llm.prompt import Kernel, tiling_notes
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
 from reasoning_compiler.proposer.llm.transcript import Transcript, read_transcript, spending
 from reasoning_compiler.proposer.protocol import Proposer
@@ -97,7 +97,8 @@ class Model:
                 context_depth=self._llm.context_depth,
             )
         workload = parts.workload
-        kernel = Kernel(workload.name, workload.mod["main"].script(), workload.flops, workload.arguments)
+        script = workload.mod["main"].script()
+        kernel = Kernel(workload.name, script, workload.flops, workload.arguments, notes=space_notes(parts))
         return LLMProposer(
             model,
             kernel=kernel,
@@ -124,6 +125,19 @@ class Model:
     @staticmethod
     def _explain(parts: Parts, program: Program) -> str:
         return "" if program.is_untuned else parts.analyze(program).describe()
+
+
+def space_notes(parts: Parts) -> str:
+    """Returns what a model must know to understand the decisions: what they do to the loops, and in which order."""
+    lines = [tiling_notes(parts.space.tile_groups)]
+    if lines[0]:
+        lines.append(
+            "Sums stay in vector registers if the loops inside the innermost reduction are unrolled (unroll is the "
+            "largest body that is) and vectorized, and few enough for the registers."
+        )
+    if any(argument.role == "weight" for argument in parts.workload.arguments):
+        lines.append("Constant weights are laid out ahead of time in the order in which the tiles read them, for free.")
+    return "\n".join(line for line in lines if line)
 
 
 def _score(step: Step) -> float | None:

@@ -19,6 +19,7 @@ from reasoning_compiler.rng import stream
 from reasoning_compiler.search.search import SearchConfig, TreeSearch
 from reasoning_compiler.space.analysis import Analysis, analyze
 from reasoning_compiler.space.nest import Nest
+from reasoning_compiler.space.rules import parallel_jobs, rules_of
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.space.tiling import TileGroup
 from reasoning_compiler.stages import Stopwatch
@@ -103,7 +104,7 @@ class Parts:
         self.target: Any = tvm_target(self.machine)
         self.settings = settings
         self.clock = Stopwatch()
-        self.space = SharedSpace(Space(workload.mod, self.target), self.clock)
+        self.space = SharedSpace(Space(workload.mod, self.target, rules=self._rules(threads)), self.clock)
         self.surrogate = self._make_surrogate()
 
     def analyze(self, program: Program) -> Analysis:
@@ -143,6 +144,12 @@ class Parts:
             on_node=on_node,
             on_rejected=on_rejected,
         )
+
+    def _rules(self, threads: int) -> list[Any] | None:
+        """Returns MetaSchedule's rules, for the paper's preset with what its mutator `Parallel` changes as a decision."""
+        if self.settings.preset != "paper":
+            return None
+        return [*rules_of(self.workload.mod, self.target), parallel_jobs(threads)]
 
     def _make_surrogate(self) -> Surrogate | MetaScheduleSurrogate:
         seed = int(stream(self.settings.seed, "surrogate").integers(2**31))

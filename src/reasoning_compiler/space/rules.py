@@ -1,0 +1,55 @@
+"""Our own schedule rules, beside MetaSchedule's: ordinary ones, which any search can use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reasoning_compiler.machine.toolchain import import_tvm
+
+_JOBS_PER_CORE = (16, 8, 4, 2, 1)
+_PARALLEL = "meta_schedule.parallel"
+
+
+def rules_of(mod: Any, target: Any) -> list[Any]:
+    """Returns the schedule rules that MetaSchedule has for a target."""
+    import_tvm()
+    from tvm.s_tir import meta_schedule as ms
+
+    context = ms.TuneContext(mod=mod, target=target, space_generator="post-order-apply", num_threads=1)
+    return list(context.space_generator.sch_rules)
+
+
+def parallel_jobs(num_cores: int) -> Any:
+    """Returns a rule that makes the number of parallel jobs a decision, `parallel`.
+
+    MetaSchedule fixes it at 16 jobs per core when it generates a sketch, and only its mutator `MutateParallel`
+    changes it afterwards. As a sampled decision it can be proposed, shown and replayed like any other. The rule
+    goes behind `ParallelizeVectorizeUnroll`.
+
+    Args:
+        num_cores: of the machine; the choices are 16, 8, 4, 2 and 1 times as many jobs, and none.
+    """
+    import_tvm()
+    from tvm.ir.utils import derived_object
+    from tvm.s_tir.meta_schedule.schedule_rule import PyScheduleRule
+
+    candidates = [jobs * num_cores for jobs in _JOBS_PER_CORE] + [1]
+
+    @derived_object
+    class ParallelJobs(PyScheduleRule):
+        """Replaces the fixed number of jobs by a sampled one."""
+
+        def _initialize_with_tune_context(self, context: Any) -> None:
+            pass
+
+        def apply(self, sch: Any, block: Any) -> list[Any]:
+            if _PARALLEL in sch.get(block).annotations:
+                sch.unannotate(block, _PARALLEL)
+                jobs = sch.sample_categorical(candidates, [1 / len(candidates)] * len(candidates))
+                sch.annotate(block, _PARALLEL, jobs)
+            return [sch]
+
+        def clone(self) -> Any:
+            return ParallelJobs()
+
+    return ParallelJobs()
