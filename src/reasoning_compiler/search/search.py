@@ -8,11 +8,11 @@ given to it, and everything that it does is an event that a journal can keep and
 
 from __future__ import annotations
 
-import heapq
-import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
+
+import numpy as np
 
 from reasoning_compiler.errors import IllegalProgramError
 from reasoning_compiler.proposer.protocol import Context, Proposer, Rejection
@@ -27,7 +27,9 @@ from reasoning_compiler.records import (
     Transformation,
 )
 from reasoning_compiler.rng import stream
-from reasoning_compiler.search.tree import Node, Tree
+from reasoning_compiler.search.config import SearchConfig
+from reasoning_compiler.search.tree import Tree
+from reasoning_compiler.search.waiting import Waiting
 
 _MAX_REJECTIONS = 12  # of one node, before it is given up
 _REFRESHED = 1024  # unmeasured programs, best first, whose prediction follows every new measurement
@@ -44,9 +46,6 @@ class SearchSpace(Protocol):
         """Returns the program that a transformation leads to, or raises IllegalProgramError."""
         ...
 
-
-Rank = tuple[bool, float]
-"""Whether a stand-in proposed a program, and its predicted seconds."""
 
 Known = tuple[Program, float]
 """A measured program and its latency in seconds."""
@@ -70,32 +69,15 @@ class Predictor(Protocol):
 
 
 @dataclass(frozen=True)
-class SearchConfig:
-    """How the search searches.
+class Expansion:
+    """A node waiting for a proposal: what `next_expansion` hands out and `expand` takes back.
 
     Args:
-        exploration: UCT's constant c.
-        branching: most children of a node.
-        root_branching: most children of the untuned program: whole programs to start from.
-        nodes_per_sample: programs proposed and predicted for each one that is measured.
-        explore_share: share of the measured programs that is drawn blindly from the proposed ones.
-        rollout_depth: random transformations after a new node, at whose end the surrogate is asked for the node's
-            value; 0 asks it about the node itself.
-        measured_feedback: whether measurements replace predictions in the tree.
+        node: its number.
+        num: how many children are wanted.
+        context: what the proposer may look at.
+        draw: which expansion of the node this is; names its random streams.
     """
-
-    exploration: float = math.sqrt(2)
-    branching: int = 2
-    root_branching: int = 8
-    nodes_per_sample: int = 4
-    explore_share: float = 0.1
-    rollout_depth: int = 0
-    measured_feedback: bool = True
-
-
-@dataclass(frozen=True)
-class Expansion:
-    """A node waiting for a proposal: what `next_expansion` hands out and `expand` takes back."""
 
     node: int
     num: int
@@ -110,14 +92,16 @@ class TreeSearch:
         space: makes programs of transformations.
         proposer: proposes transformations.
         predictor: the surrogate.
-        fallback: takes a node for which the proposer had nothing legal; None for a random decision.
+        fallback: takes a node for which the proposer had nothing legal and new; where that has nothing either, or
+            for None, decisions are drawn at random.
         stand_ins: names of proposers that only fill in; their programs are measured when no others wait.
         config: see `SearchConfig`.
         seed: of every random draw.
         max_samples: the run's budget of measurements, told to proposers; None where there is none.
-        on_node: is called with each new node.
-        on_rejected: is called with the node's number, the proposer, the refused transformation (None where it
-            proposed nothing) and why.
+        on_node: is called with each new node, once its expansion is complete: what is cut off before leaves no trace,
+            and is repeated, draw for draw, by a search that replays the rest.
+        on_rejected: is called, likewise, with the node's number, the proposer, the refused transformation (None where
+            it proposed nothing) and why.
     """
 
     def __init__(
@@ -138,7 +122,6 @@ class TreeSearch:
         self._space, self._proposer, self._predictor, self._fallback = space, proposer, predictor, fallback
         self._seed, self._max_samples = seed, max_samples
         self._on_node, self._on_rejected = on_node, on_rejected
-        self._stand_ins = frozenset(stand_ins)
         self.tree = Tree(
             Step(0, None, UNTUNED),
             exploration=self.config.exploration,
@@ -147,37 +130,35 @@ class TreeSearch:
         )
         self._node_of: dict[Program, int] = {UNTUNED: 0}
         self._rejected: dict[int, list[Rejection]] = {}
-        self._measured: list[int] = []
-        self._asked: set[int] = {0}
-        self._num_asked = 0
+        self._measured: tuple[Step, ...] = ()
         self._num_batches = 0
         self._best: int | None = None
-        self._waiting: list[tuple[Rank, int]] = []  # a heap; stale entries are skipped
-        self._unasked: list[int] = []
+        self._fastest = 0.0  # the greatest value in the tree, in 1/s; kept up to date until there is a best
+        self._waiting = Waiting(stand_ins)
 
     # -- what is known --------------------------------------------------------------------------------------------
 
     @property
     def best(self) -> Step | None:
-        """The fastest verified program so far; None before there is one."""
+        """The fastest program that was measured in full and verified, the untuned one aside; None without one."""
         return None if self._best is None else self.tree.nodes[self._best].step
 
     @property
     def num_samples(self) -> int:
         """Measured programs, the untuned one not counted."""
-        return sum(1 for number in self._measured if number)
+        return len(self._measured) - (self.tree.nodes[0].step.measurement is not None)
 
     @property
     def num_waiting(self) -> int:
         """Proposed programs that nobody has asked for yet."""
-        return len(self._unasked)
+        return len(self._waiting)
 
     @property
     def best_speed(self) -> float:
-        """The speed, in 1/s, that is a reward of 1: the best measured, or predicted before that."""
+        """The speed, in 1/s, that is a reward of 1: the best measured, or the greatest known of before that."""
         if self.best is not None and self.best.measurement is not None:
             return 1.0 / self.best.measurement.latency_secs
-        return max((node.value for node in self.tree.nodes), default=0.0)
+        return self._fastest
 
     # -- ask and tell ---------------------------------------------------------------------------------------------
 
@@ -191,26 +172,34 @@ class TreeSearch:
         return self.pick(num)
 
     def tell(self, results: Iterable[tuple[int, Measurement]]) -> None:
-        """Takes in the measurements of a batch, by node, and refreshes what they change."""
+        """Takes in the measurements of a batch, by node, and refreshes what they change.
+
+        Raises:
+            ValueError: a node was told of before.
+        """
         for number, measurement in results:
             node = self.tree.nodes[number]
+            if node.step.measurement is not None:
+                raise ValueError(f"node {number} has a measurement already")
             node.step = replace(node.step, measurement=measurement)
-            self._asked.add(number)
-            self._measured.append(number)
-            if measurement.ok:
-                if number == 0 or self.config.measured_feedback:
-                    self.tree.revalue(number, 1.0 / measurement.latency_secs)
-                self._crown(number)
-            else:
-                node.full = True  # nothing grows from a program that does not work
+            self._waiting.discard(number)
+            self._measured = (*self._measured, node.step)
+            if not measurement.ok:
+                node.full = node.full or number != 0  # nothing grows from it; whole programs grow from nothing
                 self.tree.revalue(number, 0.0)
+            elif number == 0 or self.config.measured_feedback or node.step.predicted_secs is None:
+                self.tree.revalue(number, 1.0 / measurement.latency_secs)
+            self._crown(node.step)
         self._predictor.learn(self._known())
         self._refresh()
+        if self._best is None:
+            self._fastest = max(node.value for node in self.tree.nodes)
 
     def wants_more(self, num: int) -> bool:
         """Tells whether more nodes are wanted before `num` further programs are picked."""
-        wanted = 1 + self.config.nodes_per_sample * (self._num_asked + num)
-        return len(self.tree) < wanted
+        num_proposed = len(self.tree) - 1
+        num_asked = num_proposed - len(self._waiting)
+        return num_proposed < self.config.nodes_per_sample * (num_asked + num)
 
     def next_expansion(self, *, max_num: int | None = None) -> Expansion | None:
         """Returns the next node to be expanded, marked as under way; None if the whole tree is full.
@@ -223,39 +212,50 @@ class TreeSearch:
             return None
         node = self.tree.nodes[number]
         num = min(self.tree.room(number), max_num or self.tree.room(number))
-        node.pending += num
-        return Expansion(number, num, self._context(number), len(node.children) + node.rejections)
+        draw = len(node.children) + node.rejections + node.pending
+        self.tree.expect(number, num)
+        return Expansion(number, num, self._context(number), draw)
 
-    def draws(self, expansion: Expansion):
+    def draws(self, expansion: Expansion) -> np.random.Generator:
         """Returns the random stream of an expansion, the same whenever it is repeated."""
-        return stream(self._seed, "expand", expansion.node, expansion.draw)
+        return self._stream("expand", expansion)
 
     def expand(self, expansion: Expansion, proposal: Proposal) -> list[Step]:
         """Returns the nodes that a proposal adds; what is illegal or known already is refused and counted."""
-        self.tree.nodes[expansion.node].pending -= expansion.num
-        added = self._adopt(expansion, proposal)
-        if not added and self._fallback is not None:
-            added = self._adopt(
-                expansion, self._fallback.propose(expansion.context, expansion.num, self.draws(expansion))
-            )
-        return added or self._adopt(expansion, self._random(expansion))
+        self.tree.expect(expansion.node, -expansion.num)
+        refused: list[tuple[str, Transformation | None, str]] = []
+        added = self._adopt(expansion, proposal, refused)
+        if not added and self._fallback is not None and self.tree.room(expansion.node):
+            rng = self._stream("fallback", expansion)
+            added = self._adopt(expansion, self._fallback.propose(expansion.context, expansion.num, rng), refused)
+        if not added and self.tree.room(expansion.node):
+            added = self._adopt(expansion, self._random(expansion), refused)
+        for step in added:
+            self._on_node(step)
+        for proposer, transformation, why in refused:
+            self._on_rejected(expansion.node, proposer, transformation, why)
+        return added
 
     def pick(self, num: int) -> list[Step]:
-        """Returns up to `num` unmeasured programs, the most promising first, some of them drawn blindly."""
+        """Returns up to `num` of the waiting programs, the most promising first, but some of them drawn blindly."""
         rng = stream(self._seed, "pick", self._num_batches)
         picked: list[Step] = []
-        while len(picked) < num and self._unasked:
+        while len(picked) < num and self._waiting:
             blind = rng.random() < self.config.explore_share
-            number = self._unasked[int(rng.integers(len(self._unasked)))] if blind else self._most_promising()
-            self._mark_asked(number)
+            number = self._waiting.pop_any(rng) if blind else self._waiting.pop_best()
             picked.append(self.tree.nodes[number].step)
         if picked:
             self._num_batches += 1
         return picked
 
     def replay(self, nodes: Iterable[Step], rejected: Iterable[tuple[int, Transformation | None, str]]) -> None:
-        """Adds nodes and rejections from a journal, as they were, without asking any proposer or predictor."""
+        """Adds nodes and rejections from a journal, as they were.
+
+        No proposer is asked. The predictor is, since it scores itself by what it said before a program was measured.
+        """
         for step in nodes:
+            assert step.parent is not None
+            self._predict(step.program, step.parent)
             self._insert(replace(step, measurement=None))
         for number, transformation, why in rejected:
             self._remember_refusal(number, transformation, why)
@@ -263,14 +263,22 @@ class TreeSearch:
     def replay_asked(self, numbers: Sequence[int]) -> None:
         """Marks a batch from a journal as asked for."""
         for number in numbers:
-            self._mark_asked(number)
+            self._waiting.discard(number)
         self._num_batches += 1
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _adopt(self, expansion: Expansion, proposal: Proposal) -> list[Step]:
+    def _adopt(
+        self, expansion: Expansion, proposal: Proposal, refused: list[tuple[str, Transformation | None, str]]
+    ) -> list[Step]:
+        """Returns the nodes that a proposal adds, and appends what it refuses of it to `refused`."""
         node = self.tree.nodes[expansion.node]
         children: list[Step] = []
+
+        def refuse(who: str, transformation: Transformation | None, why: str) -> None:
+            self._remember_refusal(expansion.node, transformation, why)
+            refused.append((who, transformation, why))
+
         for transformation in proposal.transformations:
             if not self.tree.room(expansion.node) or len(children) >= expansion.num:
                 break
@@ -278,11 +286,10 @@ class TreeSearch:
             try:
                 program = self._space.edit(node.step.program, transformation)
             except IllegalProgramError as error:
-                self._refuse(expansion.node, who, transformation, str(error))
+                refuse(who, transformation, str(error))
                 continue
             if program in self._node_of:
-                why = f"the same program as node {self._node_of[program]}"
-                self._refuse(expansion.node, who, transformation, why)
+                refuse(who, transformation, f"the same program as node {self._node_of[program]}")
                 continue
             step = Step(
                 len(self.tree),
@@ -291,26 +298,30 @@ class TreeSearch:
                 transformation,
                 who,
                 transformation.reasoning or proposal.reasoning,
-                self._predict_one(program, expansion.node),
+                self._predict(program, expansion.node),
             )
             self._insert(step)
-            self._on_node(step)
             children.append(step)
         if not proposal.transformations:
-            self._refuse(expansion.node, proposal.proposer, None, "nothing was proposed")
+            refuse(proposal.proposer, None, "nothing was proposed")
         return children
 
     def _insert(self, step: Step) -> None:
-        speed = 1.0 / step.predicted_secs if step.predicted_secs else self._speed_of_parent(step)
+        speed = self._unmeasured_speed(step)
         self.tree.add(step, speed)
+        self._fastest = max(self._fastest, speed)
         self._node_of[step.program] = step.node
-        self._unasked.append(step.node)
-        heapq.heappush(self._waiting, (self._rank(step), step.node))
+        self._waiting.add(step)
 
-    def _speed_of_parent(self, step: Step) -> float:
-        return self.tree.nodes[step.parent or 0].value
+    def _unmeasured_speed(self, step: Step) -> float:
+        """Returns what a program stands for before it is measured, in 1/s: without a prediction, what it comes from."""
+        if step.predicted_secs is not None:
+            return 1.0 / step.predicted_secs
+        above = (n for n in self.tree.path(step.parent or 0) if n.step.measurement or n.step.predicted_secs is not None)
+        return next((node.value for node in above), 0.0)
 
-    def _predict_one(self, program: Program, parent: int) -> float | None:
+    def _predict(self, program: Program, parent: int) -> float | None:
+        """Returns the prediction for the program that becomes the next node."""
         if self.config.rollout_depth:
             program = self._roll_out(program, parent)
         return self._predictor.predict([program], [self._anchor(parent)])[0]
@@ -328,13 +339,13 @@ class TreeSearch:
         return program
 
     def _random(self, expansion: Expansion) -> Proposal:
-        rng = stream(self._seed, "fallback", expansion.node, expansion.draw)
+        rng = self._stream("random", expansion)
         drawn = (mutate(expansion.context.table, rng) for _ in range(2 * expansion.num))
-        return Proposal("random", "A random change, as nothing proposed was legal and new.", tuple(t for t in drawn if t))
+        why = "A random change, as nothing proposed was legal and new."
+        return Proposal("random", why, tuple(t for t in drawn if t is not None))
 
-    def _refuse(self, number: int, proposer: str, transformation: Transformation | None, why: str) -> None:
-        self._remember_refusal(number, transformation, why)
-        self._on_rejected(number, proposer, transformation, why)
+    def _stream(self, purpose: str, expansion: Expansion) -> np.random.Generator:
+        return stream(self._seed, purpose, expansion.node, expansion.draw)
 
     def _remember_refusal(self, number: int, transformation: Transformation | None, why: str) -> None:
         node = self.tree.nodes[number]
@@ -344,13 +355,13 @@ class TreeSearch:
             self._rejected.setdefault(number, []).append(Rejection(transformation, why))
 
     def _context(self, number: int) -> Context:
-        nodes = self.tree.path(number)
+        node = self.tree.nodes[number]
         return Context(
-            lineage=tuple(node.step for node in nodes),
-            table=self._space.table(nodes[0].step.program),
-            children=tuple(self.tree.nodes[c].step for c in nodes[0].children),
+            lineage=tuple(above.step for above in self.tree.path(number)),
+            table=self._space.table(node.step.program),
+            children=tuple(self.tree.nodes[c].step for c in node.children),
             best=self.best,
-            measured=tuple(self.tree.nodes[m].step for m in self._measured),
+            measured=self._measured,
             rejected=tuple(self._rejected.get(number, ())),
             num_samples=self.num_samples,
             max_samples=self._max_samples,
@@ -364,51 +375,25 @@ class TreeSearch:
         return None
 
     def _known(self) -> list[Known]:
-        steps = (self.tree.nodes[m].step for m in self._measured if m)
-        return [(s.program, s.measurement.latency_secs) for s in steps if s.measurement and s.measurement.ok]
+        told = ((s, s.measurement) for s in self._measured if s.node)
+        return [(step.program, m.latency_secs) for step, m in told if m is not None and m.ok]
 
-    def _crown(self, number: int) -> None:
-        measurement = self.tree.nodes[number].step.measurement
-        if number == 0 or measurement is None or measurement.cut or not measurement.verified:
-            return
-        best = self.best.measurement if self.best else None
-        if best is None or measurement.latency_secs < best.latency_secs:
-            self._best = number
+    def _crown(self, step: Step) -> None:
+        """Makes a program the best if its measurement counts and is faster than the best so far; never the untuned."""
+        measurement = step.measurement
+        if step.node and measurement is not None and measurement.counts:
+            best = self.best.measurement if self.best else None
+            if best is None or measurement.latency_secs < best.latency_secs:
+                self._best = step.node
 
     def _refresh(self) -> None:
         """Predicts the most promising unmeasured programs anew and passes the changes up the tree."""
-        numbers: list[int] = []
-        while self._waiting and len(numbers) < _REFRESHED:
-            _, number = heapq.heappop(self._waiting)
-            if number not in self._asked and number not in numbers[-1:]:
-                numbers.append(number)
-        numbers = list(dict.fromkeys(numbers))
-        nodes = [self.tree.nodes[n] for n in numbers]
-        anchors = [self._anchor(n.step.parent or 0) for n in nodes]
-        predictions = self._predictor.predict([n.step.program for n in nodes], anchors) if nodes else []
+        nodes = [self.tree.nodes[number] for number in self._waiting.lift(_REFRESHED)]
+        anchors = [self._anchor(node.step.parent or 0) for node in nodes]
+        predictions = self._predictor.predict([node.step.program for node in nodes], anchors)
         for node, secs in zip(nodes, predictions, strict=True):
-            self._revise(node, secs)
-
-    def _revise(self, node: Node, secs: float | None) -> None:
-        if secs is not None and not self.config.rollout_depth:
-            node.step = replace(node.step, predicted_secs=secs)
-            self.tree.revalue(node.step.node, 1.0 / secs)
-        heapq.heappush(self._waiting, (self._rank(node.step), node.step.node))
-
-    def _most_promising(self) -> int:
-        while True:
-            rank, number = heapq.heappop(self._waiting)
-            if number not in self._asked and rank == self._rank(self.tree.nodes[number].step):
-                return number
-
-    def _mark_asked(self, number: int) -> None:
-        if number in self._asked:
-            return
-        self._asked.add(number)
-        self._unasked.remove(number)
-        self._num_asked += 1
-
-    def _rank(self, step: Step) -> Rank:
-        """Returns a key that sorts the most promising program first: a stand-in's come after the proposer's own."""
-        secs = math.inf if step.predicted_secs is None else step.predicted_secs
-        return step.proposer in self._stand_ins, secs
+            if secs is not None and not self.config.rollout_depth:
+                node.step = replace(node.step, predicted_secs=secs)
+        for node in sorted(nodes, key=lambda node: node.step.node):  # parents first: children may follow them
+            self.tree.revalue(node.step.node, self._unmeasured_speed(node.step))
+            self._waiting.place(node.step)

@@ -2,15 +2,19 @@
 
 A node's value is a speed, 1 / seconds, so that predictions and measurements add up in one unit; it becomes a reward in
 [0, 1] only where it is compared, relative to the best speed measured so far. When a better estimate of a node arrives
-(its measurement, or a refitted prediction), the difference is passed up to the root, and every mean stays exact.
+(its measurement, or a refitted prediction), the difference is passed up to the root. Sums are kept as whole numbers:
+then they are exact, whatever the order in which a run and its replay took them.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from reasoning_compiler.records import Step
+
+_PARTS = 1 << 32  # of one 1/s, in which sums count
 
 
 @dataclass
@@ -19,31 +23,39 @@ class Node:
 
     Args:
         step: the program, its edge and what is known of it.
-        depth: edges to the root.
-        visits: expansions that went through it, its own included.
-        total: sum of the speeds, in 1/s, that these brought back.
-        value: the speed that the node itself stands for at present, in 1/s; part of `total`.
+        visits: nodes at or below it; the root, which is no result of an expansion, does not count.
+        total: sum of these nodes' values, in 1/s / 2³².
+        value: the speed that the node itself stands for at present, in 1/s.
         children: numbers of its children.
         rejections: proposals for it that were refused.
-        pending: expansions of it under way.
+        pending: children of it that are being proposed.
+        unobserved: nodes at or below it that are being proposed.
         full: it takes no more children.
         closed: neither does anything below it.
     """
 
     step: Step
-    depth: int = 0
     visits: int = 0
-    total: float = 0.0
+    total: int = 0
     value: float = 0.0
     children: list[int] = field(default_factory=list)
     rejections: int = 0
     pending: int = 0
+    unobserved: int = 0
     full: bool = False
     closed: bool = False
+
+    @property
+    def mean(self) -> float:
+        """The mean value of the nodes at or below it, in 1/s; 0 for a root without children."""
+        return self.total / (self.visits * _PARTS) if self.visits else 0.0
 
 
 class Tree:
     """A search tree under UCT (Kocsis and Szepesvári, "Bandit based Monte-Carlo planning", 2006).
+
+    Nodes that are being proposed count as visits of their ancestors but not for their means, as in WU-UCT (Liu et al.,
+    "Watch the Unobserved", 2020): several proposals may be under way at once, and each looks elsewhere.
 
     Args:
         root: the untuned program.
@@ -61,7 +73,7 @@ class Tree:
         return len(self.nodes)
 
     def room(self, number: int) -> int:
-        """Returns how many more children a node may have, those under way counted."""
+        """Returns how many more children a node may have, those being proposed counted."""
         node = self.nodes[number]
         if node.full:
             return 0
@@ -74,14 +86,13 @@ class Tree:
         Args:
             best_speed: what a reward of 1 is, in 1/s.
         """
-        busy: set[int] = set()  # subtrees with room for no one until something under way comes back
+        busy: set[int] = set()  # subtrees without room until something under way comes back
         number = 0
         while not self.room(number):
             node = self.nodes[number]
             inner = [c for c in node.children if not self.nodes[c].closed and c not in busy]
             if inner:
-                at = number
-                number = max(inner, key=lambda c: (self.uct(c, at, best_speed), -c))
+                number = max(inner, key=lambda child: (self.uct(child, best_speed), -child))
                 continue
             node.closed = not node.pending and all(self.nodes[c].closed for c in node.children)
             busy.add(number)
@@ -90,15 +101,14 @@ class Tree:
             number = node.step.parent
         return number
 
-    def uct(self, child: int, parent: int, best_speed: float) -> float:
-        """Returns a child's upper confidence bound; unvisited children come first."""
-        node = self.nodes[child]
-        visits = node.visits + node.pending
-        if visits == 0:
-            return math.inf
-        above = max(1, self.nodes[parent].visits + self.nodes[parent].pending)
-        bound = self.reward(node.total / visits, best_speed) + self._exploration * math.sqrt(math.log(above) / visits)
-        return round(bound, 9)  # sums taken in another order, as after a resume, must not decide between equals
+    def uct(self, number: int, best_speed: float) -> float:
+        """Returns the upper confidence bound of a node that is not the root: Q/N + c·√(ln N_parent / N)."""
+        node = self.nodes[number]
+        assert node.step.parent is not None
+        parent = self.nodes[node.step.parent]
+        visits = node.visits + node.unobserved
+        explored = math.log(parent.visits + parent.unobserved) / visits
+        return self.reward(node.mean, best_speed) + self._exploration * math.sqrt(explored)
 
     @staticmethod
     def reward(speed: float, best_speed: float) -> float:
@@ -108,27 +118,36 @@ class Tree:
     def add(self, step: Step, speed: float) -> None:
         """Adds a node below its parent and backpropagates its speed, in 1/s, up to the root."""
         assert step.node == len(self.nodes) and step.parent is not None
-        parent = self.nodes[step.parent]
-        self.nodes.append(Node(step, depth=parent.depth + 1, value=speed))
-        parent.children.append(step.node)
+        self.nodes.append(Node(step, value=speed))
+        self.nodes[step.parent].children.append(step.node)
+        parts = _parts(speed)
         for node in self.path(step.node):
             node.visits += 1
-            node.total += speed
+            node.total += parts
 
     def revalue(self, number: int, speed: float) -> None:
         """Replaces the speed that a node stands for, for all its ancestors too."""
         node = self.nodes[number]
-        change = speed - node.value
+        change = _parts(speed) - _parts(node.value)
         node.value = speed
         if change and number:
             for above in self.path(number):
                 above.total += change
 
-    def path(self, number: int) -> list[Node]:
+    def expect(self, number: int, num: int) -> None:
+        """Notes that `num` children of a node are being proposed; with a negative `num`, that so many no longer are."""
+        self.nodes[number].pending += num
+        for node in self.path(number):
+            node.unobserved += num
+
+    def path(self, number: int) -> Iterator[Node]:
         """Returns the nodes from a node up to the root."""
-        nodes = []
         at: int | None = number
         while at is not None:
-            nodes.append(self.nodes[at])
-            at = self.nodes[at].step.parent
-        return nodes
+            node = self.nodes[at]
+            yield node
+            at = node.step.parent
+
+
+def _parts(speed: float) -> int:
+    return round(speed * _PARTS)

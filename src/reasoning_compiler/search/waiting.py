@@ -1,0 +1,69 @@
+"""The programs that nobody has asked for yet, the most promising first."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import bisect_left
+from collections.abc import Collection
+
+import numpy as np
+
+from reasoning_compiler.records import Step
+
+Rank = tuple[bool, float]
+"""Whether a stand-in proposed a program, and its predicted seconds."""
+
+
+class Waiting:
+    """Nodes in order of rank: a stand-in's programs come after all others, and within both, those without a prediction.
+
+    Args:
+        stand_ins: names of proposers that only fill in.
+    """
+
+    def __init__(self, stand_ins: Collection[str]) -> None:
+        self._stand_ins = frozenset(stand_ins)
+        self._numbers: list[int] = []  # ascending
+        self._heap: list[tuple[Rank, int]] = []  # one entry for each node, and left-over ones of nodes that are gone
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __contains__(self, number: int) -> bool:
+        at = bisect_left(self._numbers, number)
+        return at < len(self._numbers) and self._numbers[at] == number
+
+    def add(self, step: Step) -> None:
+        """Adds a node; its number must be greater than those of all before it."""
+        self._numbers.append(step.node)
+        self.place(step)
+
+    def discard(self, number: int) -> None:
+        """Removes a node if it waits."""
+        if number in self:
+            del self._numbers[bisect_left(self._numbers, number)]
+
+    def pop_best(self) -> int:
+        """Removes the most promising node and returns its number. Raises IndexError where none waits."""
+        number = self.lift(1)[0]
+        self.discard(number)
+        return number
+
+    def pop_any(self, rng: np.random.Generator) -> int:
+        """Removes a node drawn at random and returns its number. Raises ValueError where none waits."""
+        return self._numbers.pop(int(rng.integers(len(self._numbers))))
+
+    def lift(self, num: int) -> list[int]:
+        """Returns up to `num` nodes, the most promising first, lifted out of the order until each is placed again."""
+        lifted: list[int] = []
+        while self._heap and len(lifted) < num:
+            _, number = heapq.heappop(self._heap)
+            if number in self:
+                lifted.append(number)
+        return lifted
+
+    def place(self, step: Step) -> None:
+        """Gives a lifted node its place in the order."""
+        secs = math.inf if step.predicted_secs is None else step.predicted_secs
+        heapq.heappush(self._heap, ((step.proposer in self._stand_ins, secs), step.node))
