@@ -132,7 +132,7 @@ class Program:
     @cached_property
     def key(self) -> str:
         """16 hexadecimal digits, the same in every process."""
-        text = json.dumps(self.to_json(), separators=(",", ":"), ensure_ascii=False)
+        text = json.dumps(self.to_json(), separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
@@ -246,6 +246,11 @@ class Measurement:
         return self.failure is None
 
     @property
+    def counts(self) -> bool:
+        """Whether it may make a program the best: it worked, was timed in full, and its output was verified."""
+        return self.ok and self.verified and not self.cut
+
+    @property
     def latency_secs(self) -> float:
         """The median of the timed runs. Raises ValueError for a failure."""
         if self.failure is not None:
@@ -315,7 +320,7 @@ ArgumentRole = Literal["input", "weight", "output"]
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of a kernel: its name, shape, dtype, and whether it is a constant weight that may be laid out ahead."""
+    """One argument of a kernel; weights are constant and may be laid out ahead of time."""
 
     name: str
     shape: tuple[int, ...]

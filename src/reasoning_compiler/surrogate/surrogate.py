@@ -1,14 +1,14 @@
 """The surrogate f̂: the analysis as a prior, corrected by what was measured, first simply and then by a learned model.
 
-Three predictions of increasing ambition are kept for every program:
+Two predictions are made of every program, both of them corrections of the analysis' seconds, the prior:
 
-1. the *prior*: the analysis' seconds, scaled by the median error so far;
-2. the *anchored* one: the error of the nearest measured ancestor in the tree carried over, since a child shares most
-   of what the analysis got wrong about its parent;
-3. the *learned* one: gradient-boosted trees on the remaining error.
+1. the *anchored* one: most of the prior's error at the nearest measured ancestor in the tree is carried over, since a
+   child shares most of what the analysis got wrong about its parent; the rest, or all of it where there is no such
+   ancestor, is the median error so far;
+2. the *learned* one: gradient-boosted trees on the prior's error.
 
-Each is scored by how it ranked programs before they were measured (Kendall's τ over the most recent ones), and only
-the one that has ranked best is believed: a learned model speaks when it has earned it, never before.
+Both are scored by how they ranked programs before these were measured (Kendall's τ over the most recent ones). The
+learned one is believed only while it ranks better: it speaks when it has earned it, never before.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,7 @@ _ANCHOR_WEIGHT = 0.8
 _ROUNDS = 60
 _TREES = {"max_depth": 4, "eta": 0.15, "min_child_weight": 1e-3, "colsample_bytree": 0.5, "nthread": 1, "verbosity": 0}
 _REFIT_GROWTH = 1.08  # the model is fitted anew when this much more is known
+_LEAST_SECS = 1e-9
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Description:
     """What the surrogate is told of a program.
 
     Args:
-        prior_secs: the analysis' estimate.
+        prior_secs: the analysis' estimate; 0 where it finds nothing that takes time.
         row: its features, shape [F].
     """
 
@@ -49,14 +51,15 @@ class Description:
 
 @dataclass(frozen=True)
 class Trust:
-    """How well each kind of prediction has ranked so far (Kendall's τ in [-1, 1]); None where not scored."""
+    """How well each kind of prediction ranked lately: Kendall's τ in [-1, 1]; None where that cannot be said."""
 
     anchored: float | None = None
     learned: float | None = None
 
     @property
     def believes_learned(self) -> bool:
-        return self.learned is not None and self.anchored is not None and self.learned > max(0.0, self.anchored)
+        """Whether the learned prediction has ranked better than the anchored one, and better than not at all."""
+        return self.learned is not None and self.learned > max(0.0, self.anchored or 0.0)
 
 
 class Surrogate:
@@ -65,35 +68,34 @@ class Surrogate:
     Args:
         describe: returns a program's prior and features; called once per program.
         seed: of the trees.
-        use_prior: whether the analysis is asked at all; without it nothing is predicted before the trees are fitted.
     """
 
-    def __init__(self, describe: Callable[[Program], Description], *, seed: int = 0, use_prior: bool = True) -> None:
-        self._describe, self._seed, self._use_prior = describe, seed, use_prior
+    def __init__(self, describe: Callable[[Program], Description], *, seed: int = 0) -> None:
+        self._describe, self._seed = describe, seed
         self._described: dict[Program, Description] = {}
         self._known: dict[Program, float] = {}
         self._offset = 0.0
-        self._model = None
+        self._model: Any = None
         self._fitted_on = 0
         self._made: dict[Program, tuple[float, float | None]] = {}
         self._scores: list[tuple[float, float, float | None]] = []  # (truth, anchored, learned), logarithms
         self.trust = Trust()
 
-    def predict(self, programs: Sequence[Program], anchors: Sequence[Known | None]) -> list[float | None]:
-        """Returns latencies in seconds; None where nothing can be said yet. See `search.Predictor`."""
+    def predict(self, programs: Sequence[Program], anchors: Sequence[Known | None]) -> list[float]:
+        """Returns latencies in seconds.
+
+        Args:
+            programs: to be predicted.
+            anchors: for each, its nearest measured ancestor, or None.
+        """
         if not programs:
             return []
-        rows = [self._description(p) for p in programs]
-        anchored = [self._anchored(d, anchor) for d, anchor in zip(rows, anchors, strict=True)]
-        learned = self._learned(rows, anchored)
-        result: list[float | None] = []
-        for program, simple, clever in zip(programs, anchored, learned, strict=True):
-            self._made[program] = (simple, clever)
-            if clever is not None and (self.trust.believes_learned or not self._use_prior):
-                result.append(math.exp(clever))
-            else:
-                result.append(math.exp(simple) if self._use_prior else None)
-        return result
+        anchored = [self._anchored(program, anchor) for program, anchor in zip(programs, anchors, strict=True)]
+        learned = self._learned(programs)
+        self._made.update(zip(programs, zip(anchored, learned, strict=True), strict=True))
+        if self.trust.believes_learned:
+            return [math.exp(a if b is None else b) for a, b in zip(anchored, learned, strict=True)]
+        return [math.exp(a) for a in anchored]
 
     def learn(self, known: Sequence[Known]) -> None:
         """Scores the predictions made of what has been measured since, and fits again."""
@@ -116,33 +118,29 @@ class Surrogate:
         return self._described[program]
 
     def _log_prior(self, program: Program) -> float:
-        return math.log(self._description(program).prior_secs)
+        return math.log(max(_LEAST_SECS, self._description(program).prior_secs))
 
-    def _anchored(self, description: Description, anchor: Known | None) -> float:
-        prior = math.log(description.prior_secs)
-        if anchor is None:
-            return prior + self._offset
-        error = math.log(anchor[1]) - self._log_prior(anchor[0])
-        return prior + _ANCHOR_WEIGHT * error + (1 - _ANCHOR_WEIGHT) * self._offset
+    def _anchored(self, program: Program, anchor: Known | None) -> float:
+        error = self._offset
+        if anchor is not None:
+            at_anchor = math.log(anchor[1]) - self._log_prior(anchor[0])
+            error = _ANCHOR_WEIGHT * at_anchor + (1 - _ANCHOR_WEIGHT) * self._offset
+        return self._log_prior(program) + error
 
-    def _learned(self, descriptions: Sequence[Description], anchored: Sequence[float]) -> list[float | None]:
+    def _learned(self, programs: Sequence[Program]) -> list[float | None]:
         if self._model is None:
-            return [None] * len(descriptions)
-        import xgboost
-
-        errors = self._model.predict(xgboost.DMatrix(np.stack([d.row for d in descriptions])))
-        return [math.log(d.prior_secs) + float(e) for d, e in zip(descriptions, errors, strict=True)]
+            return [None] * len(programs)
+        errors = self._model.predict(_matrix([self._description(p).row for p in programs]))
+        return [self._log_prior(p) + float(error) for p, error in zip(programs, errors, strict=True)]
 
     def _fit(self, errors: Sequence[float]) -> None:
         import xgboost
 
-        programs = list(self._known)
-        secs = np.array([self._known[p] for p in programs])
-        rows = np.stack([self._description(p).row for p in programs])
+        secs = np.array(list(self._known.values()))
         # What is slow need not be known as precisely as what may win.
-        data = xgboost.DMatrix(rows, label=np.array(errors), weight=np.sqrt(secs.min() / secs))
+        data = _matrix([self._description(p).row for p in self._known], label=errors, weight=np.sqrt(secs.min() / secs))
         self._model = xgboost.train(_TREES | {"seed": self._seed, "base_score": self._offset}, data, _ROUNDS)
-        self._fitted_on = len(programs)
+        self._fitted_on = len(self._known)
 
     def _judge(self) -> Trust:
         recent = self._scores[-_JUDGED:]
@@ -154,3 +152,9 @@ class Surrogate:
         truth = [s[0] for s in both]
         return Trust(kendall_tau(truth, [s[1] for s in both]), kendall_tau(truth, [s[2] for s in both]))
 
+
+def _matrix(rows: Sequence[np.ndarray], **columns: Any) -> Any:
+    """Returns XGBoost's form of the rows, made by one thread: for so few, starting others takes 50 ms."""
+    import xgboost
+
+    return xgboost.DMatrix(np.stack(rows), nthread=1, **columns)
