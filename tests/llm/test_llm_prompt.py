@@ -54,6 +54,11 @@ def test_context_depth_counts_ancestors(depth: int, shown: list[int]) -> None:
     assert [int(line.split()[1]) for line in lineage.splitlines()] == shown
 
 
+def test_ancestors_that_are_too_far_up_are_results_like_others() -> None:
+    others = node_text(conv_context(), 2, context_depth=0).split("OTHER RESULTS")[1]
+    assert "node 1:" in others and "node 1:" not in node_text(conv_context(), 2).split("OTHER RESULTS")[1]
+
+
 def test_predictions_that_nobody_trusts_are_not_shown() -> None:
     context = conv_context()
     silent = tuple(replace(step, predicted_secs=None) for step in context.lineage)

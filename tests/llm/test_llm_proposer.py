@@ -17,11 +17,13 @@ from fake_server import KEY, FakeServer, Script, error
 from reasoning_compiler.errors import LLMSetupError, UsageError
 from reasoning_compiler.proposer.llm import client as client_module
 from reasoning_compiler.proposer.llm.budget import Budget
+from reasoning_compiler.proposer.llm.calls import Message
 from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient
-from reasoning_compiler.proposer.llm.metered import MeteredModel
+from reasoning_compiler.proposer.llm.metered import MeteredModel, Question
 from reasoning_compiler.proposer.llm.prices import Price, PriceList
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
 from reasoning_compiler.proposer.llm.replay import ReplayClient
+from reasoning_compiler.proposer.llm.settings import LLMSettings, open_model
 from reasoning_compiler.proposer.llm.transcript import Transcript, read_transcript, spending
 from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.records import Program, Proposal, Transformation
@@ -120,6 +122,7 @@ def test_the_models_transformations_become_the_proposal(setup: Any) -> None:
     stats = run.proposer.stats
     assert (stats.calls, stats.expansions, stats.failed_expansions, stats.fallback_rate) == (1, 1, 0, 0.0)
     assert (stats.children, stats.fallback_children, stats.spent.tokens) == (2, 0, 1200)
+    assert json.loads(json.dumps(stats.to_json()))["spent"]["tokens"] == 1200
     prompt = run.server.requests[0]["messages"][1]["content"]
     assert "register tile 4 x 64" in prompt and "Propose 2 different" in prompt
 
@@ -259,6 +262,12 @@ def test_a_model_that_is_away_is_given_a_pause(setup: Any) -> None:
     assert run.propose().proposer == "llm"
 
 
+def test_only_failures_in_a_row_make_a_pause(setup: Any) -> None:
+    bad, good = error(503, "away"), Script(answer(TILES, {UNROLL: 0}))
+    run = setup(bad, bad, good, bad, bad, good, max_attempts=1)
+    assert [run.propose().proposer for _ in range(6)] == ["expert", "expert", "llm"] * 2
+
+
 # -- budgets ------------------------------------------------------------------------------------------------------
 
 
@@ -343,6 +352,28 @@ def test_keys_are_never_written(setup: Any, tmp_path: Path) -> None:
     written = run.path.read_text()
     assert KEY not in written and "abcdefgh12345678" not in written and "[key]" in written
     assert KEY not in repr(run.proposer.stats) + repr(run.proposer.notices) + repr(run.model.client)
+
+
+# -- settings -----------------------------------------------------------------------------------------------------
+
+
+def test_settings_make_the_model_of_a_run(tmp_path: Path) -> None:
+    with FakeServer(Script("ok")) as server:
+        settings = LLMSettings("fake", base_url=server.base_url, budget_usd=1.0, price="1/2", max_output_tokens=77)
+        model = open_model(settings, transcript=Transcript(tmp_path / "t.jsonl"))
+        assert model.ask(Question((Message("user", "hi"),), 0, "key", 1, "1")).usd == pytest.approx(0.0014)
+        model.close()
+    assert server.requests[0]["max_tokens"] == 77
+    assert (settings.prompt_tokens, LLMSettings("openai:x").prompt_tokens) == (4000, 8000)
+
+
+def test_what_is_wrong_with_settings_is_said_before_any_call() -> None:
+    with pytest.raises(UsageError, match="price of ollama:x is unknown"):
+        open_model(LLMSettings("ollama:x", budget_usd=1.0))
+    with pytest.raises(UsageError, match="`context_depth` is -1"):
+        LLMSettings("ollama:x", context_depth=-1)
+    with pytest.raises(LLMSetupError, match="name the provider"):
+        open_model(LLMSettings("gpt-4o-mini"))
 
 
 # -- time ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from reasoning_compiler.proposer.llm.loose_json import Found, find_containers
 from reasoning_compiler.proposer.llm.values import clip, coerce, free_value, plain_name, shown
-from reasoning_compiler.records import Decision, Transformation, Value
+from reasoning_compiler.records import ChoiceDomain, Decision, Transformation, Value
 
 RejectionKind = Literal[
     "empty",  # no text at all
@@ -240,8 +240,10 @@ def _checked(
     if value is None:
         return None, ("wrong_type", f"`{decision.name}` cannot be {shown(raw)}; {allowed}")
     why_not = decision.domain.why_not(value)
+    if isinstance(decision.domain, ChoiceDomain) and why_not is not None:
+        why_not = "is no value of it"  # the domain's own reason would name all values a second time
     if why_not is not None and not (lenient and decision.kind != "structure"):
-        return None, ("outside_domain", f"`{decision.name}`: {shown(value)} {clip(why_not, 400)}; {allowed}")
+        return None, ("outside_domain", f"`{decision.name}`: {shown(value)} {why_not}; {allowed}")
     return value, None
 
 

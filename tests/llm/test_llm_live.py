@@ -1,0 +1,43 @@
+"""One small and one full call to a real model: REASONC_LIVE_MODEL=openai:gpt-4o-mini pytest -m live."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from conv_context import ANALYSIS, KERNEL, MACHINE, conv_context
+
+from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient
+from reasoning_compiler.proposer.llm.metered import MeteredModel
+from reasoning_compiler.proposer.llm.proposer import LLMProposer
+from reasoning_compiler.proposer.protocol import Context
+from reasoning_compiler.records import Proposal
+
+MODEL = os.environ.get("REASONC_LIVE_MODEL", "")
+
+pytestmark = [pytest.mark.live, pytest.mark.skipif(not MODEL, reason="REASONC_LIVE_MODEL is not set")]
+
+
+class Nobody:
+    name = "nobody"
+
+    def propose(self, context: Context, num: int, rng: np.random.Generator) -> Proposal:
+        return Proposal(self.name, "", ())
+
+
+def test_a_real_model_proposes_valid_transformations() -> None:
+    options = ClientOptions(MODEL, base_url=os.environ.get("REASONC_LIVE_BASE_URL"))
+    with LLMClient(options) as client:
+        client.check_connection()
+        proposer = LLMProposer(
+            MeteredModel(client),
+            kernel=KERNEL,
+            machine=MACHINE,
+            check=lambda program, transformation: None,
+            fallback=Nobody(),
+            explain=lambda program: ANALYSIS,
+        )
+        proposal = proposer.propose(conv_context(), 4, np.random.default_rng(0))
+    assert proposal.transformations, proposer.stats
+    assert proposal.reasoning
