@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reasoning_compiler.workload.catalogue import CATALOGUE, Description, Entry, describe, parse
+from reasoning_compiler.workload.catalogue import CATALOGUE, Description, Entry, Setting, describe, parse
 from reasoning_compiler.workload.kernels import (
     deepseek_moe,
     flux_attention,
@@ -18,6 +18,7 @@ __all__ = [
     "CATALOGUE",
     "Description",
     "Entry",
+    "Setting",
     "Workload",
     "deepseek_moe",
     "describe",

@@ -52,23 +52,55 @@ CATALOGUE: dict[str, Entry] = {
 
 
 @dataclass(frozen=True)
-class Description:
-    """What a workload is made of: its spec, arguments, FLOPs per run and bytes of all arguments."""
+class Setting:
+    """What a workload is made of at one setting of its parameters; `str` of it is a line.
+
+    Args:
+        spec: as `parse` takes it.
+        arguments: in order.
+        flops: of one run.
+        bytes: of all arguments.
+    """
 
     spec: str
     arguments: tuple[Argument, ...]
     flops: int
     bytes: int
 
+    def __str__(self) -> str:
+        inputs = " ".join(_shape(a) for a in self.arguments if a.role != "output")
+        outputs = " ".join(_shape(a) for a in self.arguments if a.role == "output")
+        note = " (* constant)" if any(a.role == "weight" for a in self.arguments) else ""
+        return f"{inputs} -> {outputs}{note}, {_quantity(self.flops, 'FLOP')}, {_quantity(self.bytes, 'B')}"
 
-def describe(spec: str) -> Description:
-    """Returns what the workload of `spec` is made of; no array is made.
 
-    Raises:
-        UsageError: as `parse`.
-    """
-    workload = parse(spec)
-    return Description(spec, workload.arguments, workload.flops, workload.bytes)
+@dataclass(frozen=True)
+class Description:
+    """A named workload in figures and in words, for lists; `str` of it is a paragraph."""
+
+    name: str
+    doc: str
+    parameters: tuple[str, ...]
+    default: Setting
+    full_size: Setting
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.name}: {self.doc}",
+            f"  parameters: {', '.join(self.parameters)}",
+            f"  default: {self.default}",
+        ]
+        if self.full_size.arguments != self.default.arguments:
+            lines.append(f"  full size, {self.full_size.spec}: {self.full_size}")
+        return "\n".join(lines)
+
+
+def describe(entry: Entry) -> Description:
+    """Returns an entry's shapes, FLOPs and bytes, by default and at full size; no array is made."""
+    default, full_size = (
+        Setting(w.spec, w.arguments, w.flops, w.bytes) for w in (entry.make(), parse(entry.full_size))
+    )
+    return Description(entry.name, entry.doc, tuple(map(str, entry.parameters)), default, full_size)
 
 
 def parse(text: str) -> Workload:
@@ -87,6 +119,8 @@ def parse(text: str) -> Workload:
         return from_file(text)
     name, bracket, rest = text.partition("[")
     name = name.strip()
+    if not name:
+        raise UsageError(f"`{text}` names no workload; `reasonc workloads` lists them all")
     entry = CATALOGUE.get(name.lower().replace("_", "-"))
     if entry is None:
         raise UsageError(f"there is no workload `{name}`{_nearest(name)}; `reasonc workloads` lists them all")
@@ -119,3 +153,16 @@ def _nearest(name: str) -> str:
     near = difflib.get_close_matches(name.lower().replace("_", "-"), CATALOGUE, n=3, cutoff=0.4)
     near += [known for known in CATALOGUE if known not in near and name and name.lower() in known]
     return f"; the nearest are {', '.join(near)}" if near else f"; there are {', '.join(CATALOGUE)}"
+
+
+def _shape(argument: Argument) -> str:
+    mark = "*" if argument.role == "weight" else ""
+    return f"{argument.name}{mark}{list(argument.shape)}"
+
+
+def _quantity(value: float, unit: str) -> str:
+    for prefix in ("", "k", "M", "G"):
+        if value < 1000:
+            return f"{value:.3g} {prefix}{unit}"
+        value /= 1000
+    return f"{value:.3g} T{unit}"

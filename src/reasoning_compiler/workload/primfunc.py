@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from reasoning_compiler.errors import UsageError
@@ -17,6 +18,7 @@ LAYOUT_FREE_ATTR = "layout_free_buffers"
 """TVM's attribute with the indices of the arguments that are constant and may be laid out ahead of time."""
 
 _MAX_ELEMENTS = 2**31 - 1
+_EXACT_CALLS = {"prim.if_then_else", "tirx.reinterpret"}
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,16 @@ class Block:
     Args:
         name: the block's name.
         reduction_length: terms that each written element sums up; 1 for an elementwise block.
-        dtypes: of the buffers it writes.
+        arithmetic: dtypes in which it adds, multiplies, divides or calls functions.
+        casts: dtypes to which it converts.
         reads: indices of the arguments it reads; its own result counts only where the block does not initialise it.
         writes: indices of the arguments it writes.
     """
 
     name: str
     reduction_length: int
-    dtypes: tuple[str, ...]
+    arithmetic: frozenset[str]
+    casts: frozenset[str]
     reads: frozenset[int]
     writes: frozenset[int]
 
@@ -44,15 +48,21 @@ def blocks(func: PrimFunc) -> list[Block]:
 
 
 def arguments(func: PrimFunc) -> tuple[Argument, ...]:
-    """Returns the PrimFunc's arguments: outputs are those it writes, weights those in its `layout_free_buffers`."""
+    """Returns the PrimFunc's arguments: outputs are those it writes, weights those in its `layout_free_buffers`.
+
+    Their names are unique: tensor expressions may call two of them the same, and the later ones are then numbered.
+    """
     written = {index for block in blocks(func) for index in block.writes}
     weights = set()
     if func.attrs is not None and LAYOUT_FREE_ATTR in func.attrs:
         weights = {int(index) for index in func.attrs[LAYOUT_FREE_ATTR]}
-    result = []
+    result: list[Argument] = []
     for index, param in enumerate(func.params):
+        taken = {argument.name for argument in result}
+        candidates = chain([param.name], (f"{param.name}_{i}" for i in count(1)))
+        name = next(candidate for candidate in candidates if candidate not in taken)
         role = "output" if index in written else "weight" if index in weights else "input"
-        result.append(Argument(param.name, tuple(int(d) for d in param.shape), str(param.dtype), role))
+        result.append(Argument(name, tuple(int(d) for d in param.shape), str(param.dtype), role))
     return tuple(result)
 
 
@@ -81,7 +91,9 @@ def require_tunable(func: PrimFunc, name: str) -> None:
     for block in sblocks:
         for buffer in block.alloc_buffers:
             _require_known_shape(tvm, buffer, name)
-    if all(isinstance(loop.extent, tvm.tirx.IntImm) and int(loop.extent) <= 1 for loop in _nodes(func, tvm.tirx.For)):
+    if all(
+        isinstance(loop.extent, tvm.tirx.IntImm) and int(loop.extent) <= 1 for loop in _nodes(func.body, tvm.tirx.For)
+    ):
         raise UsageError(f"`{name}` has nothing to tune: it has no loop of more than one iteration")
     _require_outputs(func, blocks(func), name)
 
@@ -115,25 +127,28 @@ def _require_outputs(func: PrimFunc, found: list[Block], name: str) -> None:
 
 
 def _sblocks(func: PrimFunc) -> list[Any]:
-    return _nodes(func, import_tvm().s_tir.SBlock)
+    return _nodes(func.body, import_tvm().s_tir.SBlock)
 
 
-def _nodes(func: PrimFunc, kind: type) -> list[Any]:
-    """Returns the nodes of a kind in the function's body, in program order."""
+def _nodes(root: Any, kinds: type | tuple[type, ...]) -> list[Any]:
+    """Returns the nodes of the given kinds, in program order."""
     import tvm_ffi
 
     found: list[Any] = []
-    tvm_ffi.structural_walk(func.body, (kind, found.append), order="pre")
+    tvm_ffi.structural_walk(root, (kinds, found.append), order="pre")
     return found
 
 
 def _block(func: PrimFunc, sblock: Any) -> Block:
     tvm = import_tvm()
-    reduced = [v.dom.extent for v in sblock.iter_vars if v.iter_type == tvm.tirx.IterVar.CommReduce]
+    tirx = tvm.tirx
+    reduced = [v.dom.extent for v in sblock.iter_vars if v.iter_type == tirx.IterVar.CommReduce]
+    calls = [call for call in _nodes(sblock.body, tvm.ir.Call) if call.op.name not in _EXACT_CALLS]
     return Block(
         name=sblock.name_hint,
-        reduction_length=math.prod(int(extent) for extent in reduced if isinstance(extent, tvm.tirx.IntImm)),
-        dtypes=tuple(str(region.source.dtype) for region in sblock.writes),
+        reduction_length=math.prod(int(extent) for extent in reduced if isinstance(extent, tirx.IntImm)),
+        arithmetic=_dtypes(calls) | _dtypes(_nodes(sblock.body, (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div))),
+        casts=_dtypes(_nodes(sblock.body, tirx.Cast)),
         reads=_argument_indices(func, sblock.reads),
         writes=_argument_indices(func, sblock.writes),
     )
@@ -143,3 +158,7 @@ def _argument_indices(func: PrimFunc, regions: Any) -> frozenset[int]:
     return frozenset(
         index for index, param in enumerate(func.params) if any(param.same_as(region.source) for region in regions)
     )
+
+
+def _dtypes(nodes: list[Any]) -> frozenset[str]:
+    return frozenset(str(node.ty.dtype) for node in nodes if hasattr(node.ty, "dtype"))

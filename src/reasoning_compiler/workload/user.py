@@ -93,7 +93,7 @@ def _only_function(kernel: Any, name: str) -> PrimFunc:
         return kernel
     if not isinstance(kernel, tvm.IRModule):
         raise UsageError(
-            f"`{name}` is a {type(kernel).__name__}, not a PrimFunc; "
+            f"`{name}` is of the type {type(kernel).__name__}, not a PrimFunc; "
             "it must be a PrimFunc, an IRModule with one, or a function that returns one"
         )
     functions = {var.name_hint: function for var, function in kernel.functions.items()}
@@ -107,8 +107,10 @@ def _only_function(kernel: Any, name: str) -> PrimFunc:
 
 
 def _own_name(kernel: Any) -> str:
-    attrs = getattr(kernel, "attrs", None)
-    return str(attrs["global_symbol"]) if attrs is not None and "global_symbol" in attrs else "kernel"
+    names = [var.name_hint for var in getattr(kernel, "functions", ())]
+    if getattr(kernel, "attrs", None) is not None and "global_symbol" in kernel.attrs:
+        names = [str(kernel.attrs["global_symbol"])]
+    return names[0] if names else "kernel"
 
 
 def _split(text: str) -> tuple[str, str]:

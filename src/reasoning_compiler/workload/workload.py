@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -85,20 +85,22 @@ class Workload:
 def tolerance(workload: Workload) -> tuple[float, float]:
     """Returns how far a right result may lie from the reference: (rtol, atol), both without units.
 
-    A value y agrees with the expected e if |y - e| <= rtol * |e| + atol * max |e|, the maximum over the output; eps is
-    the distance from 1 to the next number of what a block writes. A block that sums up rounds once per term, and such
-    errors add up like a random walk: it adds 4 * eps * sqrt(reduction length) to atol. An elementwise block on the way
-    adds eps. Rounding the result itself is relative: rtol is 2 * eps of the output. Integers alone must be exact.
+    A value y agrees with the expected e if |y - e| <= rtol * |e| + atol * max |e|, the maximum over the output.
+    With eps the distance from 1 to the next number:
+
+    - A block that sums up n terms rounds n times, and such errors add up like a random walk: 4 * eps * sqrt(n) in atol,
+      eps that of its arithmetic.
+    - An elementwise block adds 4 * eps of its arithmetic to atol, and, on the way to the output, eps of its casts.
+    - Rounding the result itself is relative: rtol is 2 * eps of the output.
+
+    A program in integers alone must be exact.
     """
     atol = 0.0
     for block in blocks(workload.mod["main"]):
-        eps = max(map(_eps, block.dtypes), default=0.0)
-        if block.reduction_length > 1:
-            atol += 4 * eps * math.sqrt(block.reduction_length)
-        elif not block.writes:
-            atol += eps
-    rtol = max(2 * _eps(a.dtype) for a in workload.arguments if a.role == "output")
-    return rtol, atol
+        atol += 4 * _eps(block.arithmetic) * math.sqrt(block.reduction_length)
+        if not block.writes:
+            atol += _eps(block.casts)
+    return 2 * _eps({a.dtype for a in workload.arguments if a.role == "output"}), atol
 
 
 def disagreement(
@@ -112,19 +114,21 @@ def disagreement(
         if actual.shape != right.shape:
             return Failure("wrong_result", f"output {index} has shape {actual.shape}, expected {right.shape}")
         y, e = _comparable(actual), _comparable(right)
-        strange = ~np.isfinite(y) & np.isfinite(e)
+        finite = np.isfinite(e)
+        strange = finite & ~np.isfinite(y)
         if strange.any():
             return Failure("nonfinite", f"output {index}: {int(strange.sum())} of {y.size} values are NaN or Inf")
-        finite = np.isfinite(e)
         scale = float(np.abs(e, where=finite, out=np.zeros_like(e)).max(initial=0.0))
-        slack = rtol * np.abs(e) + (atol * scale + (1.0 if atol and actual.dtype.kind in "iu" else 0.0))
-        wrong = np.where(finite, ~(np.abs(y - e) <= slack), ~((y == e) | (np.isnan(y) & np.isnan(e))))
+        rounding = 1.0 if atol and actual.dtype.kind in "iu" else 0.0
+        with np.errstate(invalid="ignore"):
+            error = np.where(finite, np.abs(y - e), 0.0)
+            wrong = error > rtol * np.where(finite, np.abs(e), 0.0) + atol * scale + rounding
+            wrong |= ~finite & ~((y == e) | (np.isnan(y) & np.isnan(e)))
         if wrong.any():
-            error = float(np.abs(np.where(finite, y - e, 0.0)).max())
             return Failure(
                 "wrong_result",
                 f"output {index}: {int(wrong.sum())} of {y.size} values differ from the reference, "
-                f"by up to {error:.3g} where the largest value is {scale:.3g} (rtol {rtol:.1e}, atol {atol:.1e})",
+                f"by up to {error.max():.3g} where the largest value is {scale:.3g} (rtol {rtol:.1e}, atol {atol:.1e})",
             )
     return None
 
@@ -154,10 +158,10 @@ def _random_array(argument: Argument, rng: np.random.Generator, bound: int) -> n
     return array.astype(dtype, copy=False)
 
 
-def _eps(dtype: str) -> float:
-    """The distance from 1 to the next number; 0 for integers."""
-    numpy_type = numpy_dtype(dtype)
-    return 0.0 if numpy_type.kind in "biu" else float(ml_dtypes.finfo(numpy_type).eps)
+def _eps(dtypes: Iterable[str]) -> float:
+    """The distance from 1 to the next number, of the least precise of the dtypes; integers have none."""
+    floats = [dtype for dtype in map(numpy_dtype, dtypes) if dtype.kind not in "biu"]
+    return max((float(ml_dtypes.finfo(dtype).eps) for dtype in floats), default=0.0)
 
 
 def _comparable(array: np.ndarray) -> np.ndarray:
