@@ -40,6 +40,7 @@ def tune(
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
     batch: Annotated[int, typer.Option(help="Programs measured between two looks at the tree.")] = 4,
     threads: Annotated[int | None, typer.Option(help="Threads to use; all physical cores if not given.")] = None,
+    target: Annotated[str | None, typer.Option(help="The TVM target, as JSON; this machine's own if not given.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that one program may take.")] = 30.0,
     out: Annotated[Path | None, typer.Option(help="The run folder; a new one under runs/ if not given.")] = None,
     preset: Annotated[str, typer.Option(help="default, or paper for the paper's own method.")] = "default",
@@ -97,6 +98,7 @@ def tune(
         seed=seed,
         batch=batch,
         threads=threads,
+        target=target,
         timeout_secs=timeout,
     )
     with watching(quiet=quiet or json) as watch:

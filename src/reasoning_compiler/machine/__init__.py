@@ -6,7 +6,7 @@ from reasoning_compiler.machine.cores import num_physical_cores
 from reasoning_compiler.machine.fingerprint import differences, fingerprint
 from reasoning_compiler.machine.presets import PRESET_NOTES, PRESETS, preset
 from reasoning_compiler.machine.probe import cache_dir, detect
-from reasoning_compiler.machine.targets import tvm_target
+from reasoning_compiler.machine.targets import tvm_target, with_target
 from reasoning_compiler.machine.toolchain import import_tvm, quiet_logging, use_threads, why_not_tvm
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "tvm_target",
     "use_threads",
     "why_not_tvm",
+    "with_target",
 ]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from reasoning_compiler.errors import UsageError
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.records import Machine
 
@@ -39,6 +42,43 @@ def tvm_target(machine: Machine) -> tvm.target.Target:
         UsageError: TVM is missing or of a wrong version.
     """
     return import_tvm().target.Target(json.loads(machine.target))
+
+
+def with_target(machine: Machine, text: str) -> Machine:
+    """Returns the machine with another TVM target, one whose programs it can run.
+
+    Args:
+        machine: this machine.
+        text: a target as JSON, as `{"kind": "llvm", "mcpu": "x86-64-v3"}`, or one that TVM knows by name.
+
+    Raises:
+        UsageError: TVM does not know the target or cannot build for it, or its programs do not run here.
+    """
+    tvm = import_tvm()
+    try:
+        given = json.loads(text) if text.lstrip().startswith("{") else text
+        target = tvm.target.Target(given)
+        wanted = json.loads(str(target))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise UsageError(f"`target` is {text!r}, which TVM does not take ({reason[0][:200]}); try `llvm`") from None
+    kind = wanted["kind"]
+    if tvm.get_global_func(f"target.build.{kind}", allow_missing=True) is None:
+        raise UsageError(f"`target` is of kind {kind!r}, for which this TVM cannot build; use kind llvm")
+    if kind != "llvm":
+        raise UsageError(f"`target` is of kind {kind!r}; programs are measured on this machine's CPU: use kind llvm")
+    arch = str(wanted.get("mtriple", "")).split("-")[0]
+    if arch and _family(arch) != _family(platform.machine()):
+        raise UsageError(f"`target` is for {arch}, and this machine is {platform.machine()}: its programs do not run here")
+    plain = {k: v for k, v in wanted.items() if k not in ("tag", "keys")}
+    return replace(machine, target=json.dumps(plain | {"num-cores": machine.num_cores}))
+
+
+def _family(arch: str) -> str:
+    arch = arch.lower()
+    if arch in ("x86_64", "amd64"):
+        return "x86_64"
+    return "aarch64" if arch.startswith(("aarch64", "arm64")) else arch
 
 
 def vector_unit(features: Iterable[str]) -> VectorUnit:

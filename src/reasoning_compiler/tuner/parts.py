@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -45,7 +46,8 @@ PAPER_SEARCH = SearchConfig(
 def with_threads(machine: Machine, threads: int) -> Machine:
     """Returns the part of a machine that a run with that many threads uses."""
     peak = machine.peak_flops * threads / machine.num_cores
-    return replace(machine, num_cores=threads, peak_flops=peak)
+    target = json.dumps(json.loads(machine.target) | {"num-cores": threads})
+    return replace(machine, num_cores=threads, peak_flops=peak, target=target)
 
 
 class SharedSpace:

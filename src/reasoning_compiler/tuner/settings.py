@@ -71,6 +71,7 @@ class Settings:
         seed: of every random draw.
         batch: programs measured between two looks at the tree; ≥ 1.
         threads: threads that a program may use; None for every physical core.
+        target: the TVM target as JSON or by name; None for this machine's own.
         timeout_secs: the longest that one program may take in the runner.
         search: see `SearchConfig`.
 
@@ -87,6 +88,7 @@ class Settings:
     seed: int = 0
     batch: int = 4
     threads: int | None = None
+    target: str | None = None
     timeout_secs: float = 30.0
     search: SearchConfig = field(default_factory=SearchConfig)
 

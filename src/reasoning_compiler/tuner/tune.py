@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from reasoning_compiler.errors import JournalError, UsageError
 from reasoning_compiler.journal import Header, Journal, Run, check_environment, read_run
-from reasoning_compiler.machine import detect, differences, fingerprint, import_tvm
+from reasoning_compiler.machine import detect, differences, fingerprint, import_tvm, with_target
 from reasoning_compiler.records import Machine, Step
 from reasoning_compiler.tuner.settings import Progress, Settings
 
@@ -94,7 +94,7 @@ def tune(
         JournalError: the journal could not be written; what was kept can be resumed.
     """
     settings = replace(settings or Settings(), **changes)
-    machine = detect()
+    machine = _machine(settings)
     threads = _threads(settings, machine)
     workload = as_workload(workload)
     header = Header(
@@ -137,7 +137,7 @@ def resume(
     settings = replace(settings, samples=samples or settings.samples, minutes=minutes or settings.minutes)
     machine = run.header.machine
     threads = _threads(settings, machine)
-    check_environment(run, differences(run.header.fingerprint, fingerprint(detect(), threads)))
+    check_environment(run, differences(run.header.fingerprint, fingerprint(_machine(settings), threads)))
     if run.ended is not None and run.ended.reason == "samples" and run.num_samples >= settings.samples:
         return Result(run)
     return _run(Path(folder), load_workload(run), machine, settings, threads, header=None, on_progress=on_progress)
@@ -220,6 +220,11 @@ def _keep_workload(folder: Path, workload: Workload) -> None:
         (folder / _WORKLOAD_FILE).write_text(import_tvm().ir.save_json(workload.mod))
     except OSError as error:
         raise JournalError(f"`{folder}` could not be written ({error.strerror})") from error
+
+
+def _machine(settings: Settings) -> Machine:
+    machine = detect()
+    return machine if settings.target is None else with_target(machine, settings.target)
 
 
 def _threads(settings: Settings, machine: Machine) -> int:
