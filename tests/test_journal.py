@@ -192,6 +192,36 @@ def test_a_journal_torn_at_any_byte_loses_only_the_torn_line(folder: Path) -> No
         read_run(folder)
 
 
+def test_what_became_of_a_proposal_is_kept_whole_or_not_at_all(folder: Path) -> None:
+    refused = Rejected(0, "expert", Transformation((("unroll", 3),)), "not one of 0, 16")
+    with Journal.create(folder, header(machine=replace(header().machine, target=""))) as journal:
+        journal.node(step(0, None))
+        journal.expanded([step(1), step(2)], [refused, refused])
+        journal.asked([1])
+    path = folder / JOURNAL_FILE
+    content = path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(content) if byte == ord("\n")]
+    for size in range(ends[1], len(content)):
+        path.write_bytes(content[:size])
+        with Journal.resume(folder) as journal:
+            journal.stages({})
+        run = read_run(folder)
+        num_steps = 3 if size >= ends[5] else 1
+        assert [s.node for s in run.steps] == list(range(num_steps))
+        assert run.rejected == (() if num_steps == 1 else (refused, refused))
+        assert path.read_bytes().startswith(content[: ends[5] if num_steps == 3 else ends[1]])
+    assert run.events == (*run.steps, refused, refused)
+
+
+def test_the_settings_of_the_last_resume_count(folder: Path) -> None:
+    with Journal.create(folder, header()) as journal:
+        journal.node(step(0, None))
+        assert read_run(folder).config == header().config
+        journal.resumed({"samples": 99})
+    assert read_run(folder).config == {"samples": 99}
+    assert read_run(folder).header == replace(header(), created=read_run(folder).header.created)
+
+
 @pytest.mark.parametrize("size", [0, 1, 14, 40])
 def test_a_torn_header_leaves_the_folder_free(folder: Path, size: int) -> None:
     Journal.create(folder, header(key="first")).close()

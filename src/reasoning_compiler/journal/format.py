@@ -1,7 +1,8 @@
 """How a journal looks on disk: one JSON object a line, the first of them the run's header.
 
 Every line has an `event` (what kind it is) and `at_secs` (seconds that the run had been going), and ends with
-a newline. A last line without one was torn by a kill or a full disk: its event never happened.
+a newline. A last line without one was torn by a kill or a full disk: its event never happened. Events that happen
+together have `more` on all lines but the last of them: without that last one, none of them ever happened.
 Text is escaped to ASCII, so that no compiler's message and no model's answer can make a line unreadable.
 
 | event | says |
@@ -13,6 +14,7 @@ Text is escaped to ASCII, so that no compiler's message and no model's answer ca
 | `measured` | the hardware's word on one node |
 | `model` | what a language model did for the run, and what it cost |
 | `stages` | where a batch's seconds went |
+| `resumed` | the run goes on with other settings |
 | `finished` | the run ended, why, and with what; a resumed run may end again |
 """
 
@@ -92,7 +94,7 @@ def encode(event: str, at_secs: float, fields: dict[str, Any]) -> bytes:
 
 
 def read_events(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Returns the whole lines of the folder's journal as (number from 1, event), without a torn last one.
+    """Returns the whole lines of the folder's journal as (number from 1, event), without what was torn at its end.
 
     Raises:
         UsageError: there is no journal.
@@ -105,13 +107,28 @@ def read_events(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UsageError(f"`{folder}` holds no run: there is no {path}") from None
     except OSError as error:
         raise JournalError(f"`{path}` cannot be read: {error.strerror}") from error
+    together: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
             event = json.loads(line)
             str(event["event"]), float(event["at_secs"])
         except (ValueError, TypeError, KeyError, RecursionError):
             raise damaged(path, number, "not an event of a run") from None
-        yield number, event
+        together.append((number, event))
+        if not event.get("more"):
+            yield from together
+            together = []
+
+
+def whole_size(content: bytes) -> int:
+    """Returns how many bytes of a journal's content are left without what was torn at its end."""
+    end = content.rfind(b"\n") + 1
+    while end:
+        start = content.rfind(b"\n", 0, end - 1) + 1
+        if not json.loads(content[start:end]).get("more"):
+            break
+        end = start
+    return end
 
 
 def damaged(path: Path, line: int, what: str) -> JournalError:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.errors import JournalError, UsageError
-from reasoning_compiler.journal.format import ENVIRONMENT_FILE, JOURNAL_FILE, Header, encode
-from reasoning_compiler.journal.run import read_run
+from reasoning_compiler.journal.format import ENVIRONMENT_FILE, JOURNAL_FILE, Header, encode, whole_size
+from reasoning_compiler.journal.run import Rejected, read_run
 from reasoning_compiler.records import Measurement, Step, Transformation
 
 try:
@@ -80,7 +80,7 @@ class Journal:
 
     @classmethod
     def resume(cls, folder: str | os.PathLike[str]) -> Journal:
-        """Returns the journal of a run that was begun before, cut behind its last whole line.
+        """Returns the journal of a run that was begun before, without what was torn at its end.
 
         Time goes on where the run stopped: the pause does not count.
 
@@ -97,7 +97,7 @@ class Journal:
             _lock(fd, folder)
             run = read_run(folder)  # again: before the lock, another process may have been appending
             with _as_our_errors(folder, path):
-                size_bytes = path.read_bytes().rfind(b"\n") + 1
+                size_bytes = whole_size(path.read_bytes())
                 os.ftruncate(fd, size_bytes)
         except BaseException:
             os.close(fd)
@@ -116,16 +116,17 @@ class Journal:
             step: the node.
             stage_secs: seconds by stage that this node took, not told again with `stages`.
         """
-        fields: dict[str, Any] = {
-            "node": step.node,
-            "parent": step.parent,
-            "program": step.program.to_json(),
-            "transformation": step.transformation.to_json() if step.transformation else None,
-            "proposer": step.proposer,
-            "reasoning": step.reasoning,
-            "predicted_secs": step.predicted_secs,
-        }
-        self._append("node", fields | ({"stage_secs": stage_secs} if stage_secs else {}))
+        self._append("node", _node_fields(step) | ({"stage_secs": stage_secs} if stage_secs else {}))
+
+    def expanded(self, added: Sequence[Step], rejected: Sequence[Rejected]) -> None:
+        """Appends all that became of one proposal, or nothing of it: a kill leaves no half of it behind.
+
+        Args:
+            added: the nodes that it added.
+            rejected: what the space refused of it.
+        """
+        nodes = [("node", _node_fields(step)) for step in added]
+        self._append_all([*nodes, *(("rejected", _rejected_fields(each)) for each in rejected)])
 
     def asked(self, nodes: Sequence[int]) -> None:
         """Appends that a batch of nodes was chosen for measurement."""
@@ -153,9 +154,7 @@ class Journal:
             why: the reason, one line.
             fallback: who proposes in its stead, told once where nothing of an answer was usable.
         """
-        edit = transformation.to_json() if transformation else None
-        fields = {"node": node, "proposer": proposer, "transformation": edit, "why": why}
-        self._append("rejected", fields | {"fallback": fallback})
+        self._append("rejected", _rejected_fields(Rejected(node, proposer, transformation, why, fallback)))
 
     def stages(self, secs: dict[str, float]) -> None:
         """Appends seconds by stage (propose, apply, predict, build, run, wait); all that are told add up."""
@@ -169,6 +168,10 @@ class Journal:
             notices: what the user was told of it.
         """
         self._append("model", {"stats": stats, "notices": list(notices)})
+
+    def resumed(self, config: dict[str, Any]) -> None:
+        """Appends that the run goes on with other settings, all of which are given, JSON values only."""
+        self._append("resumed", {"config": config})
 
     def finished(
         self,
@@ -208,18 +211,25 @@ class Journal:
         self.close()
 
     def _append(self, event: str, fields: dict[str, Any], *, sync: bool = False) -> None:
+        self._append_all([(event, fields)], sync=sync)
+
+    def _append_all(self, events: Sequence[tuple[str, dict[str, Any]]], *, sync: bool = False) -> None:
         with self._mutex, _as_our_errors(self.folder, self._path, is_begun=self._size_bytes > 0):
             if self._fd < 0:
                 raise JournalError(f"`{self._path}` was closed; open it again with `Journal.resume`")
-            line = encode(event, self.elapsed_secs, fields)
+            at_secs, left = self.elapsed_secs, len(events)
+            lines = b""
+            for event, fields in events:
+                left -= 1
+                lines += encode(event, at_secs, fields | ({"more": True} if left else {}))
             if self._is_torn:
                 os.ftruncate(self._fd, self._size_bytes)
-            # Until the whole line is out and counted, a full disk or a Ctrl-C leaves a torn one behind.
+            # Until all is out and counted, a full disk or a Ctrl-C leaves a torn end behind.
             self._is_torn = True
-            rest = memoryview(line)
+            rest = memoryview(lines)
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
-            self._size_bytes += len(line)
+            self._size_bytes += len(lines)
             self._is_torn = False
             self._sync(force=sync)
 
@@ -230,6 +240,24 @@ class Journal:
             begin_secs = time.perf_counter()
             os.fsync(self._fd)
             self._sync_credit_secs -= time.perf_counter() - begin_secs
+
+
+def _node_fields(step: Step) -> dict[str, Any]:
+    return {
+        "node": step.node,
+        "parent": step.parent,
+        "program": step.program.to_json(),
+        "transformation": step.transformation.to_json() if step.transformation else None,
+        "proposer": step.proposer,
+        "reasoning": step.reasoning,
+        "predicted_secs": step.predicted_secs,
+    }
+
+
+def _rejected_fields(rejected: Rejected) -> dict[str, Any]:
+    edit = rejected.transformation.to_json() if rejected.transformation else None
+    fields = {"node": rejected.node, "proposer": rejected.proposer, "transformation": edit}
+    return fields | {"why": rejected.why, "fallback": rejected.fallback}
 
 
 def _check_new(folder: Path, path: Path) -> None:

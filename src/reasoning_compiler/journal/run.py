@@ -90,6 +90,10 @@ class Outcome:
         return self.untuned.latency_secs / self.best.latency_secs
 
 
+Event = Step | Rejected | Sample | tuple[int, ...]
+"""What happens in a search: a node added, a proposal refused, a measurement, or a batch chosen to be measured."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A run rebuilt from its journal.
@@ -97,6 +101,8 @@ class Run:
     Args:
         folder: the run folder.
         header: what it is of.
+        config: its settings; those of the header, or what a resume has put in their place.
+        events: all that happened in its search, in order; the nodes still without measurements.
         steps: the tree's nodes in the order they were added, each with its latest measurement.
         batches: the nodes of each batch chosen for measurement, in order.
         samples: every measurement in the order it came in, node 0's included.
@@ -110,6 +116,8 @@ class Run:
 
     folder: Path
     header: Header
+    config: dict[str, Any] = field(default_factory=dict)
+    events: tuple[Event, ...] = ()
     steps: tuple[Step, ...] = ()
     batches: tuple[tuple[int, ...], ...] = ()
     samples: tuple[Sample, ...] = ()
@@ -244,6 +252,8 @@ class _Draft:
 
     def __init__(self, header: Header) -> None:
         self.header = header
+        self.config = header.config
+        self.events: list[Event] = []
         self.steps: dict[int, Step] = {}
         self.batches: list[tuple[int, ...]] = []
         self.samples: list[Sample] = []
@@ -271,16 +281,19 @@ class _Draft:
             reasoning=event["reasoning"],
             predicted_secs=event["predicted_secs"],
         )
+        self.events.append(self.steps[node])
         self._add_stages(event.get("stage_secs", {}))
 
     def take_asked(self, event: dict[str, Any]) -> None:
         self.batches.append(tuple(self._known(node) for node in event["nodes"]))
+        self.events.append(self.batches[-1])
 
     def take_measured(self, event: dict[str, Any]) -> None:
         node = self._known(event["node"])
         measurement = Measurement.from_json(event["measurement"])
         self.steps[node] = replace(self.steps[node], measurement=measurement)
         self.samples.append(Sample(node, event["at_secs"], measurement))
+        self.events.append(self.samples[-1])
 
     def take_rejected(self, event: dict[str, Any]) -> None:
         edit = event["transformation"]
@@ -293,6 +306,10 @@ class _Draft:
                 fallback=event["fallback"],
             )
         )
+        self.events.append(self.rejected[-1])
+
+    def take_resumed(self, event: dict[str, Any]) -> None:
+        self.config = dict(event["config"])
 
     def take_stages(self, event: dict[str, Any]) -> None:
         self._add_stages(event["secs"])
@@ -316,6 +333,8 @@ class _Draft:
         return Run(
             folder=folder,
             header=self.header,
+            config=self.config,
+            events=tuple(self.events),
             steps=tuple(self.steps.values()),
             batches=tuple(self.batches),
             samples=tuple(self.samples),

@@ -102,6 +102,7 @@ class TreeSearch:
             and is repeated, draw for draw, by a search that replays the rest.
         on_rejected: is called, likewise, with the node's number, the proposer, the refused transformation (None where
             it proposed nothing) and why.
+        on_expanded: is called when everything of an expansion has been told.
     """
 
     def __init__(
@@ -117,11 +118,12 @@ class TreeSearch:
         max_samples: int | None = None,
         on_node: Callable[[Step], None] = lambda step: None,
         on_rejected: Callable[[int, str, Transformation | None, str], None] = lambda node, proposer, t, why: None,
+        on_expanded: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config or SearchConfig()
         self._space, self._proposer, self._predictor, self._fallback = space, proposer, predictor, fallback
         self._seed, self._max_samples = seed, max_samples
-        self._on_node, self._on_rejected = on_node, on_rejected
+        self._on_node, self._on_rejected, self._on_expanded = on_node, on_rejected, on_expanded
         self.tree = Tree(
             Step(0, None, UNTUNED),
             exploration=self.config.exploration,
@@ -234,6 +236,7 @@ class TreeSearch:
             self._on_node(step)
         for proposer, transformation, why in refused:
             self._on_rejected(expansion.node, proposer, transformation, why)
+        self._on_expanded()
         return added
 
     def pick(self, num: int) -> list[Step]:
