@@ -40,7 +40,7 @@ class TileDomain:
     Args:
         extent: iterations of the loop, ≥ 1.
         num_factors: how many factors, ≥ 1; their product is the extent.
-        max_innermost: the largest allowed last factor; None for no limit.
+        max_innermost: the largest allowed last factor, where there is more than one; None for no limit.
         inner_multiple: the product of the factors from `inner_from` on must be a multiple of this.
         inner_from: see `inner_multiple`.
     """
@@ -61,7 +61,7 @@ class TileDomain:
             return "has a factor below 1"
         if math.prod(value) != self.extent:
             return f"has the product {math.prod(value)} instead of {self.extent}"
-        if self.max_innermost is not None and value[-1] > self.max_innermost:
+        if self.max_innermost is not None and self.num_factors > 1 and value[-1] > self.max_innermost:
             return f"has an innermost factor above {self.max_innermost}"
         if math.prod(value[self.inner_from :]) % self.inner_multiple:
             return f"has inner factors that are no multiple of {self.inner_multiple}"
@@ -85,7 +85,7 @@ class ChoiceDomain:
 
     def why_not(self, value: Any) -> str | None:
         """Returns why `value` lies outside the domain, or None if it lies inside."""
-        if isinstance(value, bool) or value not in self.values:
+        if isinstance(value, bool) or not isinstance(value, int | str) or value not in self.values:
             return f"is not one of {', '.join(map(str, self.values))}"
         return None
 
@@ -238,6 +238,8 @@ class Measurement:
     def __post_init__(self) -> None:
         if bool(self.latencies_secs) == (self.failure is not None):
             raise ValueError("a measurement holds either latencies or a failure")
+        if self.failure is not None and (self.cut or self.verified):
+            raise ValueError("a failure is neither cut nor verified")
         if any(not (math.isfinite(s) and s > 0) for s in self.latencies_secs):
             raise ValueError(f"`latencies_secs` must be finite and positive, not {self.latencies_secs}")
 
@@ -358,7 +360,7 @@ class Step:
 
 def as_value(value: Any) -> Value:
     """Returns a decision's value from its JSON form (lists become tuples)."""
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(as_value(part) for part in value) if isinstance(value, list | tuple) else value
 
 
 def _is_int(value: Any) -> bool:

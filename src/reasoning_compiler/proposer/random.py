@@ -58,7 +58,7 @@ class RandomProposer:
 
 
 def mutate(table: tuple[Decision, ...], rng: np.random.Generator) -> Transformation | None:
-    """Returns a transformation that draws one decision of the table anew, or None if nothing can change."""
+    """Returns a transformation that draws one decision of the table anew, or None if nothing changes."""
     movable = [d for d in table if _has_alternatives(d)]
     if not movable:
         return None
@@ -81,7 +81,9 @@ def draw(domain: TileDomain | ChoiceDomain, rng: np.random.Generator) -> Value:
             factors[int(rng.integers(domain.num_factors))] *= prime
         if domain.why_not(tuple(factors)) is None:
             return tuple(factors)
-    return (domain.extent, *[1] * (domain.num_factors - 1))
+    if domain.num_factors == 1:
+        return (domain.extent,)
+    return (domain.extent // domain.inner_multiple, *[1] * (domain.num_factors - 2), domain.inner_multiple)
 
 
 def prime_factors(number: int) -> list[int]:
