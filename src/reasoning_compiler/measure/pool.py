@@ -221,7 +221,7 @@ class _Worker:
             pass_fds=theirs,
             start_new_session=True,
             cwd="/",  # Python looks for modules in the present folder first, and the user's may have any name
-            env={**os.environ, "PYTHONPATH": _python_path(), "TVM_NUM_THREADS": str(self.options.num_threads)},
+            env={**os.environ, "PYTHONPATH": _python_path()},
         )
         for fd in (*theirs, output_write):
             os.close(fd)

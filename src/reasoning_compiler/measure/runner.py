@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ class Runner:
         """
         started = time.perf_counter()
         rules = Race(min_timing_secs=min_timing_secs)
-        kernels = [self._load(library) for library in libraries]
+        kernels = [self._load(library, alone=False) for library in libraries]
         secs = []
         for kernel in kernels:
             kernel.data.spoil_outputs()
@@ -153,16 +154,17 @@ class Runner:
                     kernels[i].data.verify()
         return {"latencies_secs": latencies, "run_secs": time.perf_counter() - started}
 
-    def _load(self, library: str) -> _Kernel:
+    def _load(self, library: str, *, alone: bool = True) -> _Kernel:
+        """Returns a library ready to run; `alone` when the one before it will not run again."""
         signature = read_signature(Path(library))
         data = self._data if self._data is not None else self._random_data(signature)
         try:
             # TVM would keep it for the life of this process, with all its predecessors.
             module = tvm_ffi.load_module(library, keep_module_alive=False)
             tensors = []
-            for argument, tensor in zip(signature.arguments, data.tensors, strict=True):
+            for index, (argument, tensor) in enumerate(zip(signature.arguments, data.tensors, strict=True)):
                 if argument.packer is not None:
-                    packed = tvm.runtime.empty(argument.packed_shape, argument.packed_dtype, data.device)
+                    packed = data.new_packed(index, argument.packed_shape, argument.packed_dtype, reuse=alone)
                     module[argument.packer](tensor, packed)
                     tensor = packed
                 tensors.append(tensor)
@@ -193,12 +195,14 @@ class _Data:
         tensors: one per argument; weights are not packed.
         device: where they are.
         expected: what the outputs must be; None where nothing is known.
+        last_packed: per argument, the packed weight of the last library.
     """
 
     arguments: tuple[Argument, ...]
     tensors: tuple[Any, ...]
     device: Any
     expected: Expected | None = None
+    last_packed: dict[int, Any] = field(default_factory=dict)
 
     @classmethod
     def allocate(cls, arguments: tuple[Argument, ...], target: str) -> _Data:
@@ -213,6 +217,18 @@ class _Data:
     @property
     def outputs(self) -> list[tuple[Argument, Any]]:
         return [pair for pair in self._pairs() if pair[0].role == "output"]
+
+    def new_packed(self, index: int, shape: tuple[int, ...], dtype: str, *, reuse: bool) -> Any:
+        """Returns a tensor for a packed weight; with `reuse` in the memory of this argument's last one, where it fits.
+
+        The system has to clear fresh memory page by page, which for a large weight takes longer than to pack it.
+        """
+        old = self.last_packed.get(index) if reuse else None
+        view = _host_view(old) if old is not None and str(old.dtype) == dtype else None
+        if view is not None and view.size == math.prod(shape):
+            return tvm.runtime.from_dlpack(view.reshape(shape))
+        self.last_packed[index] = tvm.runtime.empty(shape, dtype, self.device)
+        return self.last_packed[index]
 
     def spoil_outputs(self) -> None:
         """Fills the outputs with what no kernel computes."""
