@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
 from reasoning_compiler.cli.tune import Json
+
+if TYPE_CHECKING:
+    from reasoning_compiler.proposer.llm.calls import Reply
 
 
 def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
 
 
-def doctor(json: Json = False) -> None:
+def doctor(
+    llm: Annotated[str | None, typer.Option(help="A model to ask one small question, as openai:gpt-4o-mini.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server of your own.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="The environment variable with the key.")] = None,
+    json: Json = False,
+) -> None:
     """Check everything that tuning needs, and say what mends what is missing."""
     import json as json_module
     from dataclasses import asdict
@@ -27,5 +37,17 @@ def doctor(json: Json = False) -> None:
                 typer.echo(f"     {check.advice}")
     if json:
         typer.echo(json_module.dumps([asdict(c) for c in found], indent=2))
+    if llm is not None:
+        reply = _ask(llm, base_url, api_key_env)
+        if not json:
+            typer.echo(f"ok   model: {llm} answered in {reply.latency_secs:.1f} s, {reply.usage.total} tokens")
     if not all(check.ok for check in found):
         raise typer.Exit(1)
+
+
+def _ask(llm: str, base_url: str | None, api_key_env: str | None) -> Reply:
+    """Returns the answer to one small call; LLMSetupError, one line, where there is none."""
+    from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient
+
+    with LLMClient(ClientOptions(llm, base_url=base_url, api_key_env=api_key_env, timeout_secs=30)) as client:
+        return client.check_connection()

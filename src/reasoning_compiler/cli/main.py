@@ -20,6 +20,7 @@ app = typer.Typer(
     help="Tune tensor programs with a search that reasons about them.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # brackets in help texts are workload parameters
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

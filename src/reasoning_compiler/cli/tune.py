@@ -80,12 +80,12 @@ def tune(
         api_key_env=api_key_env,
         replay=replay,
         context_depth=context_depth,
-        max_calls=max_llm_calls,
+        max_llm_calls=max_llm_calls,
         budget_tokens=budget_tokens,
         budget_usd=budget_usd,
         price=price,
         timeout_secs=llm_timeout,
-        concurrency=llm_concurrency,
+        max_concurrent_calls=llm_concurrency,
         expert_share=expert_share,
     )
     settings = Settings(

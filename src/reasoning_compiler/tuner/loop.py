@@ -171,7 +171,7 @@ class Loop:
         return Thinker(
             self._search,
             self._proposer,
-            concurrency=1 if paper else llm.concurrency,
+            concurrency=1 if paper else llm.max_concurrent_calls,
             children=llm.children,
             stand_in=None if paper or llm.expert_share == 0 else self._parts.proposer,
             stand_in_share=llm.expert_share,

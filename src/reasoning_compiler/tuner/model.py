@@ -2,51 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reasoning_compiler.proposer.llm.budget import Budget
-from reasoning_compiler.proposer.llm.metered import MeteredModel
 from reasoning_compiler.proposer.llm.paper import PaperProposer
-from reasoning_compiler.proposer.llm.prices import Price, PriceList
 from reasoning_compiler.proposer.llm.prompt import Kernel, tiling_notes
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
+from reasoning_compiler.proposer.llm.settings import open_client, open_model
 from reasoning_compiler.proposer.llm.transcript import Transcript, read_transcript, spending
 from reasoning_compiler.proposer.protocol import Proposer
 from reasoning_compiler.records import Program, Step
-from reasoning_compiler.tuner.settings import LLMSettings, Settings
+from reasoning_compiler.tuner.settings import Settings
 
 if TYPE_CHECKING:
-    from reasoning_compiler.proposer.llm.calls import Client
     from reasoning_compiler.tuner.parts import Parts
 
 TRANSCRIPT_FILE = "transcript.jsonl"
-
-
-def make_client(llm: LLMSettings, *, seed: int | None = None) -> Client:
-    """Returns who answers: the model, or a recorded run in its place.
-
-    Raises:
-        LLMSetupError: the provider is unknown, or its key or package is missing.
-        UsageError: there is nothing to replay.
-    """
-    if llm.replay is not None:
-        from reasoning_compiler.proposer.llm.replay import ReplayClient
-
-        return ReplayClient.open(Path(llm.replay))
-    from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient
-
-    return LLMClient(
-        ClientOptions(
-            llm.model,
-            base_url=llm.base_url,
-            api_key_env=llm.api_key_env,
-            timeout_secs=llm.timeout_secs,
-            temperature=llm.temperature,
-            seed=seed,
-            max_concurrent_calls=llm.concurrency,
-        )
-    )
 
 
 class Model:
@@ -62,11 +34,10 @@ class Model:
 
     def __init__(self, settings: Settings) -> None:
         assert settings.llm is not None
-        self._settings, self._llm = settings, settings.llm
-        self._client = make_client(self._llm, seed=settings.seed)
-        override = Price.parse(self._llm.price) if self._llm.price else None
-        self._prices = PriceList(self._llm.model, base_url=self._llm.base_url, override=override)
-        self._budget().check_priced(self._prices, self._llm.model)
+        self._preset = settings.preset
+        self._llm = replace(settings.llm, seed=settings.seed)
+        self._client = open_client(self._llm)
+        open_model(self._llm, client=self._client)  # says now what is wrong with the budget
 
     def proposer(self, parts: Parts, folder: Path, stand_in: Proposer) -> LLMProposer | PaperProposer:
         """Returns the proposer that asks the model and records every exchange in the run's folder.
@@ -78,15 +49,10 @@ class Model:
         """
         path = folder / TRANSCRIPT_FILE
         self.transcript = Transcript(path, scrubber=getattr(self._client, "scrubber", None))
-        earlier = read_transcript(path) if path.exists() else []
-        model = MeteredModel(
-            self._client,
-            budget=self._budget(earlier),
-            prices=self._prices,
-            transcript=self.transcript,
-        )
+        spent = spending(read_transcript(path)) if path.exists() else None
+        model = open_model(self._llm, transcript=self.transcript, spent=spent, client=self._client)
         space = parts.space
-        if self._settings.preset == "paper":
+        if self._preset == "paper":
             return PaperProposer(
                 model,
                 source=lambda program: space.schedule(program).mod.script(),
@@ -107,20 +73,12 @@ class Model:
             fallback=stand_in,
             explain=lambda program: self._explain(parts, program),
             context_depth=self._llm.context_depth,
+            max_prompt_tokens=self._llm.prompt_tokens,
         )
 
     def close(self) -> None:
         """Ends the calls under way."""
         self._client.close()
-
-    def _budget(self, earlier: list | None = None) -> Budget:
-        llm = self._llm
-        return Budget(
-            max_calls=llm.max_calls,
-            max_tokens=llm.budget_tokens,
-            max_usd=llm.budget_usd,
-            spent=spending(earlier) if earlier else None,
-        )
 
     @staticmethod
     def _explain(parts: Parts, program: Program) -> str:

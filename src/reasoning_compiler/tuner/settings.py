@@ -6,55 +6,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from reasoning_compiler.errors import UsageError
+from reasoning_compiler.proposer.llm.settings import LLMSettings
 from reasoning_compiler.records import Step
 from reasoning_compiler.search.search import SearchConfig
 
 PROPOSERS = ("expert", "random")
 PRESETS = ("default", "paper")
-
-
-@dataclass(frozen=True)
-class LLMSettings:
-    """Which language model proposes, and what it may cost. Keys are not here: they stay in the environment.
-
-    Args:
-        model: provider and model, as "openai:gpt-4o-mini"; with `replay`, only a name.
-        base_url: an OpenAI-compatible server.
-        api_key_env: the environment variable that holds the key; the provider's usual one if None.
-        replay: a run folder whose transcript answers instead of the model.
-        context_depth: ancestors that the prompt tells of; the paper's default is two, parent and grandparent.
-        max_calls: calls at most.
-        budget_tokens: tokens at most, prompts and answers together.
-        budget_usd: USD at most; needs a known price.
-        price: "IN/OUT" in USD per million tokens, where the model's own is unknown.
-        timeout_secs: of one call.
-        concurrency: calls under way at once.
-        children: transformations asked for in one call.
-        expert_share: most of the measured programs that the expert may propose while the model thinks, in [0, 1).
-        temperature: the model's own if None.
-    """
-
-    model: str
-    base_url: str | None = None
-    api_key_env: str | None = None
-    replay: str | None = None
-    context_depth: int = 2
-    max_calls: int | None = None
-    budget_tokens: int | None = None
-    budget_usd: float | None = None
-    price: str | None = None
-    timeout_secs: float = 120.0
-    concurrency: int = 4
-    children: int = 4
-    expert_share: float = 0.5
-    temperature: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in (("context_depth", 0), ("concurrency", 1), ("children", 1)):
-            if getattr(self, name) < least:
-                raise UsageError(f"`{name}` is {getattr(self, name)}; it must be at least {least}")
-        if not 0 <= self.expert_share < 1:
-            raise UsageError(f"`expert_share` is {self.expert_share}; it must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from reasoning_compiler.errors import UsageError
 from reasoning_compiler.proposer.llm.budget import Budget, Spending
@@ -11,6 +12,7 @@ from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient
 from reasoning_compiler.proposer.llm.metered import DEFAULT_OUTPUT_TOKENS, MeteredModel
 from reasoning_compiler.proposer.llm.prices import Price, PriceList
 from reasoning_compiler.proposer.llm.prompt import DEFAULT_PROMPT_TOKENS
+from reasoning_compiler.proposer.llm.replay import ReplayClient
 from reasoning_compiler.proposer.llm.transcript import Transcript
 
 OWN_SERVER_PROMPT_TOKENS = 4_000
@@ -37,6 +39,9 @@ class LLMSettings:
         temperature: None for the model's own default.
         seed: given to the providers that take one.
         stream: read answers as they are written.
+        replay: a run folder whose transcript answers instead of the model.
+        children: transformations asked for in one call.
+        expert_share: most of the measured programs that the expert may propose while the model thinks, in [0, 1).
 
     Raises:
         UsageError: a number is out of its range.
@@ -57,12 +62,23 @@ class LLMSettings:
     temperature: float | None = None
     seed: int | None = None
     stream: bool = False
+    replay: str | None = None
+    children: int = 4
+    expert_share: float = 0.5
 
     def __post_init__(self) -> None:
-        least = {"context_depth": 0, "max_output_tokens": 64, "timeout_secs": 0.1, "max_concurrent_calls": 1}
+        least = {
+            "context_depth": 0,
+            "max_output_tokens": 64,
+            "timeout_secs": 0.1,
+            "max_concurrent_calls": 1,
+            "children": 1,
+        }
         for name, bound in least.items():
             if not getattr(self, name) >= bound:
                 raise UsageError(f"`{name}` is {getattr(self, name)}; it must be at least {bound}")
+        if not 0 <= self.expert_share < 1:
+            raise UsageError(f"`expert_share` is {self.expert_share}; it must be at least 0 and below 1")
 
     @property
     def prompt_tokens(self) -> int:
@@ -71,6 +87,30 @@ class LLMSettings:
             return self.max_prompt_tokens
         local = self.base_url is not None or self.model.startswith("ollama:")
         return OWN_SERVER_PROMPT_TOKENS if local else DEFAULT_PROMPT_TOKENS
+
+
+def open_client(settings: LLMSettings) -> Client:
+    """Returns who answers: the model, or a recorded run in its place.
+
+    Raises:
+        LLMSetupError: an unknown provider, a missing key or package.
+        UsageError: there is nothing to replay.
+    """
+    if settings.replay is not None:
+        return ReplayClient.open(Path(settings.replay))
+    return LLMClient(
+        ClientOptions(
+            model=settings.model,
+            base_url=settings.base_url,
+            api_key_env=settings.api_key_env,
+            timeout_secs=settings.timeout_secs,
+            temperature=settings.temperature,
+            seed=settings.seed,
+            max_output_tokens=settings.max_output_tokens,
+            max_concurrent_calls=settings.max_concurrent_calls,
+            stream=settings.stream,
+        )
+    )
 
 
 def open_model(
@@ -86,11 +126,11 @@ def open_model(
         settings: the run's options.
         transcript: where exchanges are recorded.
         spent: what the run has spent before it was interrupted.
-        client: who answers in the model's place, as a replay.
+        client: who answers; None for `open_client`'s.
 
     Raises:
         LLMSetupError: an unknown provider, a missing key or package.
-        UsageError: a budget is not positive, or is in USD and the price is unknown.
+        UsageError: a budget is not positive, or is in USD and the price is unknown; there is nothing to replay.
     """
     budget = Budget(
         max_calls=settings.max_llm_calls, max_tokens=settings.budget_tokens, max_usd=settings.budget_usd, spent=spent
@@ -98,20 +138,10 @@ def open_model(
     price = Price.parse(settings.price) if settings.price is not None else None
     prices = PriceList(settings.model, base_url=settings.base_url, override=price)
     budget.check_priced(prices, settings.model)
-    if client is None:
-        client = LLMClient(
-            ClientOptions(
-                model=settings.model,
-                base_url=settings.base_url,
-                api_key_env=settings.api_key_env,
-                timeout_secs=settings.timeout_secs,
-                temperature=settings.temperature,
-                seed=settings.seed,
-                max_output_tokens=settings.max_output_tokens,
-                max_concurrent_calls=settings.max_concurrent_calls,
-                stream=settings.stream,
-            )
-        )
     return MeteredModel(
-        client, budget=budget, prices=prices, transcript=transcript, max_output_tokens=settings.max_output_tokens
+        client or open_client(settings),
+        budget=budget,
+        prices=prices,
+        transcript=transcript,
+        max_output_tokens=settings.max_output_tokens,
     )
