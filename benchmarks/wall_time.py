@@ -33,7 +33,7 @@ def main() -> None:
     arguments.add_argument("--samples", type=int, default=64)
     arguments.add_argument("--repeats", type=int, default=3)
     given = arguments.parse_args()
-    ours, theirs = [], []
+    ours, theirs, shares = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         module = Path(folder) / "module.json"
         target = store(given.workload, module)
@@ -44,7 +44,8 @@ def main() -> None:
             command = [sys.executable, "-m", "reasoning_compiler", "tune", given.workload, "--quiet"]
             ours.append(timed([*command, "--samples", str(given.samples), "--seed", str(repeat), "--out", str(out)]))
             theirs.append(timed([sys.executable, str(script), str(module), target, str(given.samples)], cwd=folder))
-            print(f"ours {ours[-1]:.1f} s, tune_tir {theirs[-1]:.1f} s", flush=True)
+            shares.append(share_of_peak(out))
+            print(f"ours {ours[-1]:.1f} s ({shares[-1]:.0%} of peak), tune_tir {theirs[-1]:.1f} s", flush=True)
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     publish(
         "wall_time",
@@ -52,6 +53,7 @@ def main() -> None:
             "workload": given.workload,
             "samples": given.samples,
             "ours_secs": spread(ours),
+            "ours_share_of_peak": spread(shares),
             "tune_tir_secs": spread(theirs),
             "ratio": spread(ratios),
         },
@@ -65,6 +67,15 @@ def store(spec: str, path: Path) -> str:
 
     path.write_text(import_tvm().ir.save_json(parse(spec).mod))
     return detect().target
+
+
+def share_of_peak(folder: Path) -> float:
+    """Returns the best program's FLOP/s as a share of the machine's measured peak."""
+    from reasoning_compiler.journal import read_run
+
+    run = read_run(folder)
+    best = run.outcome.best
+    return run.header.flops / best.latency_secs / run.header.machine.peak_flops if best is not None else 0.0
 
 
 def timed(command: list[str], cwd: str | None = None) -> float:
