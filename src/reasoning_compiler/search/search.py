@@ -133,6 +133,7 @@ class TreeSearch:
         self._node_of: dict[Program, int] = {UNTUNED: 0}
         self._rejected: dict[int, list[Rejection]] = {}
         self._measured: tuple[Step, ...] = ()
+        self._known: list[Known] = []
         self._num_batches = 0
         self._best: int | None = None
         self._fastest = 0.0  # the greatest value in the tree, in 1/s; kept up to date until there is a best
@@ -189,10 +190,13 @@ class TreeSearch:
             if not measurement.ok:
                 node.full = node.full or number != 0  # nothing grows from it; whole programs grow from nothing
                 self.tree.revalue(number, 0.0)
-            elif number == 0 or self.config.measured_feedback or node.step.predicted_secs is None:
+                continue
+            if number:
+                self._known.append((node.step.program, measurement.latency_secs))
+                self._crown(node.step)
+            if number == 0 or self.config.measured_feedback or node.step.predicted_secs is None:
                 self.tree.revalue(number, 1.0 / measurement.latency_secs)
-            self._crown(node.step)
-        self._predictor.learn(self._known())
+        self._predictor.learn(self._known)
         self._refresh()
         if self._best is None:
             self._fastest = max(node.value for node in self.tree.nodes)
@@ -377,14 +381,10 @@ class TreeSearch:
                 return node.step.program, node.step.measurement.latency_secs
         return None
 
-    def _known(self) -> list[Known]:
-        told = ((s, s.measurement) for s in self._measured if s.node)
-        return [(step.program, m.latency_secs) for step, m in told if m is not None and m.ok]
-
     def _crown(self, step: Step) -> None:
-        """Makes a program the best if its measurement counts and is faster than the best so far; never the untuned."""
+        """Makes a program the best if its measurement counts and is faster than the best so far."""
         measurement = step.measurement
-        if step.node and measurement is not None and measurement.counts:
+        if measurement is not None and measurement.counts:
             best = self.best.measurement if self.best else None
             if best is None or measurement.latency_secs < best.latency_secs:
                 self._best = step.node
