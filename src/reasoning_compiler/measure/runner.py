@@ -141,7 +141,7 @@ class Runner:
             if secs[-1] < min_timing_secs:
                 secs[-1] = kernel.time(runs_per_timing(rules, secs[-1]))
         numbers = [runs_per_timing(rules, each) for each in secs]
-        turns = [min(_MAX_TIMINGS_PER_ROUND, max(1, round(max(secs) / each))) for each in secs]
+        turns = [min(_MAX_TIMINGS_PER_ROUND, max(1, int(max(secs) / each))) for each in secs]
         latencies: list[list[float]] = [[] for _ in kernels]
         timing_started = time.perf_counter()
         for round_number in range(rounds):
