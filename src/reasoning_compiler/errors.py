@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class ReasoningCompilerError(Exception):
     """Base of everything that this library raises on purpose; its text is one line for a person."""
@@ -37,3 +39,15 @@ class JournalError(ReasoningCompilerError):
 
 class IllegalProgramError(ReasoningCompilerError):
     """A transformation or program that the space refuses; the text says which decision, why, and what is allowed."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a run; what was measured until then is kept, and the run can be resumed.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"interrupted; go on with `reasonc resume {folder}`")
+        self.folder = folder

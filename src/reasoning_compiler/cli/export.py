@@ -16,7 +16,9 @@ def register(app: typer.Typer) -> None:
 
 def export(
     run: Annotated[Path, typer.Argument(help="The run folder.")],
-    out: Annotated[Path | None, typer.Option(help="The library to write, as lib.so; its signature lands beside it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The library to write, as lib.so; its signature lands beside it.")
+    ] = None,
     database: Annotated[
         Path | None, typer.Option(help="A folder for MetaSchedule's JSON database of everything that was measured.")
     ] = None,

@@ -14,7 +14,9 @@ def register(app: typer.Typer) -> None:
 
 
 def machine(
-    preset: Annotated[str | None, typer.Option(help="Show a preset instead of this machine; `list` for their names.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Show a preset instead of this machine; `list` for their names.")
+    ] = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="Measure the peaks again.")] = False,
     json: Json = False,
 ) -> None:
@@ -33,12 +35,13 @@ def machine(
     if json:
         typer.echo(json_module.dumps(found.to_json(), indent=2))
         return
-    lanes = found.vector_bytes // 4
+    lanes, registers = found.vector_bytes // 4, found.num_vector_registers
     origin = "measured here" if found.measured else "from published figures"
+    own_caches = f"L1 {size_text(found.l1_bytes)}, L2 {size_text(found.l2_bytes)} a core"
     rows = [
-        ("cores", f"{found.num_cores} physical, as this process may use them" if found.measured else f"{found.num_cores}"),
-        ("vectors", f"{found.isa}: {found.num_vector_registers} registers of {lanes} float32, {found.fma_per_cycle} FMA a cycle"),
-        ("caches", f"L1 {size_text(found.l1_bytes)}, L2 {size_text(found.l2_bytes)} a core; L3 {size_text(found.l3_bytes)} shared"),
+        ("cores", f"{found.num_cores} physical" + ", as this process may use them" * found.measured),
+        ("vectors", f"{found.isa}: {registers} registers of {lanes} float32, {found.fma_per_cycle} FMA a cycle"),
+        ("caches", f"{own_caches}; L3 {size_text(found.l3_bytes)} shared"),
         ("peak", f"{found.peak_flops / 1e9:.0f} GFLOP/s float32 ({origin})"),
         ("memory", f"{found.bandwidth_bytes_per_sec / 1e9:.1f} GB/s ({origin})"),
         ("target", found.target),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ from reasoning_compiler.errors import ReasoningCompilerError
 app = typer.Typer(
     name="reasonc",
     help="Tune tensor programs with a search that reasons about them.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,  # brackets in help texts are workload parameters
     pretty_exceptions_enable=False,
@@ -39,26 +39,46 @@ def show_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=show_version, is_eager=True)
     ] = False,
 ) -> None:
     os.environ["REASONC_DEBUG"] = "1" if debug else ""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main() -> None:
     """Runs the command line and exits with its code."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except ReasoningCompilerError as error:
         if os.environ.get("REASONC_DEBUG"):
             raise
-        sys.stderr.write(f"reasonc: {' '.join(str(error).split())}\n")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("reasonc: interrupted\n")
-        sys.exit(130)
+        _say(str(error))
+        code = error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        code = 141
+    except Exception as error:
+        # Typer's own errors; it vendors click or not, depending on its version, so no class of them can be named.
+        if hasattr(error, "format_message") and hasattr(error, "ctx"):
+            _say(_with_help(error.format_message(), error.ctx))
+            code = 2
+        elif os.environ.get("REASONC_DEBUG"):
+            raise
+        else:
+            _say(f"unexpected {type(error).__name__}: {error}; `reasonc --debug ...` shows where, please report it")
+            code = 1
+    sys.exit(code)
+
+
+def _with_help(message: str, context: Any) -> str:
+    command = context.command_path if context is not None else "reasonc"
+    return f"{message.rstrip('.')}; see `{command} --help`"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"reasonc: {' '.join(text.split())}\n")

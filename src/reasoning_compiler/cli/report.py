@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from reasoning_compiler.cli.tune import Json
+from reasoning_compiler.cli.watch import json_text
 
 
 def register(app: typer.Typer) -> None:
@@ -19,10 +19,10 @@ def register(app: typer.Typer) -> None:
 def report(run: Annotated[Path, typer.Argument(help="The run folder.")], json: Json = False) -> None:
     """Show a run: its result, its samples, who proposed what, where the time went, the path to the best."""
     from reasoning_compiler.journal import read_run
-    from reasoning_compiler.report import summarize, to_json, to_text
+    from reasoning_compiler.report import summarize, to_text
 
-    summary = summarize(read_run(run))
+    found = read_run(run)
     if json:
-        typer.echo(json_module.dumps(to_json(summary), indent=2))
+        typer.echo(json_text(found))
     else:
-        typer.echo(to_text(summary, width=min(100, shutil.get_terminal_size((100, 24)).columns)))
+        typer.echo(to_text(summarize(found), width=min(100, shutil.get_terminal_size((100, 24)).columns)))

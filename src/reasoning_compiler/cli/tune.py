@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from reasoning_compiler.cli.watch import finish, watching
+from reasoning_compiler.cli.watch import conduct
 from reasoning_compiler.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end, and nothing else.")]
@@ -40,7 +40,9 @@ def tune(
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
     batch: Annotated[int, typer.Option(help="Programs measured between two looks at the tree.")] = 4,
     threads: Annotated[int | None, typer.Option(help="Threads to use; all physical cores if not given.")] = None,
-    target: Annotated[str | None, typer.Option(help="The TVM target, as JSON; this machine's own if not given.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="The TVM target, as JSON; this machine's own if not given.")
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that one program may take.")] = 30.0,
     out: Annotated[Path | None, typer.Option(help="The run folder; a new one under runs/ if not given.")] = None,
     preset: Annotated[str, typer.Option(help="default, or paper for the paper's own method.")] = "default",
@@ -101,12 +103,14 @@ def tune(
         target=target,
         timeout_secs=timeout,
     )
-    with watching(quiet=quiet or json) as watch:
-        result = tune_workload(
+    conduct(
+        lambda watch: tune_workload(
             workload,
             out=out,
             settings=settings,
             on_progress=watch,
             command=shlex.join(["reasonc", *sys.argv[1:]]),
-        )
-    finish(result, as_json=json)
+        ),
+        quiet=quiet,
+        as_json=json,
+    )

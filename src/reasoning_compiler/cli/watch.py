@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from reasoning_compiler.journal import Run
     from reasoning_compiler.records import Step
     from reasoning_compiler.tuner import Progress, Result
 
@@ -26,8 +29,31 @@ _DOING = {
 }
 
 
+def conduct(work: Callable[[Callable[[Progress], None]], Result], *, quiet: bool, as_json: bool) -> None:
+    """Shows a run while it goes on, what it came to, and how to go on; ends with 130 where it was interrupted.
+
+    Args:
+        work: does the run; it is given what takes its progress.
+        quiet: show no progress.
+        as_json: print one JSON object at the end, and nothing else.
+    """
+    from reasoning_compiler.errors import Interrupted
+
+    try:
+        with _watching(quiet=quiet or as_json) as watch:
+            result = work(watch)
+    except Interrupted as stop:
+        _interrupted(stop.folder, as_json=as_json)
+        sys.stderr.write(f"reasonc: {stop}\n")
+        raise typer.Exit(130) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("reasonc: interrupted before there was a run; nothing was written\n")
+        raise typer.Exit(130) from None
+    _finish(result, as_json=as_json)
+
+
 @contextmanager
-def watching(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
+def _watching(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
     """Yields what takes a run's progress: a live line on a terminal, plain lines elsewhere, nothing when quiet."""
     if quiet:
         yield lambda progress: None
@@ -109,20 +135,34 @@ def _thought(step: Step) -> str:
     return f"{step.proposer}: {printable(step.reasoning)}"
 
 
-def finish(result: Result, *, as_json: bool) -> None:
-    """Prints what a run came to, and how to go on; ends with 130 where it was interrupted."""
+def json_text(run: Run) -> str:
+    """Returns a run's report as JSON text, with where its folder and its library are."""
+    from reasoning_compiler.deploy.best import LIBRARY_FILE
     from reasoning_compiler.report import summarize, to_json
 
-    interrupted = result.run.ended is not None and result.run.ended.reason == "interrupted"
+    library = run.folder.resolve() / "best" / LIBRARY_FILE
+    places = {"folder": str(run.folder.resolve()), "library": str(library) if library.exists() else None}
+    return json.dumps(to_json(summarize(run)) | places, indent=2)
+
+
+def _finish(result: Result, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(to_json(summarize(result.run)), indent=2))
-    else:
-        typer.echo(result.report())
-        typer.echo(f"Everything is in {result.folder}: the library in best/, the journal in journal.jsonl.")
-        if interrupted:
-            typer.echo(f"Interrupted; go on with: reasonc resume {result.folder}")
-        else:
-            typer.echo(f"Time it again: reasonc run {result.folder}")
-            typer.echo(f"Take it along: reasonc export {result.folder} --out kernel.so")
-    if interrupted:
-        raise typer.Exit(130)
+        typer.echo(json_text(result.run))
+        return
+    typer.echo(result.report())
+    typer.echo(f"Everything is in {result.folder}: the library in best/, the journal in journal.jsonl.")
+    typer.echo(f"Time it again: reasonc run {result.folder}")
+    typer.echo(f"Take it along: reasonc export {result.folder} --out kernel.so")
+    typer.echo(f"Search longer: reasonc resume {result.folder} --samples {2 * result.run.num_samples}")
+
+
+def _interrupted(folder: Path, *, as_json: bool) -> None:
+    from reasoning_compiler.journal import read_run
+    from reasoning_compiler.report import summarize, to_text
+
+    run = read_run(folder)
+    if as_json:
+        typer.echo(json_text(run))
+    elif run.num_samples:
+        typer.echo(to_text(summarize(run)))
+        typer.echo(f"The best so far is in {folder}/best.")

@@ -7,10 +7,10 @@ from reasoning_compiler.journal.format import ENVIRONMENT_FILE, FORMAT_VERSION, 
 from reasoning_compiler.journal.journal import Journal
 from reasoning_compiler.journal.run import (
     Finish,
+    ModelUse,
     Outcome,
     Rejected,
     Run,
-    ModelUse,
     Sample,
     check_environment,
     read_run,

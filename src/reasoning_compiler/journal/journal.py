@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,15 @@ class Journal:
         self._mutex = threading.Lock()
 
     @classmethod
-    def create(cls, folder: str | os.PathLike[str], header: Header) -> Journal:
+    def create(
+        cls, folder: str | os.PathLike[str], header: Header, *, files: Mapping[str, str] | None = None
+    ) -> Journal:
         """Returns the journal of a new run, whose folder is made if need be.
+
+        Args:
+            folder: the run folder.
+            header: what the run is of.
+            files: other texts to keep in the folder, by name; they are there before there is a run.
 
         Raises:
             UsageError: the folder holds a run already, also one just being started, or it is not writable.
@@ -69,6 +76,8 @@ class Journal:
                 os.ftruncate(fd, 0)
                 text = json.dumps(header.to_json(), indent=2, allow_nan=False)
                 (folder / ENVIRONMENT_FILE).write_text(text + "\n", encoding="ascii")
+                for name, content in (files or {}).items():
+                    (folder / name).write_text(content, encoding="utf-8")
             journal = cls(folder, fd, size_bytes=0, elapsed_secs=0.0)
             journal._append("run", header.to_json(), sync=True)
             with _as_our_errors(folder, path):

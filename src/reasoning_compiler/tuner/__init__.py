@@ -3,4 +3,15 @@
 from reasoning_compiler.tuner.settings import PROPOSERS, LLMSettings, Progress, Settings
 from reasoning_compiler.tuner.tune import BestProgram, Result, load_workload, machine_of, resume, tune
 
-__all__ = ["PROPOSERS", "BestProgram", "LLMSettings", "Progress", "Result", "Settings", "load_workload", "machine_of", "resume", "tune"]
+__all__ = [
+    "PROPOSERS",
+    "BestProgram",
+    "LLMSettings",
+    "Progress",
+    "Result",
+    "Settings",
+    "load_workload",
+    "machine_of",
+    "resume",
+    "tune",
+]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reasoning_compiler.deploy.best import save_best
-from reasoning_compiler.errors import NothingMeasuredError
-from reasoning_compiler.journal import Journal, Run
+from reasoning_compiler.deploy.best import save_best, saved_node
+from reasoning_compiler.errors import IllegalProgramError, NothingMeasuredError, UsageError
+from reasoning_compiler.journal import Journal, Rejected, Run, Sample
 from reasoning_compiler.measure.instrument import Instrument, Measured
 from reasoning_compiler.records import UNTUNED, Measurement, Step, Transformation
 from reasoning_compiler.tuner.parts import Parts
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 _FINALISTS = 3  # programs that are measured against each other at the end
 _CLEARLY = 0.99  # the share of the best latency that counts as clearly faster, for `patience`
 _CLOSE = 3.0  # an untuned program slower than this many times the best is not timed again at the end
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """What a run ends with; see `Journal.finished`."""
+
+    best: int
+    confirmed: Measurement | None
+    untuned: Measurement | None
 
 
 class Loop:
@@ -47,7 +56,7 @@ class Loop:
     ) -> None:
         self._parts, self._instrument, self._journal = parts, instrument, journal
         self._on_progress = on_progress
-        self._search = parts.search(self._added, self._rejected)
+        self._search = parts.search(self._added, self._rejected, self._expanded)
         self._model = model
         self._proposer = model.proposer(parts, journal.folder, parts.proposer) if model else None
         self._thinker = self._make_thinker()
@@ -59,31 +68,36 @@ class Loop:
         self._artifacts: dict[int, Path] = {}
         self._told = dict(instrument.stage_secs)
         self._open: list[tuple[int, Measurement]] = []  # measured, of a batch that is not complete
+        self._new_steps: list[Step] = []  # of an expansion that is not complete, as its refusals
+        self._new_refusals: list[Rejected] = []
 
     def run(self, earlier: Run | None = None) -> None:
-        """Runs until the samples, the time or the patience are used up, or until Ctrl-C.
+        """Runs until the samples, the time or the patience are used up.
 
         Args:
             earlier: what the journal holds already; None for a new run.
 
         Raises:
             NothingMeasuredError: no program could be measured and verified.
+            KeyboardInterrupt: Ctrl-C; the journal says so, and the run can be resumed.
         """
         try:
-            batch = self._replay(earlier) if earlier else self._begin()
+            batch = self._replay(earlier) if earlier and earlier.steps else self._begin()
             if self._thinker is not None:
                 self._thinker.first_look()
             if self._parts.workload.reference is None:
                 self._measure_untuned()
+            self._catch_up()
             reason = self._go_on(batch)
             self._stop_thinking()
-            self._confirm(reason)
+            ending = self._confirm(reason)
         except KeyboardInterrupt:
             self._stop_thinking()
-            best = self._search.best
-            self._journal.finished("interrupted", best=best.node if best else None)
+            self._journal.finished("interrupted", best=self._best_node())
+            raise
         finally:
             self._stop_thinking()
+        self._journal.finished(reason, best=ending.best, confirmed=ending.confirmed, untuned=ending.untuned)
         self._show("done")
 
     # -- the loop ---------------------------------------------------------------------------------------------------
@@ -121,45 +135,55 @@ class Loop:
 
     def _measure(self, batch: list[Step]) -> None:
         """Measures what is left of a batch, journals each result as it comes, and tells the search of the whole."""
-
-        def take(index: int, measured: Measured) -> None:
-            self._journal.measured(batch[index].node, measured.measurement)
-            self._open.append((batch[index].node, measured.measurement))
-            self._note(replace(batch[index], measurement=measured.measurement), measured.artifact)
-
         self._show("measuring")
         modules = [self._parts.space.schedule(step.program).mod for step in batch]
-        self._instrument.measure(modules, best_secs=self._best_secs, on_result=take)
+        self._instrument.measure(
+            modules,
+            best_secs=self._best_secs,
+            on_result=lambda index, measured: self._take_in(batch[index], measured),
+        )
         self._tell()
+        self._journal_stages()
 
     def _tell(self) -> None:
         with self._parts.clock.stage("predict"):
             self._search.tell(self._open)
         self._open = []
-        self._journal_stages()
 
-    def _note(self, step: Step, artifact: Path | None) -> None:
-        """Takes in one measured program: whether it is the best, how long since the last better one."""
-        measurement = step.measurement
-        assert measurement is not None
+    def _take_in(self, step: Step, measured: Measured) -> None:
+        """Journals one measured program, and saves and shows it where it is the best so far."""
+        measurement = measured.measurement
+        self._journal.measured(step.node, measurement)
+        improved = self._note(step.node, measurement)
+        if measured.artifact is not None:
+            self._artifacts[step.node] = measured.artifact
+            if improved and self._beats_untuned(measurement):
+                self._save(step, measurement)
+        self._show("measuring", last=replace(step, measurement=measurement), improved=improved)
+
+    def _note(self, node: int, measurement: Measurement) -> bool:
+        """Counts one measured program, and how many it is since the last better one; returns whether it is the best."""
+        self._open.append((node, measurement))
         self._num_samples += 1
         self._since_better += 1
-        if artifact is not None:
-            self._artifacts[step.node] = artifact
-        improved = False
-        if measurement.ok and measurement.verified and not measurement.cut:
-            improved = self._best_secs is None or measurement.latency_secs < self._best_secs
-            if self._best_secs is None or measurement.latency_secs < _CLEARLY * self._best_secs:
-                self._since_better = 0
-        if improved:
-            self._best_secs = measurement.latency_secs
-            if artifact is not None and self._beats_untuned(measurement):
-                self._save(step, artifact)
-        self._show("measuring", last=step, improved=improved)
+        best = self._best_secs
+        if not measurement.counts or (best is not None and measurement.latency_secs >= best):
+            return False
+        if best is None or measurement.latency_secs < _CLEARLY * best:
+            self._since_better = 0
+        self._best_secs = measurement.latency_secs
+        return True
 
     def _beats_untuned(self, measurement: Measurement, *, times: float = 1.0) -> bool:
         untuned = self._untuned
         return untuned is None or not untuned.ok or times * measurement.latency_secs < untuned.latency_secs
+
+    def _best_node(self) -> int | None:
+        """Returns the fastest node so far, the untuned one among them; None where none has been verified."""
+        best = self._search.best
+        if best is not None and best.measurement is not None and self._beats_untuned(best.measurement):
+            return best.node
+        return 0 if self._untuned is not None and self._untuned.counts else None
 
     # -- the model --------------------------------------------------------------------------------------------------
 
@@ -187,12 +211,17 @@ class Loop:
         self._thinker = None
 
     def _added(self, step: Step) -> None:
-        self._journal.node(step)
-        if self._model is not None and step.transformation is not None and step.parent is not None:
-            self._model.transcript.link(step.parent, step.transformation, step.node, step.program.key)
+        self._new_steps.append(step)
 
     def _rejected(self, node: int, proposer: str, transformation: Transformation | None, why: str) -> None:
-        self._journal.rejected(node, proposer, transformation=transformation, why=why)
+        self._new_refusals.append(Rejected(node, proposer, transformation, why))
+
+    def _expanded(self) -> None:
+        self._journal.expanded(self._new_steps, self._new_refusals)
+        for step in self._new_steps:
+            if self._model is not None and step.transformation is not None and step.parent is not None:
+                self._model.transcript.link(step.parent, step.transformation, step.node, step.program.key)
+        self._new_steps, self._new_refusals = [], []
 
     # -- the beginning ----------------------------------------------------------------------------------------------
 
@@ -204,15 +233,14 @@ class Loop:
         """Measures the program as it was given; again after an interruption, where its output is the reference."""
         self._show("untuned")
         measured = self._instrument.measure_untuned()
-        if self._untuned is None:
-            self._untuned = measured.measurement
-            self._journal.measured(0, measured.measurement)
-            self._search.tell([(0, measured.measurement)])
         if measured.artifact is not None:
             self._artifacts[0] = measured.artifact
-            best = self._search.best
-            if best is None or best.measurement is None or not self._beats_untuned(best.measurement):
-                self._save(replace(self._search.tree.nodes[0].step, measurement=self._untuned), measured.artifact)
+        if self._untuned is None:
+            self._journal.measured(0, measured.measurement)
+            self._untuned = measured.measurement
+            self._search.tell([(0, measured.measurement)])
+            if self._best_node() == 0 and measured.artifact is not None:
+                self._save(self._search.tree.nodes[0].step, measured.measurement)
         failure = measured.measurement.failure
         if failure is not None and self._parts.workload.reference is None:
             self._journal.finished("nothing to compare with", best=None)
@@ -222,28 +250,51 @@ class Loop:
             )
 
     def _replay(self, run: Run) -> list[Step]:
-        """Brings everything to where the journal ends; returns what was asked for and not measured."""
-        steps = {step.node: step for step in run.steps}
-        refused = [(r.node, r.transformation, r.why) for r in run.rejected]
-        self._search.replay((step for step in run.steps if step.node), refused)
-        if run.untuned is not None:
-            self._untuned = run.untuned
-            self._search.tell([(0, run.untuned)])
-        for number, batch in enumerate(run.batches):
-            self._search.replay_asked(batch)
-            done = [(n, m) for n in batch if (m := steps[n].measurement) is not None]
-            for node, measurement in done:
-                self._note(replace(steps[node], measurement=measurement), None)
-            self._open = done
-            if len(done) == len(batch) or number < len(run.batches) - 1:
-                self._tell()
+        """Brings everything to where the journal ends; returns what was asked for and not measured.
+
+        Raises:
+            UsageError: the journal's programs are none of this version's.
+        """
+        batch: list[int] = []
+        try:
+            for event in run.events:
+                match event:
+                    case Step():
+                        if event.node:
+                            self._search.replay([event], [])
+                    case Rejected():
+                        self._search.replay([], [(event.node, event.transformation, event.why)])
+                    case Sample(node=0):
+                        self._untuned = event.measurement
+                        self._search.tell([(0, event.measurement)])
+                    case Sample():
+                        self._note(event.node, event.measurement)
+                        batch = [node for node in batch if node != event.node]
+                        if not batch:
+                            self._tell()
+                    case _:
+                        self._search.replay_asked(event)
+                        batch = list(event)
+        except IllegalProgramError as error:
+            raise UsageError(
+                f"`{run.folder}` was made by version {run.header.package_version} of this package, whose programs "
+                f"are not all known here ({error}); resume it with that version, or start a new run"
+            ) from error
         self._parts.clock.take()
-        return [steps[number] for number in run.pending]
+        return [self._search.tree.nodes[node].step for node in batch]
+
+    def _catch_up(self) -> None:
+        """Saves the best so far where an earlier process was stopped before it could."""
+        best = self._best_node()
+        if best is not None and saved_node(self._best_folder) != best and self._artifact(best) is not None:
+            step = self._search.tree.nodes[best].step
+            assert step.measurement is not None
+            self._save(step, step.measurement)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
-    def _confirm(self, reason: str) -> None:
-        """Times the best few and the untuned program in turns, saves the winner, and closes the run."""
+    def _confirm(self, reason: str) -> _Ending:
+        """Times the best few and the untuned program in turns, saves the winner, and returns it."""
         finalists = self._finalists()
         if not finalists:
             self._journal.finished(reason, best=None)
@@ -255,25 +306,29 @@ class Loop:
         candidates = [step.node for step in finalists] + ([0] if close else [])
         numbers = [n for n in candidates if self._artifact(n) is not None]
         timed = self._instrument.confirm([self._artifacts[n] for n in numbers])
-        confirmed = {n: m for n, m in zip(numbers, timed, strict=True) if m.ok}
-        winner = min(confirmed, key=lambda n: confirmed[n].latency_secs, default=finalists[0].node)
+        confirmed = {n: m for n, m in zip(numbers, timed, strict=True) if m.counts}
+        if not confirmed:
+            self._journal.finished(reason, best=None)
+            raise NothingMeasuredError(self._why_not_again([m for m in timed if not m.counts]))
+        winner = min(confirmed, key=lambda n: confirmed[n].latency_secs)
         self._show("saving")
-        if winner in self._artifacts:
-            step = replace(self._search.tree.nodes[winner].step, measurement=confirmed.get(winner))
-            self._save(step, self._artifacts[winner])
+        self._save(self._search.tree.nodes[winner].step, confirmed[winner])
         self._journal_stages()
-        self._journal.finished(reason, best=winner, confirmed=confirmed.get(winner), untuned=confirmed.get(0))
+        return _Ending(winner, confirmed[winner], confirmed.get(0))
 
     def _finalists(self) -> list[Step]:
         steps = (node.step for node in self._search.tree.nodes[1:])
-        worthy = [s for s in steps if (m := s.measurement) and m.ok and m.verified and not m.cut]
+        worthy = [step for step in steps if step.measurement is not None and step.measurement.counts]
         return sorted(worthy, key=lambda s: s.measurement.latency_secs)[:_FINALISTS]  # type: ignore[union-attr]
 
     def _artifact(self, number: int) -> Path | None:
-        """Returns a node's library, built again if an earlier process measured it."""
+        """Returns a node's library, built again if an earlier process measured it; None if that fails now."""
         if number not in self._artifacts:
-            module = self._parts.space.schedule(self._search.tree.nodes[number].step.program).mod
-            (measured,) = self._instrument.measure([module], best_secs=None)
+            if number == 0:
+                measured = self._instrument.measure_untuned()
+            else:
+                module = self._parts.space.schedule(self._search.tree.nodes[number].step.program).mod
+                (measured,) = self._instrument.measure([module], best_secs=None)
             if measured.artifact is not None:
                 self._artifacts[number] = measured.artifact
         return self._artifacts.get(number)
@@ -288,14 +343,26 @@ class Loop:
             f"the first said: {example or 'nothing'}. Look at {self._journal.folder}, or run `reasonc doctor`"
         )
 
-    def _save(self, step: Step, artifact: Path) -> None:
-        workload = self._parts.workload
+    def _why_not_again(self, timed: list[Measurement]) -> str:
+        failures = (m.failure for m in timed if m.failure is not None)
+        said = next((f"{failure.kind}: {failure.message}" for failure in failures), "they cannot be built again")
+        return (
+            f"the best programs worked during the search and fail now ({said}); "
+            f"look at {self._journal.folder}, or run `reasonc doctor`"
+        )
+
+    @property
+    def _best_folder(self) -> Path:
+        return self._journal.folder / "best"
+
+    def _save(self, step: Step, measurement: Measurement) -> None:
+        """Makes a program, whose library is there, the one in the folder `best/`."""
         save_best(
-            self._journal.folder / "best",
-            artifact,
-            step=step,
+            self._best_folder,
+            self._artifacts[step.node],
+            step=replace(step, measurement=measurement),
             schedule=self._parts.space.schedule(step.program),
-            about={"workload": workload.spec, "num_threads": self._parts.machine.num_cores},
+            about={"workload": self._parts.workload.spec, "num_threads": self._parts.machine.num_cores},
         )
 
     # -- what others see --------------------------------------------------------------------------------------------

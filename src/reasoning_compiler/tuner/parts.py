@@ -127,12 +127,15 @@ class Parts:
         )
         return SharedProposer(made, self.space.lock, self.clock)
 
-    def search(self, on_node: Callable[[Step], None], on_rejected: Callable[..., None]) -> TreeSearch:
+    def search(
+        self, on_node: Callable[[Step], None], on_rejected: Callable[..., None], on_expanded: Callable[[], None]
+    ) -> TreeSearch:
         """Returns a fresh search.
 
         Args:
             on_node: see `TreeSearch`.
             on_rejected: see `TreeSearch`.
+            on_expanded: see `TreeSearch`.
         """
         with_model = self.settings.llm is not None and self.settings.preset != "paper"
         return TreeSearch(
@@ -145,10 +148,11 @@ class Parts:
             max_samples=self.settings.samples,
             on_node=on_node,
             on_rejected=on_rejected,
+            on_expanded=on_expanded,
         )
 
     def _rules(self, threads: int) -> list[Any] | None:
-        """Returns MetaSchedule's rules, for the paper's preset with what its mutator `Parallel` changes as a decision."""
+        """Returns MetaSchedule's rules, in the paper's preset with what its mutator `Parallel` changes as a decision."""
         if self.settings.preset != "paper":
             return None
         return [*rules_of(self.workload.mod, self.target), parallel_jobs(threads)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from reasoning_compiler.search.search import SearchConfig
 
 PROPOSERS = ("expert", "random")
 PRESETS = ("default", "paper")
+_OPTIONAL = ("minutes", "patience", "threads")
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,18 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("samples", "batch", "patience", "threads"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if value is None and name in _OPTIONAL:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UsageError(f"`{name}` is {value!r}; it must be a whole number of at least 1")
         for name in ("minutes", "timeout_secs"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"`{name}` is {value!r}; it must be above 0")
+            if value is None and name in _OPTIONAL:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise UsageError(f"`{name}` is {value!r}; it must be a number above 0, and finite")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise UsageError(f"`seed` is {self.seed!r}; it must be a whole number")
         if self.proposer not in PROPOSERS:
             raise UsageError(f"`proposer` is {self.proposer!r}; allowed: {', '.join(PROPOSERS)}, or replay:RUN")
         if self.preset not in PRESETS:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reasoning_compiler.errors import JournalError, UsageError
+from reasoning_compiler.errors import Interrupted, UsageError
 from reasoning_compiler.journal import Header, Journal, Run, check_environment, read_run
 from reasoning_compiler.machine import detect, differences, fingerprint, import_tvm, with_target
 from reasoning_compiler.records import Machine, Step
@@ -92,6 +92,7 @@ def tune(
         UsageError: the workload, a setting or the folder is of no use; nothing has been measured then.
         NothingMeasuredError: no program could be measured and verified.
         JournalError: the journal could not be written; what was kept can be resumed.
+        Interrupted: Ctrl-C, a KeyboardInterrupt that knows the run folder; what was measured is kept.
     """
     settings = replace(settings or Settings(), **changes)
     machine = _machine(settings)
@@ -117,6 +118,7 @@ def resume(
     *,
     samples: int | None = None,
     minutes: float | None = None,
+    patience: int | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Result:
     """Returns the result of going on with a run that was interrupted, or that is to take more samples.
@@ -125,22 +127,28 @@ def resume(
         folder: the run folder.
         samples: the new total of programs to measure; None for the run's own.
         minutes: the new limit of the run's total time; None for the run's own.
+        patience: the new number of samples in a row that may bring nothing faster; None for the run's own.
         on_progress: is called whenever there is something new to show.
 
     Raises:
         UsageError: there is no run in the folder.
         EnvironmentMismatchError: it was made on another machine, target or set of versions.
-        NothingMeasuredError, JournalError: as for `tune`.
+        NothingMeasuredError, JournalError, Interrupted: as for `tune`.
     """
     run = read_run(folder)
-    settings = Settings.from_json(run.header.config)
-    settings = replace(settings, samples=samples or settings.samples, minutes=minutes or settings.minutes)
+    before = _settings(run)
+    changes = {"samples": samples, "minutes": minutes, "patience": patience}
+    settings = replace(before, **{name: value for name, value in changes.items() if value is not None})
     machine = run.header.machine
     threads = _threads(settings, machine)
-    check_environment(run, differences(run.header.fingerprint, fingerprint(_machine(settings), threads)))
-    if run.ended is not None and run.ended.reason == "samples" and run.num_samples >= settings.samples:
-        return Result(run)
-    return _run(Path(folder), load_workload(run), machine, settings, threads, header=None, on_progress=on_progress)
+    try:
+        check_environment(run, differences(run.header.fingerprint, fingerprint(_machine(settings), threads)))
+        if run.ended is not None and run.ended.confirmed is not None and settings == before:
+            return Result(run)
+        workload = load_workload(run)
+        return _run(run.folder, workload, machine, settings, threads, header=None, on_progress=on_progress)
+    except KeyboardInterrupt:
+        raise Interrupted(run.folder) from None
 
 
 def as_workload(workload: Any) -> Workload:
@@ -163,7 +171,8 @@ def load_workload(run: Run) -> Workload:
     stored = run.folder / _WORKLOAD_FILE
     if stored.exists():
         mod = import_tvm().ir.load_json(stored.read_text())
-        workload = replace(workloads.from_tvm(mod, name=run.header.workload), spec=run.header.spec)
+        made = workloads.from_tvm(mod, name=run.header.workload)
+        workload = replace(made, spec=run.header.spec, flops=int(run.header.flops))
     else:
         workload = workloads.parse(run.header.spec)
     if workload.key != run.header.key:
@@ -199,32 +208,42 @@ def _run(
         model = Model(settings)
     on_progress(Progress("starting", str(folder), 0, settings.samples))
     parts = Parts(workload, machine, settings, threads)
-    with Journal.create(folder, header) if header else Journal.resume(folder) as journal:
-        if header:
-            _keep_workload(folder, workload)
-        with Instrument(
-            workload, parts.target, num_threads=threads, seed=settings.seed, timeout_secs=settings.timeout_secs
-        ) as instrument:
-            loop = Loop(parts, instrument, journal, model=model, on_progress=on_progress)
-            loop.run(None if header else read_run(folder))
+    try:
+        with Journal.create(folder, header, files=_files(workload)) if header else Journal.resume(folder) as journal:
+            earlier = None if header else read_run(folder)
+            if earlier is not None and earlier.config != settings.to_json():
+                journal.resumed(settings.to_json())
+            with Instrument(
+                workload, parts.target, num_threads=threads, seed=settings.seed, timeout_secs=settings.timeout_secs
+            ) as instrument:
+                Loop(parts, instrument, journal, model=model, on_progress=on_progress).run(earlier)
+    except KeyboardInterrupt:
+        raise Interrupted(folder) from None
     return Result(read_run(folder))
 
 
-def _keep_workload(folder: Path, workload: Workload) -> None:
-    """Stores a workload that no spec of ours can make again, so that the run stands on its own."""
+def _files(workload: Workload) -> dict[str, str]:
+    """Returns what a run folder needs to stand on its own: the module, where none of our specs can make it again."""
     from reasoning_compiler.workload import CATALOGUE
 
-    if workload.name in CATALOGUE:
-        return
-    try:
-        (folder / _WORKLOAD_FILE).write_text(import_tvm().ir.save_json(workload.mod))
-    except OSError as error:
-        raise JournalError(f"`{folder}` could not be written ({error.strerror})") from error
+    if workload.spec.partition("[")[0] in CATALOGUE:
+        return {}
+    return {_WORKLOAD_FILE: import_tvm().ir.save_json(workload.mod)}
 
 
 def _machine(settings: Settings) -> Machine:
     machine = detect()
     return machine if settings.target is None else with_target(machine, settings.target)
+
+
+def _settings(run: Run) -> Settings:
+    try:
+        return Settings.from_json(run.config)
+    except (KeyError, TypeError) as error:
+        raise UsageError(
+            f"`{run.folder}` was made by version {run.header.package_version} of this package, whose settings are not "
+            f"those of this one ({error}); resume it with that version, or start a new run"
+        ) from error
 
 
 def _threads(settings: Settings, machine: Machine) -> int:
