@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import ml_dtypes
@@ -13,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasoning_compiler.measure.messages import MAX_BYTES, Decoder, GarbledError, encode
+from reasoning_compiler.errors import ReasoningCompilerError
+from reasoning_compiler.measure.messages import MAX_BYTES, Decoder, GarbledError, encode, receive, send
 from reasoning_compiler.measure.racing import Race, runs_per_timing, verdict
 from reasoning_compiler.measure.scratch import Scratch
+from reasoning_compiler.measure.serving import Refused, serve
 from reasoning_compiler.measure.verify import Expected, poison
 
 
@@ -142,7 +145,43 @@ class TestMessages:
             Decoder().feed(garbage)
 
 
+class TestServing:
+    @staticmethod
+    def ask(action: Callable[..., dict], *, max_growth_bytes: int | None = None) -> dict:
+        (request_read, request_write), (reply_read, reply_write) = os.pipe(), os.pipe()
+        try:
+            send(request_write, {"action": "do", "payload": {"number": 3}})
+            os.close(request_write)
+            serve({"do": action}, request_fd=request_read, reply_fd=reply_write, max_growth_bytes=max_growth_bytes)
+            assert receive(reply_read) == {"pid": os.getpid()}
+            answer = receive(reply_read)
+            assert answer is not None
+            return answer
+        finally:
+            for fd in (request_read, reply_read, reply_write):
+                os.close(fd)
+
+    def test_an_answer_comes_back(self) -> None:
+        assert self.ask(lambda number: {"double": 2 * number}) == {"double": 6}
+
+    def test_a_refusal_is_a_failure(self) -> None:
+        def refuse(number: int) -> dict:
+            raise Refused("build", f"{number} is too many", retire=True)
+
+        failure = {"kind": "build", "message": "3 is too many"}
+        assert self.ask(refuse) == {"failure": failure, "retire": True}
+
+    def test_a_process_that_has_grown_retires(self) -> None:
+        assert self.ask(lambda number: {}, max_growth_bytes=-1) == {"retire": True}
+        assert self.ask(lambda number: {}, max_growth_bytes=1 << 40) == {}
+
+
 class TestScratch:
+    def test_where_it_cannot_be_made_there_is_a_clear_error(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(ReasoningCompilerError, match="set TMPDIR"):
+            Scratch(tmp_path / "file")
+
     def test_it_is_gone_when_closed(self, tmp_path: Path) -> None:
         scratch = Scratch(tmp_path)
         (scratch.new_folder() / "file").write_text("x")

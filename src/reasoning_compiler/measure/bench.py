@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from reasoning_compiler.errors import ReasoningCompilerError, UsageError
+from reasoning_compiler.errors import UsageError
 from reasoning_compiler.measure.pool import Pool, Request, WorkerOptions
 from reasoning_compiler.measure.racing import Race
-from reasoning_compiler.measure.scratch import Scratch
+from reasoning_compiler.measure.scratch import Scratch, no_space
 from reasoning_compiler.measure.tensors import write_array
 from reasoning_compiler.records import Argument, Failure, Measurement
 from reasoning_compiler.workload.workload import Workload, tolerance
@@ -242,9 +242,7 @@ class _Data:
         try:
             return self._written.result()
         except OSError as error:
-            raise ReasoningCompilerError(
-                f"the workload's data cannot be written ({error}): free some space, or set TMPDIR elsewhere"
-            ) from None
+            raise no_space(error) from None
 
     def _write(self, seed: int) -> tuple[list[_File], list[_File] | None]:
         inputs = self._workload.make_inputs(seed)

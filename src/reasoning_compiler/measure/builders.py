@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.errors import ReasoningCompilerError
 from reasoning_compiler.measure.pool import Pool, Request, WorkerOptions
-from reasoning_compiler.measure.scratch import Scratch
+from reasoning_compiler.measure.scratch import Scratch, no_space
 from reasoning_compiler.records import Argument, Failure
 
 BUILD_TIMEOUT_SECS = 60.0
@@ -72,13 +71,11 @@ class Builders:
         known = None if arguments is None else [asdict(argument) for argument in arguments]
         requests, libraries = [], []
         for mod, target in modules:
+            folder = self._scratch.new_folder()
             try:
-                folder = self._scratch.new_folder()
                 (folder / "module.json").write_text(tvm.ir.save_json(mod))
             except OSError as error:
-                raise ReasoningCompilerError(
-                    f"temporary files cannot be written ({error}): free some space, or set TMPDIR elsewhere"
-                ) from None
+                raise no_space(error) from None
             libraries.append(folder / "kernel.so")
             payload = {
                 "module": str(folder / "module.json"),

@@ -114,8 +114,8 @@ class Pool:
     def map(self, requests: Sequence[Request]) -> Iterator[tuple[int, dict[str, Any] | Failure]]:
         """Yields (index, answer or failure) of each request, as they come.
 
-        A worker that dies or does not answer in time is replaced; so is one whose request is given up because
-        the caller stops iterating.
+        A worker that dies or does not answer in time is replaced; so is, at the next request, one whose request
+        is given up because the caller stops iterating.
 
         Raises:
             ReasoningCompilerError: workers do not start.
@@ -133,9 +133,8 @@ class Pool:
                 for worker, outcome in self._step():
                     yield running.pop(worker), outcome
         finally:
-            for i, worker in enumerate(self._workers):
-                if worker in running:
-                    self._replace(i)
+            for worker in running:
+                worker.give_up()
 
     def ask(self, request: Request) -> dict[str, Any] | Failure:
         """Returns the answer to one request, or its failure."""
@@ -287,6 +286,11 @@ class _Worker:
                 self._die("crash", _describe_exit(code, self._tail))
         elif self.secs_left <= 0:
             self._die("timeout", f"no answer within {self._timeout_secs:.3g} s")
+
+    def give_up(self) -> None:
+        """Ends the process because nobody wants its answer any more."""
+        self.kill()
+        self.state = "idle"
 
     def kill(self) -> None:
         """Ends the process and whatever it started, and gives its descriptors back. May be called again."""

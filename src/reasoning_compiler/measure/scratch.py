@@ -10,6 +10,8 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 
+from reasoning_compiler.errors import ReasoningCompilerError
+
 _PREFIX = "reasonc-"
 _LOCK = "in-use"
 
@@ -19,27 +21,43 @@ class Scratch:
 
     Args:
         parent: where to make it; None for the system's temporary folder.
+
+    Raises:
+        ReasoningCompilerError: it cannot be made there.
     """
 
     def __init__(self, parent: Path | None = None) -> None:
         root = Path(parent if parent is not None else tempfile.gettempdir()).resolve()
-        root.mkdir(parents=True, exist_ok=True)
-        _sweep(root)
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-        lock_fd = _lock(self.path / _LOCK)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            _sweep(root)
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+            lock_fd = _lock(self.path / _LOCK)
+        except OSError as error:
+            raise no_space(error) from None
         self._num_made = 0
         self._remove = weakref.finalize(self, _remove, self.path, lock_fd)
 
     def new_folder(self) -> Path:
-        """Returns a new folder in it."""
+        """Returns a new folder in it. Raises ReasoningCompilerError where it cannot be made."""
         self._num_made += 1
         folder = self.path / f"{self._num_made:06}"
-        folder.mkdir()
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise no_space(error) from None
         return folder
 
     def close(self) -> None:
         """Removes it, as the interpreter's end would. May be called again."""
         self._remove()
+
+
+def no_space(error: OSError) -> ReasoningCompilerError:
+    """Returns the error that says, to a person, that temporary files cannot be written."""
+    return ReasoningCompilerError(
+        f"temporary files cannot be written ({error}): free some space, or set TMPDIR to another folder"
+    )
 
 
 def _sweep(root: Path) -> None:
