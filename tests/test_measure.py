@@ -333,6 +333,18 @@ class TestWorkers:
             pool.wait_until_ready()
         pool.close()
 
+    def test_a_set_up_that_always_fails_is_an_error_and_one_that_was_killed_is_not(self) -> None:
+        pool = Pool(1, WorkerOptions("runner"))
+        payload = {"arguments": [], "target": str(target()), "inputs": [], "expected": None, "rtol": 0, "atol": 0}
+        killer = threading.Timer(0.2, lambda: os.kill(pool.pids[0], signal.SIGKILL))
+        killer.start()
+        pool.set_up(Request("set_up", payload, 60.0))
+        killer.join()
+        pool.wait_until_ready()
+        with pytest.raises(ReasoningCompilerError, match=r"failed setting up .*missing"):
+            pool.set_up(Request("set_up", payload | {"target": '{"kind": "missing"}'}, 60.0))
+        pool.close()
+
 
 class TestMetaSchedule:
     def test_tune_tir_measures_with_our_builder_and_runner(self, tmp_path: Path) -> None:

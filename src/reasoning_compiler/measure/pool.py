@@ -167,8 +167,9 @@ class Pool:
             elif failed:
                 self._note_start_failure(state, outcome)
             else:
-                self._start_failures = 0
                 worker.is_set_up = state == "setting up"
+                if worker.is_set_up or self._set_up is None:
+                    self._start_failures = 0
 
     def _replace_the_dead(self) -> None:
         """Replaces workers that have died between two requests, which costs nobody anything."""
@@ -182,7 +183,7 @@ class Pool:
 
     def _note_start_failure(self, state: str, failure: Failure) -> None:
         self._start_failures += 1
-        if self._start_failures >= _MAX_START_FAILURES or state == "setting up":
+        if self._start_failures >= _MAX_START_FAILURES:
             raise ReasoningCompilerError(
                 f"the {self._options.role} process failed {state} ({failure.kind}: {failure.message}): "
                 "run `reasonc doctor` to see what is wrong with this installation"
