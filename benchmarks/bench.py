@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,37 @@ from reasoning_compiler.machine import detect, fingerprint, import_tvm, tvm_targ
 RESULTS = Path(__file__).parent / "results"
 
 
-def evolutionary(workload: Any, *, samples: int, seed: int, threads: int) -> tuple[Any, float]:
+def evolutionary(
+    workload: Any,
+    *,
+    samples: int,
+    seed: int,
+    threads: int,
+    on_latency: Callable[[float], None] = lambda secs: None,
+) -> tuple[Any, float]:
     """Returns (best module, wall seconds) of TVM's evolutionary search, upstream defaults, our builder and runner.
+
+    Args:
+        workload: what is tuned.
+        samples: programs to measure.
+        seed: of its random draws.
+        threads: threads that a program may use.
+        on_latency: is called for each program in the order of measuring, with inf for a failed one.
 
     Raises:
         RuntimeError: no candidate could be measured.
     """
     import_tvm()
+    from tvm.ir.utils import derived_object
     from tvm.s_tir import meta_schedule as ms
 
     from reasoning_compiler.measure.metaschedule import ReasoningBuilder, ReasoningRunner
+
+    @derived_object
+    class Listener(ms.measure_callback.PyMeasureCallback):
+        def apply(self, task_scheduler, task_id, measure_candidates, builder_results, runner_results) -> None:
+            for result in runner_results:
+                on_latency(statistics.median(map(float, result.run_secs)) if result.run_secs else math.inf)
 
     target = tvm_target(replace(detect(), num_cores=threads))
     builder = ReasoningBuilder()
@@ -42,6 +64,7 @@ def evolutionary(workload: Any, *, samples: int, seed: int, threads: int) -> tup
                 max_trials_global=samples,
                 builder=builder,
                 runner=runner,
+                measure_callbacks=[*ms.measure_callback.MeasureCallback.create("default"), Listener()],
                 seed=seed + 1,
                 num_tuning_cores=threads,
             )

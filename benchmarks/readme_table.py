@@ -1,0 +1,117 @@
+"""Writes the table of results in README.md from benchmarks/results/.
+
+    python benchmarks/readme_table.py
+
+The table stands between two markers. A row is there where its benchmark has been run; without any, the text says how to
+run them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+Row = tuple[str, str, str, str]
+"""What was measured, what this project gives, what TVM gives, and how the two compare."""
+
+_EMPTY = "No results yet: run the scripts in `benchmarks/`, then `python benchmarks/readme_table.py`."
+
+
+def main() -> None:
+    README.write_text(with_table(README.read_text(encoding="utf-8"), table()), encoding="utf-8")
+
+
+def table(results: Path = RESULTS) -> str:
+    """Returns the table and its footnotes as Markdown."""
+    rows: list[Row] = []
+    notes: dict[str, list[str]] = {}
+    for name, read in _READERS.items():
+        path = results / f"{name}.json"
+        if path.exists():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            rows += read(record)
+            notes.setdefault(_where(record), []).append(f"`{record['command']}`")
+    if not rows:
+        return _EMPTY
+    lines = ["| | this project | TVM | compared |", "|---|---|---|---|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines += ["", "Medians, with the least and the greatest value in brackets."]
+    lines += [f"Measured on {where}, by {', '.join(commands)}." for where, commands in notes.items()]
+    return "\n".join(lines)
+
+
+def with_table(text: str, table: str) -> str:
+    """Returns a page with the table between its markers."""
+    head, _, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not end:
+        raise SystemExit(f"the page has no {BEGIN} … {END}")
+    return f"{head}{BEGIN}\n{table}\n{END}{tail}"
+
+
+def _quality(record: dict[str, Any]) -> Iterator[Row]:
+    mine, theirs = record["samples"]["expert"], record["samples"]["evolutionary"]
+    for spec, found in record["summary"].items():
+        ratio = found["expert_over_evolutionary"]
+        yield (
+            f"`{spec}`: GFLOP/s of the best program, expert with {mine} samples, evolutionary search with {theirs}",
+            _spread(found["expert_gflops"]),
+            _spread(found["evolutionary_gflops"]),
+            f"{_number(1 / ratio['median'])}× as fast ({_number(1 / ratio['max'])} – {_number(1 / ratio['min'])})",
+        )
+        yield (
+            f"`{spec}`: seconds that took",
+            _spread(found["expert_wall_secs"]),
+            _spread(found["evolutionary_wall_secs"]),
+            "",
+        )
+
+
+def _wall_time(record: dict[str, Any]) -> Iterator[Row]:
+    ratio = record["ratio"]
+    yield (
+        f"`{record['workload']}`: seconds for {record['samples']} samples, against `tune_tir` as it ships",
+        _spread(record["ours_secs"]),
+        _spread(record["tune_tir_secs"]),
+        f"{_number(ratio['median'])} of the time ({_number(ratio['min'])} – {_number(ratio['max'])})",
+    )
+
+
+def _start_up(record: dict[str, Any]) -> Iterator[Row]:
+    yield "`reasonc --help`: seconds", _spread(record["help_secs"]), "", ""
+    for spec, secs in record["first_sample_secs"].items():
+        yield f"`{spec}`: seconds from the command to the first measured sample", _spread(secs), "", ""
+
+
+_READERS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
+    "expert_against_evolutionary": _quality,
+    "wall_time": _wall_time,
+    "start_up": _start_up,
+}
+
+
+def _where(record: dict[str, Any]) -> str:
+    machine, versions = record["machine"], record["fingerprint"]["versions"]
+    return (
+        f"{machine['name']}, {machine['num_cores']} cores, {machine['isa']}, peak {machine['peak_flops'] / 1e9:.0f} "
+        f"GFLOP/s, apache-tvm {versions['apache-tvm']}"
+    )
+
+
+def _spread(found: dict[str, float]) -> str:
+    return f"{_number(found['median'])} ({_number(found['min'])} – {_number(found['max'])})"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 99.5 else f"{value:.2g}" if value < 9.95 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    main()

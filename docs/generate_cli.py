@@ -1,0 +1,117 @@
+"""Writes docs/cli.md from the commands themselves.
+
+    python docs/generate_cli.py
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from typer.models import ArgumentInfo, OptionInfo
+
+from reasoning_compiler.cli.main import app, options
+
+PAGE = Path(__file__).parent / "cli.md"
+
+INTRODUCTION = """\
+# Commands
+
+<!-- Written by docs/generate_cli.py from the commands themselves; do not edit. -->
+
+`reasonc COMMAND --help` shows the same on the terminal; `-h` is short for `--help`. `python -m reasoning_compiler` is
+the same command. What a command is used for is told in [first-run.md](first-run.md), the options for language models in
+[language-models.md](language-models.md).
+
+## Exit codes
+
+| code | meaning |
+|---|---|
+| 0 | done |
+| 1 | failed; `reasonc doctor` also ends with it where a check fails |
+| 2 | bad input, or an environment that does not fit: nothing was lost, and the one line on stderr says what to do |
+| 3 | nothing could be measured and verified |
+| 4 | the run folder could not be written or read |
+| 130 | interrupted with Ctrl-C; what was measured is kept, and `reasonc resume` goes on |
+
+Errors are one line on stderr. With `reasonc --debug COMMAND …` the traceback is shown.
+
+With `--json` a command prints one JSON object or list on stdout and nothing else; progress goes to stderr otherwise.
+"""
+
+_TYPES = {int: "integer", float: "number", str: "text", Path: "path", bool: ""}
+
+
+class Parameter(NamedTuple):
+    """One argument or option: how it is written, its type in a word, its default, its help, and its group."""
+
+    written: str
+    type: str
+    default: str
+    help: str
+    panel: str
+    is_argument: bool
+
+
+def page() -> str:
+    """Returns the whole page."""
+    common = "## Options of all commands\n\nThey stand before the command.\n\n" + _table(parameters(options))
+    parts = [INTRODUCTION, common]
+    for command in app.registered_commands:
+        assert command.name is not None and command.callback is not None
+        parts.append(_section(command.name, command.callback))
+    return "\n".join(parts)
+
+
+def parameters(function: Callable[..., Any]) -> Iterator[Parameter]:
+    """Yields the parameters of a command, from its signature."""
+    hints = get_type_hints(function, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        annotation, info = get_args(hints[name])
+        assert isinstance(info, ArgumentInfo | OptionInfo)
+        is_argument = isinstance(info, ArgumentInfo)
+        kind = _type(annotation)
+        required = parameter.default is parameter.empty
+        shown = not required and parameter.default is not None and parameter.default is not False
+        # In an annotation, typer keeps the first declared name where the default used to be.
+        declared = [text for text in (info.default, *(info.param_decls or ())) if str(text).startswith("-")]
+        written = name.upper() if is_argument else ", ".join(declared or ["--" + name.replace("_", "-")])
+        if is_argument and not required:
+            written = f"[{written}]"
+        default = f"`{parameter.default}`" if shown else ""
+        yield Parameter(written, kind, default, info.help or "", info.rich_help_panel or "", is_argument)
+
+
+def _section(name: str, callback: Callable[..., Any]) -> str:
+    found = list(parameters(callback))
+    arguments = [p for p in found if p.is_argument]
+    usage = " ".join(["reasonc", name, "[OPTIONS]", *(p.written for p in arguments)])
+    lines = [f"## reasonc {name}", "", inspect.cleandoc(callback.__doc__ or ""), "", f"    {usage}", ""]
+    panels = dict.fromkeys(p.panel for p in found if not p.is_argument)
+    if arguments:
+        lines += [_table(arguments)]
+    for panel in panels:
+        lines += [f"{panel}:\n"] if panel else []
+        lines += [_table([p for p in found if not p.is_argument and p.panel == panel])]
+    return "\n".join(lines)
+
+
+def _table(rows: Iterator[Parameter] | list[Parameter]) -> str:
+    lines = ["| | type | default | |", "|---|---|---|---|"]
+    for row in rows:
+        cells = (f"`{row.written}`", row.type, row.default, row.help.replace("|", "\\|"))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _type(annotation: Any) -> str:
+    if get_origin(annotation) in (Union, UnionType):
+        annotation = next(a for a in get_args(annotation) if a is not NoneType)
+    return _TYPES[annotation]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

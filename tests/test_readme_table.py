@@ -1,0 +1,105 @@
+"""The README's table and picture against the results that they are made of."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def script(name):
+    return SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py")))
+
+
+@pytest.fixture(scope="module")
+def readme_table():
+    return script("readme_table")
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return script("picture")
+
+
+ABOUT = {
+    "command": "python benchmarks/made_up.py",
+    "machine": {"name": "Some CPU", "num_cores": 2, "isa": "avx512", "peak_flops": 300e9},
+    "fingerprint": {"versions": {"apache-tvm": "0.27.0.post1"}},
+}
+
+
+def spread(median, least, most):
+    return {"median": median, "min": least, "max": most}
+
+
+def store(folder, name, record):
+    (folder / f"{name}.json").write_text(json.dumps(ABOUT | record))
+
+
+def test_the_readme_holds_what_the_results_say(readme_table):
+    text = readme_table.README.read_text(encoding="utf-8")
+    fresh = readme_table.with_table(text, readme_table.table())
+    assert text == fresh, "run `python benchmarks/readme_table.py`, then look at `git diff README.md`"
+
+
+def test_another_result_is_another_table(readme_table, tmp_path):
+    store(tmp_path, "start_up", {"help_secs": spread(0.3, 0.25, 0.4), "first_sample_secs": {"gemm": spread(6, 5, 7)}})
+    one = readme_table.table(tmp_path)
+    assert "| `reasonc --help`: seconds | 0.3 (0.25 – 0.4) |  |  |" in one
+    store(tmp_path, "start_up", {"help_secs": spread(0.31, 0.25, 0.4), "first_sample_secs": {"gemm": spread(6, 5, 7)}})
+    assert readme_table.table(tmp_path) != one
+
+
+def test_every_benchmark_has_its_rows(readme_table, tmp_path):
+    quality = {
+        "samples": {"expert": 16, "evolutionary": 64},
+        "summary": {
+            "gemm": {
+                "expert_over_evolutionary": spread(0.5, 0.4, 0.8),
+                "expert_gflops": spread(200, 180, 210),
+                "evolutionary_gflops": spread(100, 90, 150),
+                "expert_wall_secs": spread(20, 19, 21),
+                "evolutionary_wall_secs": spread(109, 100, 120),
+            }
+        },
+    }
+    store(tmp_path, "expert_against_evolutionary", quality)
+    wall = {"workload": "gemm", "samples": 64, "ours_secs": spread(60, 50, 70), "tune_tir_secs": spread(406, 400, 410)}
+    store(tmp_path, "wall_time", wall | {"ratio": spread(0.15, 0.12, 0.17)})
+    text = readme_table.table(tmp_path)
+    assert "| 200 (180 – 210) | 100 (90 – 150) | 2× as fast (1.2 – 2.5) |" in text
+    assert "| 20 (19 – 21) | 109 (100 – 120) |" in text
+    assert "against `tune_tir` as it ships | 60 (50 – 70) | 406 (400 – 410) | 0.15 of the time (0.12 – 0.17) |" in text
+    assert text.count("Measured on") == 1
+
+
+def test_without_results_the_text_says_how_to_get_them(readme_table, tmp_path):
+    assert "readme_table.py" in readme_table.table(tmp_path)
+
+
+def test_a_page_without_markers_is_refused(readme_table):
+    with pytest.raises(SystemExit):
+        readme_table.with_table("no markers", "table")
+
+
+def test_the_picture_is_drawn_from_the_results(picture):
+    record = json.loads(picture.RESULTS.read_text(encoding="utf-8"))
+    fresh = picture.draw(picture.from_results(record), footnote=picture.footnote(record))
+    assert picture.IMAGE.read_text(encoding="utf-8") == fresh, "run `python benchmarks/picture.py`"
+
+
+def test_a_band_reaches_from_the_slowest_to_the_fastest_seed(picture):
+    record = {
+        "flops": {"gemm": 1e9},
+        "curves": [
+            {"workload": "gemm", "method": "expert", "seed": 0, "best_secs": [None, 0.5, 0.5]},
+            {"workload": "gemm", "method": "expert", "seed": 1, "best_secs": [1.0, 1.0, 0.25]},
+        ],
+    }
+    (curve,) = picture.from_results(record)["gemm"]
+    assert curve.band() == [(2, 1.0, 1.5, 2.0), (3, 2.0, 3.0, 4.0)]
