@@ -8,6 +8,7 @@ optimization of CNNs", 2021), the roofline above both. It ranks; its seconds are
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ _LOADS_PER_CYCLE = 2
 _CALL_CYCLES = 12  # a scalar libm call
 _CACHE_SHARE = 0.75  # of a cache that one nest's data can count on
 _BYTES_PER_CYCLE = {"L2": 32, "L3": 16}  # into the next inner level, per core
+_ONE_CORES_BANDWIDTH = 0.6  # of the memory's, where one core of several works
 _LAUNCH_SECS = 4e-6
 _LARGE_BODY = 768  # vector operations in one unrolled body beyond which instruction fetch costs
 _WAYS, _WAY_BYTES = 8, 4096  # a typical first-level cache: lines 4 KB apart share a set of 8
@@ -51,7 +53,7 @@ class BlockAnalysis:
     Args:
         block: its name.
         secs: the model's time, on all cores.
-        bound: what the time goes into: "compute", "L1", "L2", "L3" or "memory".
+        bound: what most of the time goes into: "compute", or reading from "L2", "L3" or "memory".
         flops: of the whole nest.
         vector_lanes: elements per vector operation; 1 where the innermost loop is scalar.
         strided: buffers that the vector loop walks with a stride, which makes gathers or scatters of them.
@@ -81,7 +83,13 @@ class BlockAnalysis:
 
 @dataclass(frozen=True)
 class Analysis:
-    """The blocks of a program, and the roofline of the kernel as a whole."""
+    """The blocks of a program, and the roofline of the kernel as a whole.
+
+    Args:
+        blocks: in program order.
+        roofline_secs: the least time that the kernel's operations and its arguments' bytes allow.
+        intensity: floating-point operations per byte of the arguments; 0 where the bytes are not known.
+    """
 
     blocks: tuple[BlockAnalysis, ...]
     roofline_secs: float
@@ -127,14 +135,10 @@ def analyze_block(nest: Nest, machine: Machine) -> BlockAnalysis:
     compute = tile.cycles() / clock / cores
     levels = tuple(_traffic(nest, machine))
     times = {"compute": compute}
-    for level in levels:
-        if level.level == "L1":
-            times["L2"] = level.bytes_in / (_BYTES_PER_CYCLE["L2"] * clock * cores)
-        elif level.level == "L2":
-            times["L3"] = level.bytes_in / (_BYTES_PER_CYCLE["L3"] * clock * cores)
-    outermost = levels[-1].bytes_in
-    one_core = 1.0 if cores > 1 else 0.6
-    times["memory"] = outermost / (machine.bandwidth_bytes_per_sec * one_core)
+    for inner, outer in itertools.pairwise(levels):
+        times[outer.level] = inner.bytes_in / (_BYTES_PER_CYCLE[outer.level] * clock * cores)
+    share = _ONE_CORES_BANDWIDTH if jobs == 1 and machine.num_cores > 1 else 1.0
+    times["memory"] = levels[-1].bytes_in / (machine.bandwidth_bytes_per_sec * share)
     bound = max(times, key=lambda name: times[name])
     hidden = sum(times.values()) - times[bound]
     secs = times[bound] + 0.25 * hidden + (_LAUNCH_SECS if jobs > 1 else 0.0)
@@ -200,11 +204,11 @@ class _Tile:
             return marked
         # LLVM vectorizes an innermost contiguous spatial loop by itself, but no float reduction.
         inner = [i for i, loop in enumerate(loops) if loop.extent > 1]
-        if inner and not loops[inner[-1]].reduces and loops[inner[-1]].kind != "parallel" and not self.nest.scalar_calls:
-            strides = [a.stride(inner[-1]) for a in self.nest.accesses]
-            if all(s in (0, 1) for s in strides):
-                return (inner[-1],)
-        return ()
+        if not inner or self.nest.scalar_calls:
+            return ()
+        last = loops[inner[-1]]
+        contiguous = all(access.stride(inner[-1]) in (0, 1) for access in self.nest.accesses)
+        return (inner[-1],) if contiguous and not last.reduces and last.kind != "parallel" else ()
 
     def _strided(self) -> tuple[str, ...]:
         if not self.vector_loops:
@@ -280,7 +284,7 @@ def _parallelism(nest: Nest, machine: Machine) -> tuple[int, float]:
 def _traffic(nest: Nest, machine: Machine) -> list[LevelTraffic]:
     sizes = [("L1", machine.l1_bytes), ("L2", machine.l2_bytes)]
     if machine.l3_bytes:
-        sizes.append(("L3", machine.l3_bytes // max(1, machine.num_cores)))
+        sizes.append(("L3", max(machine.l2_bytes, machine.l3_bytes // machine.num_cores)))  # of one core
     footprints = [nest.footprint_bytes(depth) for depth in range(len(nest.loops) + 1)]
     levels = []
     for name, size in sizes:
@@ -293,7 +297,7 @@ def _traffic(nest: Nest, machine: Machine) -> list[LevelTraffic]:
 
 def _bytes_in(nest: Nest, access: Access, depth: int, machine: Machine) -> float:
     """Returns bytes of one buffer that enter a cache that holds the working set of the loops from `depth` inward."""
-    if 0 < access.shared and depth <= access.shared:
+    if access.shared and depth <= access.shared:
         return 0.0  # made and used while it is still there
     elements = nest.footprint_elements(access, depth)
     times, moved = 1, False

@@ -40,8 +40,8 @@ class Access:
             integer divisions, as in the shared heads of grouped attention.
         region: D: elements touched by one iteration.
         writes: whether it is written.
-        shared: loops, counted from the outermost, inside which the buffer is both made and used; L of them for
-            none... 0 means that the whole buffer lives outside this nest.
+        shared: how many loops, counted from the outermost, the buffer's makers and users have in common: inside them
+            it is both made and used; 0 where it lives outside this nest.
         external: an argument of the kernel, as opposed to an intermediate.
     """
 
@@ -119,7 +119,8 @@ class Nest:
 
         Args:
             structure: as "SSRSRS": which level of the spatial (S) or reducing (R) loops comes next.
-            factors: by loop name, outermost first; loops that are not named stay whole and outside.
+            factors: by loop name, outermost first; loops that are not named stay whole and outside. `Access.shared`
+                is taken over, and so must count loops of the tiled nest.
             unroll_limit: of the new nest.
         """
         order: list[tuple[int, int, int]] = []  # (loop, extent, stride in iterations of that loop)

@@ -34,6 +34,7 @@ from reasoning_compiler.space.tiling import TileGroup
 _NUM_TILINGS = 12
 _CLEARLY_BETTER = 0.97
 _CURIOSITY = 0.05  # spread of the noise that lets equals take turns
+_WORTH_SAYING = 0.01
 
 
 class ExpertSpace(Protocol):
@@ -42,20 +43,30 @@ class ExpertSpace(Protocol):
     start: Program
     tile_groups: tuple[TileGroup, ...]
 
-    def table(self, program: Program) -> tuple[Decision, ...]: ...
+    def table(self, program: Program) -> tuple[Decision, ...]:
+        """Returns a program's decisions."""
+        ...
 
-    def edit(self, program: Program, transformation: Transformation) -> Program: ...
+    def edit(self, program: Program, transformation: Transformation) -> Program:
+        """Returns the program that a transformation leads to, or raises IllegalProgramError."""
+        ...
 
-    def nests(self, program: Program) -> tuple[Nest, ...]: ...
+    def nests(self, program: Program) -> tuple[Nest, ...]:
+        """Returns a program's loop nests."""
+        ...
 
 
 @dataclass(frozen=True)
 class _Idea:
-    """A transformation with its reason and what the analysis and experience make of it: a gain as a logarithm."""
+    """Edits with their reason, and the logarithm of the gain that the analysis sees in them."""
 
-    transformation: Transformation
+    edits: tuple[tuple[str, Value], ...]
     reasoning: str
-    gain: float
+    gain: float = 0.0
+
+    @property
+    def expectation(self) -> str:
+        return f"{math.exp(self.gain):.2f} times as fast, by the analysis" if self.gain > _WORTH_SAYING else ""
 
 
 class Expert:
@@ -76,17 +87,26 @@ class Expert:
 
     def propose(self, context: Context, num: int, rng: np.random.Generator) -> Proposal:
         """Returns up to `num` transformations, best first, each with a sentence of reasoning; see `Proposer`."""
-        ideas = self._openings if context.node.program.is_untuned else self._refinements(context, rng)
-        tried = {r.transformation.edits for r in context.rejected}
-        tried |= {c.transformation.edits for c in context.children if c.transformation}
-        fresh = [idea for idea in ideas if idea.transformation.edits not in tried][:num]
-        if len(fresh) < num and not context.node.program.is_untuned:
-            fresh += [i for i in self._guesses(context, num, rng) if i.transformation.edits not in tried]
-        transformations = tuple(
-            Transformation(i.transformation.edits, i.transformation.expectation, reasoning=i.reasoning)
-            for i in fresh[:num]
-        )
-        return Proposal(self.name, transformations[0].reasoning if transformations else "", transformations)
+        tried = {frozenset(r.transformation.edits) for r in context.rejected}
+        tried |= {frozenset(c.transformation.edits) for c in context.children if c.transformation}
+        fresh: list[Transformation] = []
+        for idea in self._ideas(context, num, rng):
+            if len(fresh) == num:
+                break
+            if frozenset(idea.edits) not in tried:
+                tried.add(frozenset(idea.edits))
+                fresh.append(Transformation(idea.edits, idea.expectation, reasoning=idea.reasoning))
+        return Proposal(self.name, fresh[0].reasoning if fresh else "", tuple(fresh))
+
+    def _ideas(self, context: Context, num: int, rng: np.random.Generator) -> Iterator[_Idea]:
+        """Yields ideas, best first: what the rules say and, for a program of ours, a few guesses after that."""
+        if context.node.program.is_untuned:
+            yield from self._openings
+        else:
+            yield from self._refinements(context, rng)
+            for guess in (mutate(context.table, rng) for _ in range(num)):
+                if guess is not None:
+                    yield _Idea(guess.edits, "Nothing left that the rules favour: a random change.")
 
     # -- openings: whole programs -------------------------------------------------------------------------------
 
@@ -109,12 +129,12 @@ class Expert:
 
     @cached_property
     def _openings(self) -> list[_Idea]:
-        tilings = [self._tiled(rank) for rank in range(max((len(r) for r in self._rankings), default=1))]
+        tilings = [self._tiled(rank) for rank in range(max([1, *(len(r) for r in self._rankings)]))]
         settled, why = self._settle(tilings[0][0])
         plans = [(self._edits({**tiles, **settled}), f"{text} {why}".strip()) for tiles, text in tilings]
         others = list(self._other_structures({**tilings[0][0], **settled}))
         ordered = plans[:3] + others + plans[3:]
-        return [_Idea(Transformation(edits), text, 0.0) for edits, text in ordered]
+        return [_Idea(edits, text) for edits, text in ordered]
 
     def _tiled(self, rank: int) -> tuple[dict[str, Value], str]:
         """Returns the decisions of each group's tiling of that rank, and the reasons for them."""
@@ -181,28 +201,26 @@ class Expert:
     # -- refinements: single decisions --------------------------------------------------------------------------
 
     def _refinements(self, context: Context, rng: np.random.Generator) -> list[_Idea]:
-        """Returns ideas for a program, by predicted gain, experience with each decision, and a little curiosity."""
+        """Returns ideas for a program, by the analysis' gain, experience with each decision, and a little curiosity."""
         lessons = _lessons(context.measured)
         ideas = [*self._tile_moves(context), *self._choice_moves(context), *self._crossings(context)]
         noise = rng.normal(0.0, _CURIOSITY, len(ideas))
         worth = [
-            idea.gain + _experience(lessons, idea.transformation) + n for idea, n in zip(ideas, noise, strict=True)
+            idea.gain + _experience(lessons, idea.edits) + n for idea, n in zip(ideas, noise, strict=True)
         ]
-        order = sorted(range(len(ideas)), key=lambda i: (-worth[i], ideas[i].transformation.edits.__repr__()))
+        order = sorted(range(len(ideas)), key=lambda i: -worth[i])
         return _varied([ideas[i] for i in order])
 
     def _tile_moves(self, context: Context) -> Iterator[_Idea]:
         values = {d.name: d.value for d in context.table}
         unroll = int(values.get("unroll", 0))
-        total = 0.0
-        present: list[Tiling] = []
+        present: list[tuple[TileChooser, Tiling]] = []
         for chooser in self._choosers:
-            names = [name for _, name, _ in chooser.group.decisions]
-            if any(name not in values for name in names):
-                continue
-            present.append(chooser.judge(tuple(values[name] for name in names), unroll))
-            total += present[-1].secs
-        for chooser, tiling in zip(self._choosers, present, strict=False):
+            factors = tuple(values.get(name) for _, name, _ in chooser.group.decisions)
+            if chooser.allows(factors):
+                present.append((chooser, chooser.judge(factors, unroll)))
+        total = sum(tiling.secs for _, tiling in present)
+        for chooser, tiling in present:
             for factors in chooser.neighbours(tiling.factors):
                 moved = chooser.judge(factors, unroll)
                 edits = tuple(
@@ -211,15 +229,16 @@ class Expert:
                     if old != new
                 )
                 gain = math.log(total / max(1e-12, total - tiling.secs + moved.secs))
-                yield _Idea(Transformation(edits), describe_tiling(chooser.group, moved, self._machine), gain)
+                yield _Idea(edits, describe_tiling(chooser.group, moved, self._machine), gain)
 
     def _choice_moves(self, context: Context) -> Iterator[_Idea]:
         tiled = {name for c in self._choosers for _, name, _ in c.group.decisions}
         for decision in context.table:
             if decision.name not in tiled:
                 for value in _alternatives(decision):
-                    text = f"Try {describe_move(decision.name, value, decision)}: the analysis cannot tell, measuring can."
-                    yield _Idea(Transformation(((decision.name, value),)), text, -_CURIOSITY)
+                    move = describe_move(decision.name, value, decision)
+                    text = f"Try {move}: the analysis cannot tell, measuring can."
+                    yield _Idea(((decision.name, value),), text, -_CURIOSITY)
 
     def _crossings(self, context: Context) -> Iterator[_Idea]:
         """Yields the tilings that the fastest program has and this one has not, a block at a time."""
@@ -231,11 +250,7 @@ class Expert:
             edits = tuple((n, theirs[n]) for n in names if n in theirs and n in mine and mine[n] != theirs[n])
             if edits:
                 text = f"Take the tiling of {chooser.group.block} from the fastest program so far."
-                yield _Idea(Transformation(edits), text, _CURIOSITY)
-
-    def _guesses(self, context: Context, num: int, rng: np.random.Generator) -> list[_Idea]:
-        drawn = [mutate(context.table, rng) for _ in range(num)]
-        return [_Idea(t, "Nothing left that the rules favour: a random change.", 0.0) for t in drawn if t is not None]
+                yield _Idea(edits, text, _CURIOSITY)
 
 
 def _alternatives(decision: Decision) -> Iterator[Value]:
@@ -264,9 +279,9 @@ def _lessons(measured: Sequence[Step]) -> dict[str, tuple[float, int]]:
     return lessons
 
 
-def _experience(lessons: dict[str, tuple[float, int]], transformation: Transformation) -> float:
-    """Returns the mean gain of a transformation's decisions so far, shrunk towards none while there is little of it."""
-    gains = [total / (count + 2) for total, count in (lessons.get(n, (0.0, 0)) for n, _ in transformation.edits)]
+def _experience(lessons: dict[str, tuple[float, int]], edits: tuple[tuple[str, Value], ...]) -> float:
+    """Returns the mean gain that edits of these decisions have brought, shrunk towards none while there are few."""
+    gains = [total / (count + 2) for total, count in (lessons.get(name, (0.0, 0)) for name, _ in edits)]
     return max(-0.5, min(0.5, sum(gains) / max(1, len(gains))))
 
 
@@ -275,7 +290,7 @@ def _varied(ideas: list[_Idea]) -> list[_Idea]:
     rounds: dict[tuple[str, ...], int] = {}
     keyed = []
     for position, idea in enumerate(ideas):
-        names = tuple(name for name, _ in idea.transformation.edits)
+        names = tuple(name for name, _ in idea.edits)
         rounds[names] = rounds.get(names, 0) + 1
         keyed.append((rounds[names], position, idea))
     return [idea for _, _, idea in sorted(keyed, key=lambda k: k[:2])]

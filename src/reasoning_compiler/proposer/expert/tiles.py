@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from reasoning_compiler.proposer.random import prime_factors
 from reasoning_compiler.records import Machine, TileDomain
@@ -62,12 +63,13 @@ class TileChooser:
         return self._known[key]
 
     def ranked(self, num: int) -> list[Tiling]:
-        """Returns up to `num` tilings, the most promising first, no two with the same register tile and blocking."""
-        for start in self._starts():
-            self._climb(start)
+        """Returns up to `num` tilings, the most promising first, few of them with the same innermost factors."""
+        starts = self._starts()
+        climbed = itertools.chain.from_iterable(self._climb(start) for start in starts[:_STARTS])
+        met = {(t.factors, t.unroll): t for t in (*starts, *climbed)}
         best: list[Tiling] = []
         seen: dict[tuple[int, ...], int] = {}
-        for tiling in sorted(self._known.values(), key=lambda t: (t.secs, t.factors, t.unroll)):
+        for tiling in sorted(met.values(), key=lambda t: (t.secs, t.factors, t.unroll)):
             register_tile = tuple(f[-1] for f in tiling.factors)
             if seen.get(register_tile, 0) < 1 + len(best) // 6:
                 seen[register_tile] = seen.get(register_tile, 0) + 1
@@ -75,6 +77,10 @@ class TileChooser:
             if len(best) == num:
                 break
         return best
+
+    def allows(self, factors: Sequence[Any]) -> bool:
+        """Tells whether these are factors of the group's loops, inside their domains."""
+        return all(domain.why_not(f) is None for domain, f in zip(self._domains, factors, strict=True))
 
     def neighbours(self, factors: Factors) -> Iterator[Factors]:
         """Yields the tilings that differ in one prime factor of one loop, moved to another level."""
@@ -86,9 +92,10 @@ class TileChooser:
     # -- where to start -----------------------------------------------------------------------------------------
 
     def _starts(self) -> list[Tiling]:
-        """Returns the best few register tiles by their own speed, each with plain surroundings."""
-        judged = [self.judge(self._surround(tile), self._unroll_for(tile)) for tile in self._register_tiles()]
-        return sorted(judged, key=lambda t: (t.analysis.compute_secs, t.factors))[:_STARTS]
+        """Returns the register tiles by their own speed, each with plain surroundings."""
+        surrounded = ((self._surround(tile), self._unroll_for(tile)) for tile in self._register_tiles())
+        judged = [self.judge(factors, unroll) for factors, unroll in surrounded if self.allows(factors)]
+        return sorted(judged, key=lambda t: (t.analysis.compute_secs, t.factors))
 
     def _register_tiles(self) -> Iterable[dict[int, int]]:
         """Yields innermost factors by loop index whose accumulators use but do not exceed the vector registers."""
@@ -108,21 +115,23 @@ class TileChooser:
                     yield dict(zip(rows, counts, strict=True)) | {vector: width}
 
     def _surround(self, tile: dict[int, int]) -> Factors:
-        """Returns factors around a register tile: reductions blocked, one or two jobs a core, the rest near the tile."""
+        """Returns factors around a register tile: reductions blocked, four jobs a core, the rest next to the tile."""
         factors = []
         jobs = 4 * self.machine.num_cores
         for index, domain in enumerate(self._domains):
             levels = [1] * domain.num_factors
-            if index in self._reducing:
+            if domain.num_factors == 1:
+                levels[0] = domain.extent
+            elif index in self._reducing:
                 last = index == self._reducing[-1]
                 levels[-1] = max(_divisors(domain.extent, domain.max_innermost or 64)) if last else 1
                 levels[0] = domain.extent // levels[-1]
             else:
                 levels[-1] = tile[index]
                 rest = domain.extent // tile[index]
-                levels[0] = max(d for d in _divisors(rest, max(1, jobs)))
+                levels[0] = max(_divisors(rest, jobs))
                 jobs = max(1, jobs // levels[0])
-                levels[max(0, domain.num_factors - 2)] *= rest // levels[0]
+                levels[-2] *= rest // levels[0]
             factors.append(tuple(levels))
         return tuple(factors)
 
@@ -131,16 +140,19 @@ class TileChooser:
         rows = math.prod(f for index, f in tile.items() if index != self._spatial[-1]) if tile else 1
         return next((u for u in self.unrolls if u >= rows), self.unrolls[-1])
 
-    def _climb(self, start: Tiling) -> None:
+    def _climb(self, start: Tiling) -> Iterator[Tiling]:
+        """Yields the tilings on and beside the way from a start to where the analysis sees nothing better around."""
+        yield start
         present = start
         while True:
             options = [self.judge(f, present.unroll) for f in self.neighbours(present.factors)]
+            yield from options
             better = min(options, key=lambda t: (t.secs, t.factors), default=present)
             if better.secs >= present.secs * 0.999:
                 break
             present = better
         for unroll in self.unrolls:
-            self.judge(present.factors, unroll)
+            yield self.judge(present.factors, unroll)
 
 
 def _moves(factors: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

@@ -13,8 +13,11 @@ def describe_tiling(group: TileGroup, tiling: Tiling, machine: Machine) -> str:
     """Returns in a sentence or two why a tiling should be fast."""
     found = tiling.analysis
     inner = {name: f[-1] for (name, _, _), f in zip(group.decisions, tiling.factors, strict=True)}
-    spatial = [loop.name for loop in group.nest.loops if not loop.reduces]
-    tile = " × ".join(f"{name} {inner[name]}" for name in spatial if inner[name] > 1) or "one element"
+    extents: dict[str, int] = {}
+    for name, extent in found.tile:
+        loop = name.rpartition("_")[0]
+        extents[loop] = extents.get(loop, 1) * extent
+    tile = " × ".join(f"{loop} {extent}" for loop, extent in extents.items()) or "one element"
     text = f"{group.block}: a register tile of {tile}"
     if found.vector_lanes > 1:
         text += f" needs {found.accumulators} of {machine.num_vector_registers} vector registers for its sums"
@@ -27,11 +30,13 @@ def describe_tiling(group: TileGroup, tiling: Tiling, machine: Machine) -> str:
     level = next((lv for lv in found.levels if lv.level == "L2" and lv.from_loop), None)
     if level is not None:
         text += f"; {level.working_set_bytes / 1024:.0f} KB from loop {level.from_loop} inward stay in L2"
-    if found.parallel_extent > 1:
-        rounds = math.ceil(found.parallel_extent / machine.num_cores)
-        text += f"; {found.parallel_extent} jobs, {rounds} for each of {machine.num_cores} cores"
-    else:
+    jobs, cores = found.parallel_extent, machine.num_cores
+    if jobs == 1 or cores == 1:
         text += "; one core works"
+    elif jobs <= cores:
+        text += f"; {jobs} jobs for {cores} cores"
+    else:
+        text += f"; {jobs} jobs, at most {math.ceil(jobs / cores)} for each of {cores} cores"
     if found.strided:
         text += f" (strided vectors in {', '.join(found.strided)})"
     return f"{text}; bound by {found.bound}."
