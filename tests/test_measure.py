@@ -153,6 +153,11 @@ class TestMeasuring:
         assert instrument.pids[0] != before
         assert one(instrument, scheduled(Gemm())).measurement.verified
 
+    def test_who_takes_many_times_as_long_as_the_best_is_not_waited_for(self, instrument: Instrument) -> None:
+        failure = one(instrument, calling("pause"), best_secs=1e-4).measurement.failure
+        assert failure is not None and failure.kind == "timeout"
+        assert failure.message == "its first run took longer than 2 s, and the best takes 0.0001 s"
+
     def test_a_loser_is_cut_and_not_kept(self, instrument: Instrument) -> None:
         results = instrument.measure([scheduled(Gemm()), slow_gemm(200)], best_secs=None)
         winner, loser = (result.measurement for result in results)

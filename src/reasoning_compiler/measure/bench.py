@@ -22,12 +22,6 @@ from reasoning_compiler.workload.workload import Workload, tolerance
 LONG_TIMEOUT_SECS = 600.0
 """For what may be slow by nature: reading a workload's data, running the untuned program."""
 
-# A program that takes this many times as long as the best has lost, however long it may be allowed to take.
-_HOPELESS_RATIO = 20.0
-# What loading a library and packing its weights may take beside its runs.
-_LOAD_SECS = 5.0
-_LEAST_PACKED_BYTES_PER_SEC = 100e6
-
 
 @dataclass(frozen=True)
 class Ran:
@@ -128,9 +122,8 @@ class Bench:
             "verify": verify,
             "save_outputs": [str(path) for path in files] if files is not None else None,
         }
-        timeout_secs = timeout_secs or self._timeout_for(best_secs)
         started = time.perf_counter()
-        answer = self._pool.ask(Request("run", payload, timeout_secs))
+        answer = self._pool.ask(Request("run", payload, timeout_secs or self._timeout_secs))
         if isinstance(answer, Failure):
             return Ran(Measurement(failure=answer, run_secs=time.perf_counter() - started))
         measurement = Measurement(
@@ -177,14 +170,6 @@ class Bench:
             self._data.close()
         self._pool.close()
 
-    def _timeout_for(self, best_secs: float | None) -> float:
-        """Returns how long a program may take: less, once there is something to beat."""
-        if best_secs is None:
-            return self._timeout_secs
-        num_bytes = self._data.num_bytes() if self._data is not None else 0
-        preparing_secs = _LOAD_SECS + num_bytes / _LEAST_PACKED_BYTES_PER_SEC
-        return min(self._timeout_secs, preparing_secs + self._race.budget_secs + _HOPELESS_RATIO * best_secs)
-
 
 class _Data:
     """A workload's inputs and expected outputs, written into files in the background."""
@@ -213,10 +198,6 @@ class _Data:
     def expected(self) -> list[_File] | None:
         """Returns the files with the expected outputs, None where nothing is known; waits until they are written."""
         return self._adopted or self._files()[1]
-
-    def num_bytes(self) -> int:
-        """Returns the size of the inputs; waits until they are written."""
-        return sum(Path(file.path).stat().st_size for file in self._files()[0])
 
     def payload(self) -> dict[str, Any]:
         """Returns the runner's set-up request; waits until all files are written."""

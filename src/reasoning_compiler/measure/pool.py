@@ -227,8 +227,7 @@ class _Worker:
             os.close(fd)
         for fd in (self.request_fd, self.reply_fd, self.output_fd):
             os.set_blocking(fd, False)
-        self._deadline = time.monotonic() + _START_TIMEOUT_SECS
-        self._timeout_secs = _START_TIMEOUT_SECS
+        self._allow(_START_TIMEOUT_SECS)
 
     @property
     def is_free(self) -> bool:
@@ -240,15 +239,14 @@ class _Worker:
 
     @property
     def secs_left(self) -> float:
-        return self._deadline - time.monotonic()
+        return self._limit[0] - time.monotonic()
 
     def begin(self, request: Request, *, state: State = "busy") -> None:
         """Hands the worker a request; `take_outcome` has the answer once there is one."""
         self.state = state
         self._tail = b""
         self._unsent = encode({"action": request.action, "payload": request.payload})
-        self._timeout_secs = request.timeout_secs
-        self._deadline = time.monotonic() + request.timeout_secs
+        self._allow(request.timeout_secs)
 
     def take_outcome(self) -> dict[str, Any] | Failure | None:
         """Returns what the request has come to and makes the worker idle; None while it is not done."""
@@ -271,6 +269,9 @@ class _Worker:
             self._die("crash", f"its answer was garbled: {error}")
             return
         for message in messages:
+            if "limit_secs" in message:
+                self._limit = self._limit_from(message)
+                continue
             self.retires |= message.pop("retire", False)
             failure = message.get("failure")
             self._outcome = Failure(**failure) if failure else message
@@ -286,7 +287,7 @@ class _Worker:
             if self._outcome is None:
                 self._die("crash", _describe_exit(code, self._tail))
         elif self.secs_left <= 0:
-            self._die("timeout", f"no answer within {self._timeout_secs:.3g} s")
+            self._die("timeout", self._limit[1])
 
     def give_up(self) -> None:
         """Ends the process because nobody wants its answer any more."""
@@ -304,6 +305,16 @@ class _Worker:
         for name in ("request_fd", "reply_fd", "output_fd", "_lifeline_fd"):
             os.close(getattr(self, name))
             setattr(self, name, -1)
+
+    def _allow(self, secs: float) -> None:
+        """Sets the time by which the worker must be done, and what is said where it is not."""
+        self._request_limit = self._limit = (time.monotonic() + secs, f"no answer within {secs:.3g} s")
+
+    def _limit_from(self, message: dict[str, Any]) -> tuple[float, str]:
+        """Returns the limit that the worker asks for its present step: never a later one than the request's own."""
+        if message["limit_secs"] is None:
+            return self._request_limit
+        return min(self._request_limit, (time.monotonic() + message["limit_secs"], message["why"]))
 
     def _die(self, kind: FailureKind, message: str) -> None:
         self._outcome = Failure(kind, message)

@@ -22,14 +22,23 @@ from reasoning_compiler.measure.verify import Expected, poison
 from reasoning_compiler.records import Argument
 from reasoning_compiler.workload.workload import numpy_dtype
 
+# A program that takes this many times as long as the best has lost, however long it may be allowed to take. Killing it
+# is worth while only where waiting takes longer than to start another process.
+_HOPELESS_RATIO = 20.0
+_LEAST_LIMIT_SECS = 2.0
 # In a comparison a fast library is timed more often than a slow one, up to this often.
 _MAX_TIMINGS_PER_ROUND = 5
 
 
 class Runner:
-    """Runs libraries, one at a time, on the data of a workload, or on random data where none was set up."""
+    """Runs libraries, one at a time, on the data of a workload, or on random data where none was set up.
 
-    def __init__(self) -> None:
+    Args:
+        limit: tells the parent (seconds, why) after which to kill this process; None for the request's own timeout.
+    """
+
+    def __init__(self, limit: Callable[[float | None, str], None]) -> None:
+        self._limit = limit
         self._data: _Data | None = None
         self._random: dict[tuple[Argument, ...], _Data] = {}
 
@@ -95,7 +104,12 @@ class Runner:
         kernel = self._load(library)
         data = kernel.data
         data.spoil_outputs()
+        if rules.best_secs is not None:
+            hopeless_secs = max(_LEAST_LIMIT_SECS, _HOPELESS_RATIO * rules.best_secs)
+            why = f"its first run took longer than {hopeless_secs:.3g} s, and the best takes {rules.best_secs:.3g} s"
+            self._limit(hopeless_secs, why)
         first_secs = kernel.time(1)
+        self._limit(None, "")
         for (_, tensor), path in zip(data.outputs, save_outputs or [], strict=save_outputs is not None):
             write_array(Path(path), tensor.numpy())
         verify_secs = data.verify() if verify else 0.0

@@ -55,6 +55,17 @@ def serve(actions: dict[str, Action], *, request_fd: int, reply_fd: int, max_gro
         send(reply_fd, reply)
 
 
+def limit(reply_fd: int, secs: float | None, why: str) -> None:
+    """Asks the parent to end this process in so many seconds from now; None to leave it at the request's timeout.
+
+    Args:
+        reply_fd: where answers go.
+        secs: how long the next step may take.
+        why: what the parent is to say then.
+    """
+    send(reply_fd, {"limit_secs": secs, "why": why})
+
+
 def one_line(error: BaseException) -> str:
     """Returns what an exception says, in one line: the last, since TVM's messages begin with a backtrace."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

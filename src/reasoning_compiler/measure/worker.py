@@ -12,10 +12,11 @@ import os
 import resource
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from reasoning_compiler.machine.toolchain import use_threads
-from reasoning_compiler.measure.serving import serve
+from reasoning_compiler.measure.serving import limit, serve
 
 # LLVM keeps some memory of every build: a builder that has grown by this much is replaced.
 _MAX_BUILDER_GROWTH_BYTES = 1 << 30
@@ -64,7 +65,7 @@ def main() -> None:
     else:
         from reasoning_compiler.measure.runner import Runner
 
-        actions = Runner().actions
+        actions = Runner(partial(limit, reply_fd)).actions
         gc.disable()  # a collection in the middle of a timing is noise, and there is no garbage to speak of
     serve(actions, request_fd=request_fd, reply_fd=reply_fd, max_growth_bytes=max_growth_bytes)
 
