@@ -639,6 +639,55 @@ def test_events_come_when_an_expansion_is_complete() -> None:
     assert events == [1, 2, "no"]
 
 
+def test_another_searchs_tree_is_repeated_with_predictions_of_ones_own() -> None:
+    tape = Tape(chance_search)
+    first = tape.start()
+    for _ in range(4):
+        tape.round(first, 3)
+    told: list[Any] = []
+    again = chance_search(seed=9, on_node=told.append, on_rejected=lambda *event: told.append(event[0]))
+    for kind, event in tape.events:
+        if kind == "node":
+            again.repeat(replace(event, predicted_secs=99.0))
+        elif kind == "rejected":
+            again.repeat_refusal(event[0], "random", *event[1:])
+        elif kind == "asked":
+            assert [step.node for step in again.pick_these(event)] == event
+        else:
+            again.tell(event)
+    assert [n.step.program for n in again.tree.nodes] == [n.step.program for n in first.tree.nodes]
+    assert [n.step.predicted_secs for n in again.tree.nodes] == [n.step.predicted_secs for n in first.tree.nodes]
+    assert (again.num_waiting, again.num_samples, again.best) == (first.num_waiting, first.num_samples, first.best)
+    assert len(told) == sum(kind in ("node", "rejected") for kind, _ in tape.events)
+
+
+def test_what_another_space_refuses_is_not_repeated() -> None:
+    tape = Tape(lambda **options: chance_search(illegal_share=0.0, **options))
+    tape.round(tape.start(), 3)
+    again = chance_search(illegal_share=1.0)
+    with pytest.raises(IllegalProgramError):
+        again.repeat(tape.events[0][1])
+
+
+def test_a_forgotten_expansion_leaves_no_trace() -> None:
+    search = chance_search()
+    expansion = search.next_expansion(max_num=3)
+    assert expansion is not None and search.tree.nodes[0].pending == 3
+    search.forget(expansion)
+    again = search.next_expansion(max_num=3)
+    assert again is not None and again.draw == expansion.draw
+    search.forget(again)
+    assert all(node.pending == node.unobserved == 0 for node in search.tree.nodes)
+
+
+def test_an_empty_proposal_is_refused_for_the_reason_that_is_given() -> None:
+    search, refused = scripted({})
+    expansion = search.next_expansion()
+    assert expansion is not None
+    search.expand(expansion, Proposal("llm", "", ()), why_empty="it failed")
+    assert refused[0] == (0, "llm", None, "it failed")
+
+
 # -- how fast -----------------------------------------------------------------------------------------------------
 
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasoning_compiler.records import UNTUNED, Step
+from reasoning_compiler.records import UNTUNED, Measurement, Step
 from reasoning_compiler.search.tree import Tree
 from toy_space import Tape, chance_search, program
 
@@ -170,3 +171,17 @@ def test_golden_tree(golden) -> None:  # type: ignore[no-untyped-def]
             + ", ".join(f"{name} = {value}" for name, value in edits)
         )
     golden("tree.txt", "\n".join(lines) + "\n")
+
+
+def test_only_settled_nodes_are_selected_where_that_is_asked_for() -> None:
+    tree = grow([0, 0], [3.0, 2.0], root_branching=3)
+    assert tree.select(3.0, settled=True) == 0
+    tree.expect(0, 1)
+    assert tree.select(3.0, settled=True) is None, "the root is under way, the others are not measured"
+    assert tree.select(3.0) == 1
+    tree.nodes[2].step = replace(tree.nodes[2].step, measurement=Measurement((0.5,), verified=True))
+    assert tree.select(3.0, settled=True) == 2
+    tree.expect(2, 1)
+    assert tree.select(3.0, settled=True) is None
+    tree.expect(0, -1)
+    assert tree.select(3.0, settled=True) == 0, "what was left out is not closed"

@@ -32,6 +32,7 @@ from reasoning_compiler.search.tree import Tree
 from reasoning_compiler.search.waiting import Waiting
 
 _MAX_REJECTIONS = 12  # of one node, before it is given up
+_NOTHING = "nothing was proposed"
 _REFRESHED = 1024  # unmeasured programs, best first, whose prediction follows every new measurement
 
 
@@ -207,13 +208,14 @@ class TreeSearch:
         num_asked = num_proposed - len(self._waiting)
         return num_proposed < self.config.nodes_per_sample * (num_asked + num)
 
-    def next_expansion(self, *, max_num: int | None = None) -> Expansion | None:
-        """Returns the next node to be expanded, marked as under way; None if the whole tree is full.
+    def next_expansion(self, *, max_num: int | None = None, settled: bool = False) -> Expansion | None:
+        """Returns the next node to be expanded, marked as under way until `expand` or `forget`; None if there is none.
 
         Args:
             max_num: most children to ask for; None for as many as the node has room for.
+            settled: leave out nodes of which more will be known soon, see `Tree.select`.
         """
-        number = self.tree.select(self.best_speed)
+        number = self.tree.select(self.best_speed, settled=settled)
         if number is None:
             return None
         node = self.tree.nodes[number]
@@ -222,15 +224,25 @@ class TreeSearch:
         self.tree.expect(number, num)
         return Expansion(number, num, self._context(number), draw)
 
+    def forget(self, expansion: Expansion) -> None:
+        """Takes back an expansion for which no proposal will come."""
+        self.tree.expect(expansion.node, -expansion.num)
+
     def draws(self, expansion: Expansion) -> np.random.Generator:
         """Returns the random stream of an expansion, the same whenever it is repeated."""
         return self._stream("expand", expansion)
 
-    def expand(self, expansion: Expansion, proposal: Proposal) -> list[Step]:
-        """Returns the nodes that a proposal adds; what is illegal or known already is refused and counted."""
-        self.tree.expect(expansion.node, -expansion.num)
+    def expand(self, expansion: Expansion, proposal: Proposal, *, why_empty: str = _NOTHING) -> list[Step]:
+        """Returns the nodes that a proposal adds; what is illegal or known already is refused and counted.
+
+        Args:
+            expansion: from `next_expansion`.
+            proposal: the answer to it.
+            why_empty: why there is none, where it is empty.
+        """
+        self.forget(expansion)
         refused: list[tuple[str, Transformation | None, str]] = []
-        added = self._adopt(expansion, proposal, refused)
+        added = self._adopt(expansion, proposal, refused, why_empty=why_empty)
         if not added and self._fallback is not None and self.tree.room(expansion.node):
             rng = self._stream("fallback", expansion)
             added = self._adopt(expansion, self._fallback.propose(expansion.context, expansion.num, rng), refused)
@@ -267,6 +279,31 @@ class TreeSearch:
         for number, transformation, why in rejected:
             self._remember_refusal(number, transformation, why)
 
+    def repeat(self, step: Step) -> None:
+        """Adds the next node of another search's tree, as it was proposed there, with a prediction of this one's own.
+
+        Raises:
+            IllegalProgramError: the space refuses it here.
+        """
+        assert step.parent is not None and step.transformation is not None and step.node == len(self.tree)
+        program = self._space.edit(self.tree.nodes[step.parent].step.program, step.transformation)
+        predicted_secs = self._predict(program, step.parent)
+        step = replace(step, program=program, predicted_secs=predicted_secs, measurement=None)
+        self._insert(step)
+        self._on_node(step)
+        self._on_expanded()
+
+    def repeat_refusal(self, number: int, proposer: str, transformation: Transformation | None, why: str) -> None:
+        """Notes what another search refused, as it was."""
+        self._remember_refusal(number, transformation, why)
+        self._on_rejected(number, proposer, transformation, why)
+        self._on_expanded()
+
+    def pick_these(self, numbers: Sequence[int]) -> list[Step]:
+        """Returns programs that wait, as another search picked them."""
+        self.replay_asked(numbers)
+        return [self.tree.nodes[number].step for number in numbers]
+
     def replay_asked(self, numbers: Sequence[int]) -> None:
         """Marks a batch from a journal as asked for."""
         for number in numbers:
@@ -276,7 +313,12 @@ class TreeSearch:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _adopt(
-        self, expansion: Expansion, proposal: Proposal, refused: list[tuple[str, Transformation | None, str]]
+        self,
+        expansion: Expansion,
+        proposal: Proposal,
+        refused: list[tuple[str, Transformation | None, str]],
+        *,
+        why_empty: str = _NOTHING,
     ) -> list[Step]:
         """Returns the nodes that a proposal adds, and appends what it refuses of it to `refused`."""
         node = self.tree.nodes[expansion.node]
@@ -310,7 +352,7 @@ class TreeSearch:
             self._insert(step)
             children.append(step)
         if not proposal.transformations:
-            refuse(proposal.proposer, None, "nothing was proposed")
+            refuse(proposal.proposer, None, why_empty)
         return children
 
     def _insert(self, step: Step) -> None:

@@ -80,26 +80,33 @@ class Tree:
         limit = self._branching if number else self._root_branching
         return max(0, limit - len(node.children) - node.pending)
 
-    def select(self, best_speed: float) -> int | None:
+    def select(self, best_speed: float, *, settled: bool = False) -> int | None:
         """Returns the node to expand next: down from the root by UCT to the first with room; None if there is none.
 
         Args:
             best_speed: what a reward of 1 is, in 1/s.
+            settled: leave out nodes of which more will be known soon: those that wait for their measurement, and
+                those for which something is being proposed.
         """
         busy: set[int] = set()  # subtrees without room until something under way comes back
         number = 0
-        while not self.room(number):
+        while not self.room(number) or (settled and not self._is_settled(number)):
             node = self.nodes[number]
             inner = [c for c in node.children if not self.nodes[c].closed and c not in busy]
             if inner:
                 number = max(inner, key=lambda child: (self.uct(child, best_speed), -child))
                 continue
-            node.closed = not node.pending and all(self.nodes[c].closed for c in node.children)
+            full = not self.room(number) and not node.pending
+            node.closed = full and all(self.nodes[c].closed for c in node.children)
             busy.add(number)
             if node.step.parent is None:
                 return None
             number = node.step.parent
         return number
+
+    def _is_settled(self, number: int) -> bool:
+        node = self.nodes[number]
+        return not node.pending and (number == 0 or node.step.measurement is not None)
 
     def uct(self, number: int, best_speed: float) -> float:
         """Returns the upper confidence bound of a node that is not the root: Q/N + c·√(ln N_parent / N)."""

@@ -89,7 +89,7 @@ class Loop:
                 self._measure_untuned()
             self._catch_up()
             reason = self._go_on(batch)
-            self._stop_thinking()
+            self._stop_thinking(at_rest=True)
             ending = self._confirm(reason)
         except KeyboardInterrupt:
             self._stop_thinking()
@@ -160,6 +160,8 @@ class Loop:
             if improved and self._beats_untuned(measurement):
                 self._save(step, measurement)
         self._show("measuring", last=replace(step, measurement=measurement), improved=improved)
+        if self._thinker is not None:
+            self._thinker.tend()
 
     def _note(self, node: int, measurement: Measurement) -> bool:
         """Counts one measured program, and how many it is since the last better one; returns whether it is the best."""
@@ -199,16 +201,16 @@ class Loop:
             children=llm.children,
             stand_in=None if paper or llm.expert_share == 0 else self._parts.proposer,
             stand_in_share=llm.expert_share,
+            settled=not paper,
         )
 
-    def _stop_thinking(self) -> None:
+    def _stop_thinking(self, *, at_rest: bool = False) -> None:
         """Ends the calls under way, once, and journals what the model did for the run."""
-        if self._thinker is None or self._model is None or self._proposer is None:
+        if self._thinker is None or self._proposer is None:
             return
-        self._thinker.close()
-        self._model.close()
+        thinker, self._thinker = self._thinker, None
+        thinker.close(at_rest=at_rest)
         self._journal.model(self._proposer.stats.to_json(), notices=self._proposer.notices)
-        self._thinker = None
 
     def _added(self, step: Step) -> None:
         self._new_steps.append(step)

@@ -76,10 +76,6 @@ class Model:
             max_prompt_tokens=self._llm.prompt_tokens,
         )
 
-    def close(self) -> None:
-        """Ends the calls under way."""
-        self._client.close()
-
     @staticmethod
     def _explain(parts: Parts, program: Program) -> str:
         return "" if program.is_untuned else parts.analyze(program).describe()

@@ -110,7 +110,7 @@ class LLMClient:
         try:
             outcome = future.result()
         except CancelledError:
-            return CallFailure("closed", "the client was closed while the call was under way", 0.0)
+            return CallFailure("closed", "the run ended while the call was under way", 0.0, sent=True)
         except BaseException:
             future.cancel()
             raise

@@ -259,7 +259,9 @@ class MeteredModel:
                 self._notices.append(text)
 
     def close(self) -> None:
-        """Ends the calls under way."""
+        """Ends the calls under way, and makes none from here on."""
+        with self._lock:
+            self._off = True
         self.client.close()
 
     def _may_ask(self) -> bool:

@@ -121,6 +121,8 @@ class LLMProposer:
                 self._repair(asked.question, asked.reply, number, faults, missing, harvest)
         elif asked is not None:
             self.model.record(asked)
+            if asked.outcome.kind == "closed":
+                return  # no fault of the model's
         self.model.count_expansion(usable=bool(harvest.transformations))
 
     def _question(self, context: Context, num: int, analysis: str) -> Question:
