@@ -33,7 +33,7 @@ class Canned:
         self.texts = list(texts)
         self.prompts: list[Any] = []
 
-    def complete(self, messages: Any, *, max_output_tokens: int | None = None, node: int | None = None) -> Any:
+    def complete(self, messages: Any, *, max_output_tokens: int | None = None) -> Any:
         self.prompts.append(messages)
         text = self.texts.pop(0)
         return Reply(text, "stop", Usage(100, 10), 0.0) if text != "FAIL" else CallFailure("server", "500", 0.0)

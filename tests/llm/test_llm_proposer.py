@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conv_context import ANALYSIS, KERNEL, MACHINE, conv_context, root_context
+from conv_context import ANALYSIS, KERNEL, MACHINE, conv_context
 from fake_server import KEY, FakeServer, Script, error
 
 from reasoning_compiler.errors import LLMSetupError, UsageError
@@ -22,7 +22,6 @@ from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient
 from reasoning_compiler.proposer.llm.metered import MeteredModel, Question
 from reasoning_compiler.proposer.llm.prices import Price, PriceList
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
-from reasoning_compiler.proposer.llm.replay import ReplayClient
 from reasoning_compiler.proposer.llm.settings import LLMSettings, open_model
 from reasoning_compiler.proposer.llm.transcript import Transcript, read_transcript, spending
 from reasoning_compiler.proposer.protocol import Context
@@ -299,31 +298,7 @@ def test_a_budget_in_usd_needs_a_price(setup: Any) -> None:
         setup(answer(TILES), budget=Budget(max_usd=1.0))
 
 
-# -- transcript and replay ----------------------------------------------------------------------------------------
-
-
-def test_a_run_replays_without_the_model(setup: Any, tmp_path: Path) -> None:
-    run = setup(answer(TILES, {H: [1]}), answer({UNROLL: 0}), error(422, "no"), "nothing")
-    contexts = [conv_context(), root_context(), conv_context()]
-    recorded = [run.propose(context=c) for c in contexts]
-    client = ReplayClient.open(run.path.parent)
-    again = setup("never asked", client=client)
-    assert [again.propose(context=c) for c in contexts] == recorded
-    assert again.server.requests == []
-    assert (client.num_exact, client.num_by_node, client.num_missing) == (5, 0, 0)
-    assert again.proposer.stats.rejections == run.proposer.stats.rejections
-    assert again.proposer.stats.fallback_rate == run.proposer.stats.fallback_rate
-    assert again.propose().proposer == "expert"  # recorded answers are used up
-    assert "lacks answers" in again.proposer.notices[0]
-
-
-def test_a_replay_finds_answers_by_node_where_the_prompt_differs(setup: Any) -> None:
-    run = setup(answer(TILES, {UNROLL: 0}))
-    recorded = run.propose()
-    client = ReplayClient.open(run.path)
-    again = setup("never asked", client=client, context_depth=0)
-    assert again.propose() == recorded
-    assert client.num_by_node == 1 and "1 by node" in str(client)
+# -- transcript ----------------------------------------------------------------------------------------
 
 
 def test_an_interrupted_run_goes_on_where_its_transcript_ends(setup: Any) -> None:
@@ -407,7 +382,7 @@ def test_nothing_of_it_needs_tvm_or_pydantic_ai_to_import() -> None:
 
     code = (
         "import sys, reasoning_compiler.proposer.llm.proposer, reasoning_compiler.proposer.llm.client;"
-        "import reasoning_compiler.proposer.llm.paper, reasoning_compiler.proposer.llm.replay;"
+        "import reasoning_compiler.proposer.llm.paper;"
         "sys.exit(bool({'tvm', 'pydantic_ai', 'openai', 'genai_prices'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from reasoning_compiler.errors import JournalError, UsageError
+from reasoning_compiler.errors import JournalError
 from reasoning_compiler.proposer.llm.calls import Attempt, Message, prompt_hash
 from reasoning_compiler.proposer.llm.prices import Usage
-from reasoning_compiler.proposer.llm.replay import ReplayClient
 from reasoning_compiler.proposer.llm.scrub import Scrubber
 from reasoning_compiler.proposer.llm.transcript import Exchange, Outcome, Transcript, read_transcript, spending
 from reasoning_compiler.records import Transformation
@@ -68,22 +67,9 @@ def test_files_that_cannot_be_written_or_found(tmp_path: Path) -> None:
         Transcript(tmp_path / "no" / "transcript.jsonl").append(exchange())
     with pytest.raises(JournalError, match="cannot read"):
         read_transcript(tmp_path / "none")
-    with pytest.raises(UsageError, match="no transcript to replay"):
-        ReplayClient.open(tmp_path)
 
 
 def test_spending_counts_what_was_charged() -> None:
     unsent = exchange(answer=None, finish="server", usage=Usage())
     spent = spending([exchange(), unsent, exchange(usd=None)])
     assert (spent.calls, spent.tokens, spent.usd, spent.unpriced_calls) == (2, 30, 0.01, 1)
-
-
-def test_replay_gives_each_answer_once_then_asks_the_next() -> None:
-    live = ReplayClient([exchange(answer="live")])
-    client = ReplayClient([exchange(answer="one"), exchange(answer="two", node=4)], then=live)
-    other = (Message("user", "other"),)
-    assert client.complete(other, node=4).text == "two"
-    assert client.complete(MESSAGES, node=3).text == "one"
-    assert client.complete(MESSAGES, node=3).text == "live"
-    assert client.complete(other, node=7).kind == "not_recorded"
-    assert (client.num_exact, client.num_by_node, client.num_missing) == (1, 1, 2)

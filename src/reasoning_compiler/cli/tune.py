@@ -35,7 +35,7 @@ def tune(
         int | None, typer.Option(help="Stop after this many samples in a row without a faster one.")
     ] = None,
     proposer: Annotated[
-        str, typer.Option(help="Who proposes without a model: expert, random, or replay:RUN for a recorded model.")
+        str, typer.Option(help="Who proposes without a model: expert, random, or replay:RUN to do a run again.")
     ] = "expert",
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
     batch: Annotated[int, typer.Option(help="Programs measured between two looks at the tree.")] = 4,
@@ -72,15 +72,12 @@ def tune(
     from reasoning_compiler.tuner import LLMSettings, Settings
     from reasoning_compiler.tuner import tune as tune_workload
 
-    replay = proposer.removeprefix("replay:") if proposer.startswith("replay:") else None
-    model = llm or ("replay" if replay is not None else None)
-    if model is None and base_url is not None:
+    if llm is None and base_url is not None:
         raise UsageError("`--base-url` needs a model: give `--llm NAME` as the server calls it")
-    model_settings = model and LLMSettings(
-        model=model,
+    model_settings = llm and LLMSettings(
+        model=llm,
         base_url=base_url,
         api_key_env=api_key_env,
-        replay=replay,
         context_depth=context_depth,
         max_llm_calls=max_llm_calls,
         budget_tokens=budget_tokens,
@@ -94,7 +91,7 @@ def tune(
         samples=samples,
         minutes=minutes,
         patience=patience,
-        proposer="expert" if replay is not None else proposer,
+        proposer=proposer,
         llm=model_settings or None,
         preset=preset,
         seed=seed,

@@ -49,7 +49,7 @@ class Context:
 
 
 class Proposer(Protocol):
-    """Whoever proposes transformations: the expert, chance, a language model, a replayed run."""
+    """Whoever proposes transformations: the expert, chance, a language model."""
 
     name: str
 

@@ -14,6 +14,7 @@ from reasoning_compiler.journal import Journal, Rejected, Run, Sample
 from reasoning_compiler.measure.instrument import Instrument, Measured
 from reasoning_compiler.records import UNTUNED, Measurement, Step, Transformation
 from reasoning_compiler.tuner.parts import Parts
+from reasoning_compiler.tuner.repeat import Repeat
 from reasoning_compiler.tuner.settings import Doing, Progress
 from reasoning_compiler.tuner.thinking import Thinker
 
@@ -42,6 +43,7 @@ class Loop:
         instrument: measures.
         journal: keeps everything, as it happens.
         model: the language model; None for none.
+        recorded: a run to be done again; None for none.
         on_progress: is called whenever there is something new to show.
     """
 
@@ -52,6 +54,7 @@ class Loop:
         journal: Journal,
         *,
         model: Model | None,
+        recorded: Run | None,
         on_progress: Callable[[Progress], None],
     ) -> None:
         self._parts, self._instrument, self._journal = parts, instrument, journal
@@ -60,6 +63,8 @@ class Loop:
         self._model = model
         self._proposer = model.proposer(parts, journal.folder, parts.proposer) if model else None
         self._thinker = self._make_thinker()
+        self._recorded = recorded
+        self._repeat: Repeat | None = None
         self._noticed = 0
         self._untuned: Measurement | None = None
         self._best_secs: float | None = None
@@ -83,6 +88,8 @@ class Loop:
         """
         try:
             batch = self._replay(earlier) if earlier and earlier.steps else self._begin()
+            if self._recorded is not None:
+                self._repeat = Repeat(self._recorded, self._search, done=earlier)
             if self._thinker is not None:
                 self._thinker.first_look()
             if self._parts.workload.reference is None:
@@ -90,6 +97,8 @@ class Loop:
             self._catch_up()
             reason = self._go_on(batch)
             self._stop_thinking(at_rest=True)
+            if self._repeat is not None:
+                self._repeat.tend()
             ending = self._confirm(reason)
         except KeyboardInterrupt:
             self._stop_thinking()
@@ -118,9 +127,10 @@ class Loop:
                 return reason
             self._show("thinking")
             left = self._parts.settings.samples - self._num_samples
-            batch = (self._thinker or self._search).ask(min(self._parts.settings.batch, left))
+            source = self._thinker or self._repeat or self._search
+            batch = source.ask(left if source is self._repeat else min(self._parts.settings.batch, left))
             if not batch:
-                return "nothing left to try"
+                return "nothing left to try" if self._repeat is None else "end of the record"
             self._journal.asked([step.node for step in batch])
 
     def _enough(self) -> str | None:
@@ -140,7 +150,7 @@ class Loop:
         self._instrument.measure(
             modules,
             best_secs=self._best_secs,
-            on_result=lambda index, measured: self._take_in(batch[index], measured),
+            on_result=lambda index, measured: self._take_in(batch[index], measured, is_last=index == len(batch) - 1),
         )
         self._tell()
         self._journal_stages()
@@ -150,7 +160,7 @@ class Loop:
             self._search.tell(self._open)
         self._open = []
 
-    def _take_in(self, step: Step, measured: Measured) -> None:
+    def _take_in(self, step: Step, measured: Measured, *, is_last: bool) -> None:
         """Journals one measured program, and saves and shows it where it is the best so far."""
         measurement = measured.measurement
         self._journal.measured(step.node, measurement)
@@ -160,8 +170,9 @@ class Loop:
             if improved and self._beats_untuned(measurement):
                 self._save(step, measurement)
         self._show("measuring", last=replace(step, measurement=measurement), improved=improved)
-        if self._thinker is not None:
-            self._thinker.tend()
+        source = self._thinker or self._repeat
+        if source is not None and not is_last:
+            source.tend()
 
     def _note(self, node: int, measurement: Measurement) -> bool:
         """Counts one measured program, and how many it is since the last better one; returns whether it is the best."""

@@ -29,7 +29,7 @@ class Model:
 
     Raises:
         LLMSetupError: the provider is unknown, or its key or package is missing.
-        UsageError: a budget in USD without a known price, or nothing to replay.
+        UsageError: a budget in USD without a known price.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -48,7 +48,7 @@ class Model:
             stand_in: proposes where the model does not.
         """
         path = folder / TRANSCRIPT_FILE
-        self.transcript = Transcript(path, scrubber=getattr(self._client, "scrubber", None))
+        self.transcript = Transcript(path, scrubber=self._client.scrubber)
         spent = spending(read_transcript(path)) if path.exists() else None
         model = open_model(self._llm, transcript=self.transcript, spent=spent, client=self._client)
         space = parts.space

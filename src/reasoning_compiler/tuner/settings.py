@@ -13,6 +13,7 @@ from reasoning_compiler.search.search import SearchConfig
 
 PROPOSERS = ("expert", "random")
 PRESETS = ("default", "paper")
+_REPLAY = "replay:"
 _OPTIONAL = ("minutes", "patience", "threads")
 
 
@@ -24,7 +25,8 @@ class Settings:
         samples: programs to measure, the untuned one not counted; ≥ 1.
         minutes: stop after this much time; None for no limit.
         patience: stop after this many samples in a row that brought nothing clearly faster; None for never.
-        proposer: "expert" or "random"; with `llm`, who stands in for the model.
+        proposer: "expert" or "random"; with `llm`, who stands in for the model. Or "replay:RUN" for a run folder:
+            what that run proposed and picked, whoever it was, is done again and measured anew.
         llm: the language model that proposes; None for none.
         preset: "default", or "paper" for the paper's own method, which needs `llm`.
         seed: of every random draw.
@@ -66,12 +68,19 @@ class Settings:
                 raise UsageError(f"`{name}` is {value!r}; it must be a number above 0, and finite")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise UsageError(f"`seed` is {self.seed!r}; it must be a whole number")
-        if self.proposer not in PROPOSERS:
+        if self.proposer not in PROPOSERS and not self.replayed:
             raise UsageError(f"`proposer` is {self.proposer!r}; allowed: {', '.join(PROPOSERS)}, or replay:RUN")
         if self.preset not in PRESETS:
             raise UsageError(f"`preset` is {self.preset!r}; allowed: {', '.join(PRESETS)}")
-        if self.preset == "paper" and self.llm is None:
+        if self.replayed and self.llm is not None:
+            raise UsageError("`proposer` replay:RUN repeats a run without its model: leave `--llm` out")
+        if self.preset == "paper" and self.llm is None and not self.replayed:
             raise UsageError("`preset` paper needs a model: give `--llm PROVIDER:MODEL` or `--proposer replay:RUN`")
+
+    @property
+    def replayed(self) -> str:
+        """The folder of the run that is repeated; empty for none."""
+        return self.proposer.removeprefix(_REPLAY) if self.proposer.startswith(_REPLAY) else ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

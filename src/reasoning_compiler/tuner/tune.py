@@ -95,6 +95,8 @@ def tune(
         Interrupted: Ctrl-C, a KeyboardInterrupt that knows the run folder; what was measured is kept.
     """
     settings = replace(settings or Settings(), **changes)
+    if settings.replayed:
+        settings = replace(settings, proposer=f"replay:{Path(settings.replayed).resolve()}")
     machine = _machine(settings)
     threads = _threads(settings, machine)
     workload = as_workload(workload)
@@ -201,6 +203,7 @@ def _run(
     from reasoning_compiler.tuner.loop import Loop
     from reasoning_compiler.tuner.parts import Parts
 
+    recorded = _recorded(settings, workload) if settings.replayed else None
     model = None
     if settings.llm is not None:
         from reasoning_compiler.tuner.model import Model
@@ -216,10 +219,22 @@ def _run(
             with Instrument(
                 workload, parts.target, num_threads=threads, seed=settings.seed, timeout_secs=settings.timeout_secs
             ) as instrument:
-                Loop(parts, instrument, journal, model=model, on_progress=on_progress).run(earlier)
+                loop = Loop(parts, instrument, journal, model=model, recorded=recorded, on_progress=on_progress)
+                loop.run(earlier)
     except KeyboardInterrupt:
         raise Interrupted(folder) from None
     return Result(read_run(folder))
+
+
+def _recorded(settings: Settings, workload: Workload) -> Run:
+    """Returns the run that is to be done again. Raises UsageError where it is of another kernel or preset."""
+    run = read_run(settings.replayed)
+    if run.header.key != workload.key:
+        raise UsageError(f"`{run.folder}` is a run of {run.header.spec}, whose programs are none of {workload.spec}")
+    preset = run.config.get("preset")
+    if preset != settings.preset:
+        raise UsageError(f"`{run.folder}` was made with `--preset {preset}`; repeat it with the same")
+    return run
 
 
 def _files(workload: Workload) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""A language model as a proposer: prompt, client, answer, budget, transcript, replay."""
+"""A language model as a proposer: prompt, client, answer, budget, transcript."""

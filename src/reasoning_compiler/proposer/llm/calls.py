@@ -23,7 +23,6 @@ CallFailureKind = Literal[
     "unknown_model",  # the provider does not have the model
     "quota",  # the account has no credit left
     "closed",  # the run ended while the call was under way
-    "not_recorded",  # a transcript that is replayed does not have it
 ]
 SETUP_KINDS = ("auth", "unknown_model", "quota")
 """Failures that no later call will mend."""
@@ -108,19 +107,16 @@ def estimate_tokens(text: str) -> int:
 
 
 class Client(Protocol):
-    """Whoever answers: a model, or the transcript of an earlier run."""
+    """Whoever answers."""
 
     model: str
 
-    def complete(
-        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, node: int | None = None
-    ) -> Reply | CallFailure:
+    def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply | CallFailure:
         """Returns the answer or why there is none. Raises LLMSetupError where no call can succeed.
 
         Args:
             messages: the conversation, its last message the user's.
             max_output_tokens: the longest answer; the client's own limit by default.
-            node: the node of the search tree that it is about, for replays.
         """
         ...
 

@@ -97,9 +97,7 @@ class LLMClient:
     def model(self) -> str:
         return self.options.model
 
-    def complete(
-        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, node: int | None = None
-    ) -> Reply | CallFailure:
+    def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply | CallFailure:
         """Returns the model's answer, or why there is none after the tries that the options allow.
 
         Blocks until then. Raises LLMSetupError where no call can succeed: a refused key, an unknown model, no

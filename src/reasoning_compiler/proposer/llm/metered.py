@@ -179,9 +179,7 @@ class MeteredModel:
                 self.notice(f"{reservation.why}; from here on without the model")
             return None
         try:
-            outcome = self.client.complete(
-                question.messages, max_output_tokens=reservation.max_output_tokens, node=question.node
-            )
+            outcome = self.client.complete(question.messages, max_output_tokens=reservation.max_output_tokens)
         except LLMSetupError as error:
             reservation.release()
             if not self._answered:
@@ -192,10 +190,6 @@ class MeteredModel:
         except BaseException:
             reservation.release()
             raise
-        if isinstance(outcome, CallFailure) and outcome.kind == "not_recorded":
-            reservation.release()
-            self.notice("the transcript lacks answers for some nodes; the fallback proposes there")
-            return None
         if isinstance(outcome, Reply):
             usage = outcome.usage
         else:

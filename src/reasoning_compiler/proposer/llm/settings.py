@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from reasoning_compiler.errors import UsageError
 from reasoning_compiler.proposer.llm.budget import Budget, Spending
@@ -12,7 +11,6 @@ from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient
 from reasoning_compiler.proposer.llm.metered import DEFAULT_OUTPUT_TOKENS, MeteredModel
 from reasoning_compiler.proposer.llm.prices import Price, PriceList
 from reasoning_compiler.proposer.llm.prompt import DEFAULT_PROMPT_TOKENS
-from reasoning_compiler.proposer.llm.replay import ReplayClient
 from reasoning_compiler.proposer.llm.transcript import Transcript
 
 OWN_SERVER_PROMPT_TOKENS = 4_000
@@ -39,7 +37,6 @@ class LLMSettings:
         temperature: None for the model's own default.
         seed: given to the providers that take one.
         stream: read answers as they are written.
-        replay: a run folder whose transcript answers instead of the model.
         children: transformations asked for in one call.
         expert_share: most of the measured programs that the expert may propose while the model thinks, in [0, 1).
 
@@ -62,7 +59,6 @@ class LLMSettings:
     temperature: float | None = None
     seed: int | None = None
     stream: bool = False
-    replay: str | None = None
     children: int = 4
     expert_share: float = 0.5
 
@@ -89,15 +85,8 @@ class LLMSettings:
         return OWN_SERVER_PROMPT_TOKENS if local else DEFAULT_PROMPT_TOKENS
 
 
-def open_client(settings: LLMSettings) -> Client:
-    """Returns who answers: the model, or a recorded run in its place.
-
-    Raises:
-        LLMSetupError: an unknown provider, a missing key or package.
-        UsageError: there is nothing to replay.
-    """
-    if settings.replay is not None:
-        return ReplayClient.open(Path(settings.replay))
+def open_client(settings: LLMSettings) -> LLMClient:
+    """Returns the client of the run's model. Raises LLMSetupError for an unknown provider, a missing key or package."""
     return LLMClient(
         ClientOptions(
             model=settings.model,
@@ -130,7 +119,7 @@ def open_model(
 
     Raises:
         LLMSetupError: an unknown provider, a missing key or package.
-        UsageError: a budget is not positive, or is in USD and the price is unknown; there is nothing to replay.
+        UsageError: a budget is not positive, or is in USD and the price is unknown.
     """
     budget = Budget(
         max_calls=settings.max_llm_calls, max_tokens=settings.budget_tokens, max_usd=settings.budget_usd, spent=spent
