@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from reasoning_compiler.interrupts import holding_ctrl_c, uninterrupted
 from reasoning_compiler.machine import tvm_target
 from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.protocol import Context, Proposer
@@ -51,7 +52,10 @@ def with_threads(machine: Machine, threads: int) -> Machine:
 
 
 class SharedSpace:
-    """A space for several threads, one at a time; its work in the main thread is counted as the stage "apply"."""
+    """A space for several threads, one at a time, and Ctrl-C after that.
+
+    Its work in the main thread is counted as the stage "apply".
+    """
 
     def __init__(self, space: Space, clock: Stopwatch) -> None:
         self._space = space
@@ -66,12 +70,12 @@ class SharedSpace:
 
     @property
     def tile_groups(self) -> tuple[TileGroup, ...]:
-        with self.lock:
+        with self.lock, uninterrupted():
             return self._space.tile_groups
 
     def _one_at_a_time(self, function: Callable[P, R]) -> Callable[P, R]:
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            with self.lock:
+            with self.lock, uninterrupted():
                 return function(*args, **kwargs)
 
         return call
@@ -106,8 +110,9 @@ class Parts:
         self.target: Any = tvm_target(self.machine)
         self.settings = settings
         self.clock = Stopwatch()
-        self.space = SharedSpace(Space(workload.mod, self.target, rules=self._rules(threads)), self.clock)
-        self.surrogate = self._make_surrogate()
+        with uninterrupted():
+            self.space = SharedSpace(Space(workload.mod, self.target, rules=self._rules(threads)), self.clock)
+            self.surrogate = self._make_surrogate()
 
     def analyze(self, program: Program) -> Analysis:
         """Returns the static analysis of a program."""
@@ -142,6 +147,7 @@ class Parts:
             self.space,
             self.proposer,
             self.surrogate,
+            fallback=self.proposer if self.settings.llm is not None else None,
             stand_ins=(self.proposer.name, "random") if with_model else (),
             config=PAPER_SEARCH if self.settings.preset == "paper" else self.settings.search,
             seed=self.settings.seed,
@@ -164,7 +170,8 @@ class Parts:
         else:
             self._features = FeatureExtractor(self.workload.mod, self.target)
             made = Surrogate(self._describe, seed=seed)
-        made.predict = self.clock.timed("predict", made.predict)
+        made.predict = self.clock.timed("predict", holding_ctrl_c(made.predict))
+        made.learn = holding_ctrl_c(made.learn)
         return made
 
     def _describe(self, program: Program) -> Description:

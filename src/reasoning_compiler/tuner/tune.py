@@ -137,20 +137,20 @@ def resume(
         EnvironmentMismatchError: it was made on another machine, target or set of versions.
         NothingMeasuredError, JournalError, Interrupted: as for `tune`.
     """
-    run = read_run(folder)
-    before = _settings(run)
-    changes = {"samples": samples, "minutes": minutes, "patience": patience}
-    settings = replace(before, **{name: value for name, value in changes.items() if value is not None})
-    machine = run.header.machine
-    threads = _threads(settings, machine)
     try:
+        run = read_run(folder)
+        before = _settings(run)
+        changes = {"samples": samples, "minutes": minutes, "patience": patience}
+        settings = replace(before, **{name: value for name, value in changes.items() if value is not None})
+        machine = run.header.machine
+        threads = _threads(settings, machine)
         check_environment(run, differences(run.header.fingerprint, fingerprint(_machine(settings), threads)))
         if run.ended is not None and run.ended.confirmed is not None and settings == before:
             return Result(run)
         workload = load_workload(run)
         return _run(run.folder, workload, machine, settings, threads, header=None, on_progress=on_progress)
     except KeyboardInterrupt:
-        raise Interrupted(run.folder) from None
+        raise Interrupted(Path(folder)) from None
 
 
 def as_workload(workload: Any) -> Workload:

@@ -1,0 +1,118 @@
+"""A measuring instrument that measures nothing: what it says of a program depends on the program alone.
+
+It takes the place of `Instrument`, so that everything else of a run is real, fast, and the same whenever it is repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tvm_ffi
+
+from reasoning_compiler.measure.instrument import Measured
+from reasoning_compiler.measure.signature import KernelArgument, Signature, write_signature
+from reasoning_compiler.records import Failure, Measurement
+from reasoning_compiler.workload import Workload
+
+UNTUNED_SECS = 5e-3
+
+Judge = Callable[[int], Measurement]
+"""What the hardware says of a program, by 64 bits that identify it."""
+
+
+def rugged(bits: int) -> Measurement:
+    """Returns a latency from 1 to 2 ms, for one program in eight a failure."""
+    if bits % 8 == 0:
+        return failing("crash")(bits)
+    secs = 1e-3 * (1 + (bits >> 8) % 1000 / 1000)
+    return Measurement((secs, 1.01 * secs, 0.99 * secs), verified=True)
+
+
+def lasting(secs: float) -> Judge:
+    """Returns a judge to whom all programs take so long, give or take a millionth part."""
+    return lambda bits: Measurement((secs * (1 + bits % 1000 * 1e-9),), verified=True)
+
+
+def failing(kind: Any, message: str = "as planned") -> Judge:
+    """Returns a judge to whom all programs fail in the same way."""
+    return lambda bits: Measurement(failure=Failure(kind, message))
+
+
+class FakeInstrument:
+    """See `Instrument`; `judge` and `untuned` say what it says."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        target: Any,
+        *,
+        num_threads: int,
+        seed: int = 0,
+        timeout_secs: float = 30.0,
+        judge: Judge = rugged,
+        untuned: Judge = lasting(UNTUNED_SECS),
+    ) -> None:
+        self._workload, self._target = workload, str(target)
+        self._judge, self._judge_untuned = judge, untuned
+        self._judges: dict[Path, tuple[Judge, int]] = {}
+        self._scratch = Path(tempfile.mkdtemp(prefix="fake-instrument-"))
+        self.pids: list[int] = []
+
+    def __enter__(self) -> FakeInstrument:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def stage_secs(self) -> dict[str, float]:
+        return dict.fromkeys(("build", "run", "verify", "wait"), 0.0)
+
+    def measure(
+        self,
+        modules: Sequence[Any],
+        *,
+        best_secs: float | None,
+        verify: bool = True,
+        on_result: Callable[[int, Measured], None] | None = None,
+    ) -> list[Measured]:
+        results = []
+        for index, mod in enumerate(modules):
+            result = self._measure(mod, self._judge, best_secs)
+            if result.measurement.counts:
+                best_secs = min(result.measurement.latency_secs, best_secs or result.measurement.latency_secs)
+            results.append(result)
+            if on_result is not None:
+                on_result(index, result)
+        return results
+
+    def measure_untuned(self) -> Measured:
+        return self._measure(self._workload.mod, self._judge_untuned, None)
+
+    def confirm(self, artifacts: Sequence[Path], *, rounds: int = 10, budget_secs: float = 10.0) -> list[Measurement]:
+        return [judge(bits) for judge, bits in (self._judges[path] for path in artifacts)]
+
+    def close(self) -> None:
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _measure(self, mod: Any, judge: Judge, best_secs: float | None) -> Measured:
+        text = str(tvm_ffi.structural_hash(mod) & (2**64 - 1))
+        bits = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+        said = judge(bits)
+        if not said.ok:
+            return Measured(said)
+        if best_secs is not None and said.latency_secs > 1.5 * best_secs:
+            return Measured(Measurement(said.latencies_secs[:1], cut=True))
+        library = Path(tempfile.mkdtemp(dir=self._scratch)) / "kernel.so"
+        library.write_bytes(text.encode())
+        arguments = tuple(
+            KernelArgument(a.name, a.shape, a.dtype, a.role, None, a.shape, a.dtype) for a in self._workload.arguments
+        )
+        write_signature(library, Signature(arguments, self._target))
+        self._judges[library] = (judge, bits)
+        return Measured(said, library)
