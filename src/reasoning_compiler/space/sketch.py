@@ -12,8 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.errors import UsageError
+from reasoning_compiler.machine.toolchain import import_tvm, quiet_logging
 from reasoning_compiler.records import ChoiceDomain
+from reasoning_compiler.space.intrinsics import mend_vnni_intrinsic
+
+TVM_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+"""What TVM raises where it refuses something: `ScheduleError` and `InternalError` are RuntimeErrors, and a failed check
+may carry the name of any of Python's own exceptions."""
 
 _SITE_WORDS = {
     "MultiLevelTiling": "tiling",
@@ -24,7 +30,9 @@ _SITE_WORDS = {
     "CrossThreadReduction": "cross-thread reduction",
     "AutoInline": "inlining",
 }
+_INTRINSIC = "meta_schedule.auto_tensorize"
 _PLAIN = ("direct", "as written")
+_ONLY_SITE = ("schedule", "by the rules")  # where the rules leave nothing open, and yet change the program
 
 
 @dataclass(frozen=True)
@@ -49,21 +57,30 @@ class SketchGenerator:
         mod: an IRModule with one schedulable PrimFunc `main`.
         target: the TVM target, of any kind that MetaSchedule has rules for.
         rules: MetaSchedule schedule rules; None for the target's own.
+
+    Raises:
+        UsageError: MetaSchedule has no rules for this kind of target, or the target lacks an attribute.
     """
 
     def __init__(self, mod: Any, target: Any, *, rules: list[Any] | None = None) -> None:
         tvm = import_tvm()
         from tvm.s_tir import meta_schedule as ms
 
+        mend_vnni_intrinsic()
         generator = ms.space_generator.PostOrderApply(sch_rules="from-target" if rules is None else rules)
-        # The context hands target and module to the rules and postprocessors, so it has to outlive them.
-        self._context = ms.TuneContext(
-            mod=mod, target=target, space_generator=generator, num_threads=1, rand_state=1
-        )
-        self._tvm = tvm
+        try:
+            with quiet_logging(), target:  # some rules ask for the current target
+                # The context hands target and module to the rules and postprocessors, so it has to outlive them.
+                self._context = ms.TuneContext(
+                    mod=mod, target=target, space_generator=generator, num_threads=1, rand_state=1
+                )
+        except TVM_ERRORS as error:
+            kind = target.kind.name
+            raise UsageError(f"MetaSchedule cannot schedule for this `{kind}` target: {last_line(error)}") from error
+        self._tvm, self._ms = tvm, ms
         self.mod = self._context.mod
-        self.rules = list(self._context.space_generator.sch_rules)
         self.postprocs = list(self._context.space_generator.postprocs)
+        self._rules = list(self._context.space_generator.sch_rules)
         self._blocks = _block_names(self.mod)
         self._made: dict[tuple[tuple[str, str], ...], Sketch] = {}
 
@@ -80,11 +97,11 @@ class SketchGenerator:
         return self._made[key]
 
     def _walk(self, wanted: Mapping[str, str]) -> Sketch:
-        sch = self._tvm.s_tir.Schedule(self.mod, seed=1, debug_mask="none")
+        sch = self._tvm.s_tir.Schedule(self.mod, seed=1, debug_mask="none", error_render_level="fast")
         blocks = [sch.get_sblock(name, "main") for name in self._blocks]
         alternatives: list[tuple[str, ChoiceDomain]] = []
         structure: list[tuple[str, str]] = []
-        for rule in self.rules:
+        for rule in self._rules:
             rule_name = type(rule).__name__
             for block in reversed(blocks):
                 name = _name_of(sch, block)
@@ -95,61 +112,65 @@ class SketchGenerator:
                     sch = options[0]
                     continue
                 labels = _labels(sch, options)
-                site = _unique(f"{name} {_SITE_WORDS.get(rule_name, rule_name)}", [s for s, _ in structure])
+                site = unique(f"{name} {_SITE_WORDS.get(rule_name, rule_name)}", [s for s, _ in structure])
                 choice = wanted.get(site)
                 if choice not in labels:
-                    choice = next((label for label in labels if label in _PLAIN), labels[0])
+                    choice = next((label for label in labels if label.split(" + ")[-1] in _PLAIN), labels[0])
                 alternatives.append((site, ChoiceDomain(tuple(labels))))
                 structure.append((site, choice))
                 sch = options[labels.index(choice)]
+        kinds = {inst.kind.name for inst in sch.trace.insts}
+        if not structure and kinds > {"GetSBlock"} and not any(kind.startswith("Sample") for kind in kinds):
+            site, choice = _ONLY_SITE
+            alternatives, structure = [(site, ChoiceDomain((choice,)))], [(site, choice)]
         return Sketch(tuple(structure), tuple(alternatives), sch.trace)
 
     def _apply(self, rule: Any, sch: Any, block: Any) -> list[Any]:
-        # A rule may fail on a valid module (MultiLevelTiling does where a consumer has two producers); MetaSchedule
-        # then loses the whole space, here the block just goes without that rule.
-        try:
-            return list(rule.apply(sch.copy(), block)) or [sch]
-        except self._tvm.s_tir.ScheduleError:
+        # A rule may fail on a valid module, and MetaSchedule then loses the whole space; here only the block loses
+        # the rule, or what of it fails.
+        options = self._try(rule, sch, block)
+        if options and type(rule).__name__ == "MultiLevelTilingWithIntrin" and not _takes_intrinsic(sch, options[0]):
             return [sch]
+        if options is None:
+            options = [option for part in self._parts_of(rule) for option in self._try(part, sch, block) or []]
+        return options or [sch]
+
+    def _try(self, rule: Any, sch: Any, block: Any) -> list[Any] | None:
+        try:
+            return list(rule.apply(sch.copy(), block))
+        except TVM_ERRORS:
+            return None
+
+    def _parts_of(self, rule: Any) -> list[Any]:
+        """Returns rules that together offer what a failing rule should, one alternative or two each; none if unknown.
+
+        Multi-level tiling takes an elementwise consumer for a cache to write through, also one that has a second
+        producer and therefore cannot move. Without that idea it tiles.
+        """
+        tiling = self._ms.schedule_rule.MultiLevelTiling
+        if type(rule) is not tiling or rule.tile_binds:
+            return []
+        cached = self._ms.schedule_rule.ReuseType(req="must", levels=[1, 2], scope="global")  # as in TVM's CPU rules
+        parts = [
+            tiling(rule.structure, max_innermost_factor=rule.max_innermost_factor, reuse_write=reuse)
+            for reuse in (None, cached)
+        ]
+        for part in parts:
+            part._initialize_with_tune_context(self._context)
+        return parts
 
 
-def _block_names(mod: Any) -> list[str]:
-    """Returns the names of all blocks in post order, the root last, as MetaSchedule visits them."""
-    names: list[str] = []
-
-    def visit(stmt: Any) -> None:
-        kind = type(stmt).__name__
-        if kind == "SBlockRealize":
-            visit(stmt.block)
-        elif kind == "SeqStmt":
-            for part in stmt.seq:
-                visit(part)
-        elif kind == "IfThenElse":
-            visit(stmt.then_case)
-            if stmt.else_case is not None:
-                visit(stmt.else_case)
-        elif hasattr(stmt, "body"):
-            visit(stmt.body)
-            if kind == "SBlock":
-                names.append(str(stmt.name_hint))
-
-    visit(mod["main"].body)
-    return names
+def last_line(error: Exception) -> str:
+    """Returns what a TVM exception has to say, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for line in reversed(lines):
+        if line.startswith("Error message:"):
+            return line.removeprefix("Error message:").strip()[:300]
+    return (lines[-1] if lines else type(error).__name__)[:300]
 
 
-def _name_of(sch: Any, block: Any) -> str | None:
-    """Returns the block's name, or None if an earlier rule removed it (inlined it, say)."""
-    try:
-        return str(sch.get(block).name_hint)
-    except (ValueError, RuntimeError, IndexError):
-        return None
-
-
-def _has_custom_rule(sch: Any, block: Any) -> bool:
-    return "schedule_rule" in sch.get(block).annotations
-
-
-def _unique(name: str, taken: list[str]) -> str:
+def unique(name: str, taken: list[str]) -> str:
+    """Returns the name, with a number after it if it is taken."""
     number = 2
     candidate = name
     while candidate in taken:
@@ -157,43 +178,97 @@ def _unique(name: str, taken: list[str]) -> str:
     return candidate
 
 
+def _block_names(mod: Any) -> list[str]:
+    """Returns the names of all blocks in post order, the root last, as MetaSchedule visits them."""
+    tvm = import_tvm()
+    import tvm_ffi
+
+    found: list[Any] = []
+    tvm_ffi.structural_walk(mod["main"].body, (tvm.s_tir.SBlock, found.append), order="post")
+    return [str(block.name_hint) for block in found]
+
+
+def _takes_intrinsic(base: Any, option: Any) -> bool:
+    """Returns whether the intrinsic that a rule has tiled a block for will go in.
+
+    Some rules look at the shape of the loops alone, not at how the operands are laid out. The postprocessor then leaves
+    the small loops as they are and warns on the terminal.
+    """
+    for inst in list(option.trace.insts)[len(base.trace.insts) :]:
+        if inst.kind.name == "Annotate" and str(inst.attrs[0]) == _INTRINSIC:
+            block, trial = inst.inputs[0], option.copy()
+            try:
+                trial.decompose_reduction(block, trial.get_loops(block)[0])
+                trial.tensorize(block, inst.inputs[1])
+            except TVM_ERRORS:
+                return False
+    return True
+
+
+def _name_of(sch: Any, block: Any) -> str | None:
+    """Returns the block's name, or None if an earlier rule removed it (inlined it, say)."""
+    try:
+        return str(sch.get(block).name_hint)
+    except TVM_ERRORS:
+        return None
+
+
+def _has_custom_rule(sch: Any, block: Any) -> bool:
+    return "schedule_rule" in sch.get(block).annotations
+
+
 # -- words for alternatives ---------------------------------------------------------------------------------------
 
 
 def _labels(base: Any, options: list[Any]) -> list[str]:
-    """Returns one short, distinct description per alternative, from the instructions that each adds to `base`."""
+    """Returns one short, distinct description per alternative: what of its instructions not all of them have."""
     skip = len(base.trace.insts)
+    added = [list(option.trace.insts)[skip:] for option in options]
+    words = [_words(option, insts) for option, insts in zip(options, added, strict=True)]
+    shared = set(words[0]).intersection(*words)
     labels: list[str] = []
-    for option in options:
-        labels.append(_unique(_describe(list(option.trace.insts)[skip:]), labels))
+    for insts, own in zip(added, words, strict=True):
+        told = [word for word in own if word not in shared]
+        if not told:
+            told = ["direct" if any(inst.kind.name == "Split" for inst in insts) else "as written"]
+        labels.append(unique(" + ".join([*_intrinsics(insts), *told]), labels))
     return labels
 
 
-def _describe(instructions: list[Any]) -> str:
-    levels: dict[Any, int] = {}
-    for inst in instructions:
-        if inst.kind.name == "Split":
-            levels.update({loop: level for level, loop in enumerate(inst.outputs)})
-        elif inst.kind.name == "Fuse":
-            levels[inst.outputs[0]] = min((levels[loop] for loop in inst.inputs if loop in levels), default=0)
+def _words(option: Any, instructions: list[Any]) -> list[str]:
     kinds = [inst.kind.name for inst in instructions]
     words: list[str] = []
     if "RFactor" in kinds:
         words.append(f"rfactor over the {_rfactor_side(instructions)} part")
-    if "ComputeInline" in kinds or "ReverseComputeInline" in kinds:
-        words.append("inlined")
     if "CacheRead" in kinds:
         words.append("operands cached")
-    if "CacheWrite" in kinds:
+    moved = next((inst for inst in instructions if inst.kind.name == "ReverseComputeAt"), None)
+    if moved is not None:
+        what = "result cached and written back" if "CacheWrite" in kinds else "consumer fused"
+        words.append(f"{what} in loop {_loop_name(option, moved.inputs[1])}")
+    elif "CacheWrite" in kinds:
         words.append("result cached")
+    if not words and ("ComputeInline" in kinds or "ReverseComputeInline" in kinds):
+        words.append("inlined")
+    if not words and "Bind" in kinds:
+        words.append("across threads")
     for inst in instructions:
-        if inst.kind.name == "ReverseComputeAt":
-            what = "written back" if "CacheWrite" in kinds else "consumer fused"
-            words.append(f"{what} per tile of level {levels.get(inst.inputs[1], '?')}")
-            break
-    if "Split" in kinds and not words:
-        words.append("direct")
-    return ", ".join(words) or "as written"
+        if inst.kind.name == "Annotate" and str(inst.attrs[0]) == "software_pipeline_stage":
+            words.append(f"software pipeline of stages {' '.join(str(stage) for stage in inst.inputs[1])}")
+    return words
+
+
+def _intrinsics(instructions: list[Any]) -> list[str]:
+    """Returns the tensor intrinsic of an alternative, the one that computes, if it has one."""
+    names = (inst for inst in instructions if inst.kind.name == "Annotate")
+    return [str(inst.inputs[1]) for inst in names if str(inst.attrs[0]) == _INTRINSIC][:1]
+
+
+def _loop_name(sch: Any, loop: Any) -> str:
+    try:
+        return str(sch.get(loop).loop_var.name)
+    except TVM_ERRORS:
+        return "that is gone"
 
 
 def _rfactor_side(instructions: list[Any]) -> str:

@@ -1,0 +1,103 @@
+"""MetaSchedule's postprocessors, and what has to be done around them for the result to be right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from reasoning_compiler.errors import IllegalProgramError
+from reasoning_compiler.space.sketch import TVM_ERRORS, last_line
+
+_INTRINSIC = "meta_schedule.auto_tensorize"
+_SCALAR = "reasoning_compiler.not_vectorized"
+_REDUCES = 2  # TVM's IterVarType of a reduction
+
+
+def postprocess(schedule: Any, postprocs: Sequence[Any]) -> Any:
+    """Returns the schedule after MetaSchedule's postprocessors, ready to be built; it is changed in place.
+
+    Raises:
+        IllegalProgramError: one of them fails or refuses the schedule.
+    """
+    schedule.enter_postproc()  # so that MetaSchedule, replaying the trace, knows where its own would begin
+    for postproc in postprocs:
+        name = type(postproc).__name__
+        try:
+            if name == "RewriteParallelVectorizeUnroll":
+                loops = _loops_around_intrinsics(schedule)
+                for loop in loops:
+                    schedule.annotate(loop, _SCALAR, 1)
+                accepted = postproc.apply(schedule)
+                for loop in loops:
+                    schedule.unannotate(loop, _SCALAR)
+            else:
+                if name == "RewriteReductionBlock":
+                    _initialise_inside_foreign_loops(schedule)
+                accepted = postproc.apply(schedule)
+        except TVM_ERRORS as error:
+            raise IllegalProgramError(f"{name} failed: {last_line(error)}") from error
+        if not accepted:
+            raise IllegalProgramError(f"{name} refuses the schedule for this target")
+    return schedule
+
+
+def _loops_around_intrinsics(schedule: Any) -> list[Any]:
+    """Returns the innermost loop around each block that becomes a tensor intrinsic.
+
+    TVM would vectorize it, and then fails to build a vector of vector operations. It leaves annotated loops alone.
+    """
+    blocks = [realize.block for realize, loops in _blocks(schedule.mod["main"].body) if loops]
+    names = [str(block.name_hint) for block in blocks if _INTRINSIC in block.annotations]
+    return [schedule.get_loops(schedule.get_sblock(name, "main"))[-1] for name in names]
+
+
+def _initialise_inside_foreign_loops(schedule: Any) -> None:
+    """Splits off the initialisation of reductions that stand inside another block's reduction loop.
+
+    Such a reduction is computed anew in each iteration of that loop. `RewriteReductionBlock` takes the first loop that
+    is no spatial one for the loop to initialise in front of: the other block's. The sum would then grow from iteration
+    to iteration.
+    """
+    for realize, loops in list(_blocks(schedule.mod["main"].body)):
+        if realize.block.init is None:
+            continue
+        pairs = list(zip(realize.block.iter_vars, realize.iter_values, strict=True))
+        own = {var for _, value in pairs for var in _variables(value)}
+        reducing = {var for i, value in pairs if int(i.iter_type) == _REDUCES for var in _variables(value)}
+        first = next((i for i, loop in enumerate(loops) if loop.loop_var in reducing), len(loops))
+        foreign = [i for i in range(first) if loops[i].loop_var not in own and _repeats(loops[i])]
+        if not foreign or any(loop.thread_binding is not None for loop in loops[first:]):
+            continue
+        block = schedule.get_sblock(realize.block.name_hint, "main")
+        at = first if first < len(loops) else foreign[-1] + 1
+        if at < len(loops):
+            schedule.decompose_reduction(block, schedule.get_loops(block)[at])
+
+
+def _blocks(stmt: Any, loops: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Yields each block's realization with the loops around it in its own scope."""
+    kind = type(stmt).__name__
+    if kind == "For":
+        yield from _blocks(stmt.body, (*loops, stmt))
+    elif kind == "SeqStmt":
+        for part in stmt.seq:
+            yield from _blocks(part, loops)
+    elif kind == "SBlockRealize":
+        yield stmt, loops
+        yield from _blocks(stmt.block.body)
+    elif kind == "IfThenElse":
+        yield from _blocks(stmt.then_case, loops)
+        if stmt.else_case is not None:
+            yield from _blocks(stmt.else_case, loops)
+    elif hasattr(stmt, "body"):
+        yield from _blocks(stmt.body, loops)
+
+
+def _variables(expr: Any) -> list[Any]:
+    import tvm
+
+    return [expr] if isinstance(expr, tvm.tirx.Var) else list(tvm.tirx.analysis.undefined_vars(expr))
+
+
+def _repeats(loop: Any) -> bool:
+    return not (type(loop.extent).__name__ == "IntImm" and int(loop.extent) == 1)

@@ -1,0 +1,343 @@
+"""Replaying a sketch: each of its sampling instructions is a decision with a name, taken as wanted or drawn."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from reasoning_compiler.errors import IllegalProgramError
+from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.records import ChoiceDomain, DecisionKind, TileDomain, Value
+from reasoning_compiler.space.sketch import TVM_ERRORS, Sketch, last_line, unique
+
+ROOT, INLINE = -1, -2  # MetaSchedule's compute locations that are no loop
+_DEEPEST = 2**31 - 1
+_KINDS: dict[str, DecisionKind] = {"SampleCategorical": "choice", "SampleComputeLocation": "location"}
+_ANNOTATION_WORDS = {"unroll_explicit": "unroll", "unroll_implicit": "unroll", "cooperative_fetch": "fetch vector"}
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One sampling instruction of a sketch.
+
+    Args:
+        index: of the instruction in the trace.
+        name: the decision's, unique in the sketch; empty where nothing uses the sample: then there is none.
+        kind: the decision's.
+        placement: the index of the one `ComputeAt` that uses a location; None where something else uses it, too.
+    """
+
+    index: int
+    name: str
+    kind: DecisionKind
+    placement: int | None = None
+
+
+@dataclass
+class Replay:
+    """A sketch with values for its decisions.
+
+    Args:
+        schedule: before the postprocessors.
+        values: by decision name, in the trace's order, as TVM took them.
+        domains: by decision name, without those of locations unless they were asked for.
+        refused: why a value that had to be taken was not.
+    """
+
+    schedule: Any  # tvm.s_tir.Schedule
+    values: dict[str, Value] = field(default_factory=dict)
+    domains: dict[str, TileDomain | ChoiceDomain] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+
+
+class Replayer:
+    """Makes schedules of one sketch.
+
+    Args:
+        mod: the IRModule that the sketch was made for.
+        sketch: whose trace is replayed.
+
+    Attributes:
+        kinds: of the decisions, by name, in the trace's order.
+
+    Raises:
+        IllegalProgramError: the sketch cannot be applied as MetaSchedule made it.
+    """
+
+    def __init__(self, mod: Any, sketch: Sketch) -> None:
+        self._tvm = import_tvm()
+        # A copy of an unscheduled schedule costs a hundredth of a new one.
+        self._unscheduled = self._tvm.s_tir.Schedule(mod, debug_mask="none", error_render_level="fast")
+        self._insts = list(sketch.trace.insts)
+        self._slots = self._find_slots(sketch.trace)
+        self.kinds: dict[str, DecisionKind] = {slot.name: slot.kind for slot in self._slots if slot.name}
+
+    def draw(self, seed: int) -> Replay:
+        """Returns the sketch with values as TVM draws them.
+
+        Raises:
+            IllegalProgramError: what TVM drew cannot be applied together.
+        """
+        replay = Replay(self._unscheduled.copy())
+        replay.schedule.seed(seed)
+        self._apply(self._tvm.s_tir.Trace(self._insts, {}), replay.schedule, None)
+        self._read_values(replay, {})
+        return replay
+
+    def take(
+        self, wanted: Mapping[str, Value], *, strict: frozenset[str] = frozenset(), with_locations: bool = False
+    ) -> Replay:
+        """Returns the sketch with the wanted values.
+
+        Args:
+            wanted: values by decision name; a decision without one takes its plainest.
+            strict: names whose values must be taken as they are. Any other value that does not fit gives way to the
+                plainest one; a location gives way to the nearest legal one outside it.
+            with_locations: ask TVM for the domains of locations, too, which takes about as long as the rest.
+
+        Raises:
+            IllegalProgramError: TVM refuses the schedule, or a strict value was not taken.
+        """
+        shortcuts = {} if with_locations else self._shortcuts(wanted)
+        try:
+            replay = self._take(wanted, strict, shortcuts, with_locations)
+        except IllegalProgramError:
+            if INLINE not in shortcuts.values():
+                raise
+            # A block that cannot be inlined goes to the root instead: TVM's instruction sees to it, the shortcut fails.
+            replay = self._take(wanted, strict, {}, with_locations)
+        for slot in self._slots:
+            if slot.kind == "location" and slot.name in strict and replay.values[slot.name] != wanted[slot.name]:
+                domain = self._take(wanted, frozenset(), {}, True).domains[slot.name]
+                why = domain.why_not(wanted[slot.name]) or "is no legal location here"
+                replay.refused.append(f"`{slot.name}` = {show(wanted[slot.name])} {why}")
+        if replay.refused:
+            raise IllegalProgramError("; ".join(replay.refused))
+        return replay
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _apply(self, trace: Any, schedule: Any, provider: Callable[..., Any] | None) -> None:
+        try:
+            trace.apply_to_schedule(schedule, remove_postproc=True, decision_provider=provider)
+        except TVM_ERRORS as error:
+            raise IllegalProgramError(f"the schedule cannot be applied: {last_line(error)}") from error
+
+    def _take(
+        self, wanted: Mapping[str, Value], strict: frozenset[str], shortcuts: Mapping[int, int], with_locations: bool
+    ) -> Replay:
+        replay = Replay(self._unscheduled.copy())
+        slots = (slot for slot in self._slots if slot.index not in shortcuts)
+
+        def decide(inst: Any, inputs: Any, attrs: Any, decision: Any) -> Any:
+            if not inst.kind.name.startswith("Sample"):
+                return decision
+            slot = next(slots)
+            if not slot.name:
+                return 0
+            wish = wanted.get(slot.name)
+            if slot.kind == "location":
+                if with_locations:
+                    replay.domains[slot.name] = _locations(replay.schedule, inputs[0])
+                return wish if _is_location(wish) else ROOT
+            domain = _domain(replay.schedule, inst.kind.name, inputs, attrs)
+            replay.domains[slot.name] = domain
+            why = domain.why_not(wish)
+            if why is not None:
+                if slot.name in strict:
+                    replay.refused.append(f"`{slot.name}` = {show(wish)} {why}")
+                wish = _plainest(domain)
+            return domain.values.index(wish) if isinstance(domain, ChoiceDomain) else list(wish)
+
+        self._apply(self._tvm.s_tir.Trace(self._without(shortcuts), {}), replay.schedule, decide)
+        self._read_values(replay, shortcuts)
+        return replay
+
+    def _shortcuts(self, wanted: Mapping[str, Value]) -> dict[int, int]:
+        """Returns by slot index the locations for which TVM need not be asked: it would look at all, which is slow."""
+        found = {}
+        for slot in self._slots:
+            location = wanted.get(slot.name, ROOT)
+            if slot.placement is not None and _is_location(location) and location in (ROOT, INLINE):
+                found[slot.index] = location
+        return found
+
+    def _without(self, shortcuts: Mapping[int, int]) -> list[Any]:
+        """Returns the instructions with these locations built in: nothing for the root, `ComputeInline` for inlined."""
+        insts: list[Any] = list(self._insts)
+        for slot in self._slots:
+            if slot.index in shortcuts and slot.placement is not None:
+                block = insts[slot.placement].inputs[0]
+                insts[slot.index] = None
+                insts[slot.placement] = self._inlined(block) if shortcuts[slot.index] == INLINE else None
+        return [inst for inst in insts if inst is not None]
+
+    def _inlined(self, block: Any) -> Any:
+        schedule = self._tvm.s_tir.schedule
+        return schedule.Instruction(schedule.InstructionKind.get("ComputeInline"), [block], [], [])
+
+    def _read_values(self, replay: Replay, shortcuts: Mapping[int, int]) -> None:
+        trace = replay.schedule.trace
+        decisions = trace.decisions
+        samples = (inst for inst in trace.insts if inst.kind.name.startswith("Sample"))
+        for slot in self._slots:
+            if slot.index in shortcuts:
+                replay.values[slot.name] = shortcuts[slot.index]
+                continue
+            inst = next(samples)
+            taken = decisions[inst]
+            if not slot.name:
+                continue
+            if slot.kind == "choice":
+                replay.values[slot.name] = int(inst.attrs[0][int(taken)])
+            else:
+                replay.values[slot.name] = int(taken) if slot.kind == "location" else tuple(map(int, taken))
+
+    def _find_slots(self, trace: Any) -> tuple[_Slot, ...]:
+        """Returns the trace's sampling instructions with their names, for which the trace is applied once."""
+        schedule = self._unscheduled.copy()
+        names: dict[int, str] = {}
+        kinds: dict[int, DecisionKind] = {}
+        choices: dict[Any, int] = {}  # sampled value -> index of the instruction that sampled it
+        bound = {inst.inputs[0] for inst in self._insts if inst.kind.name == "Bind"}
+        positions = itertools.count()
+
+        def look(inst: Any, inputs: Any, attrs: Any, decision: Any) -> Any:
+            index, kind = next(positions), inst.kind.name
+            for value in inst.inputs:
+                sampled = choices.get(value) if isinstance(value, self._tvm.tirx.Var) else None
+                if sampled is not None and not names[sampled]:
+                    names[sampled] = _purpose(schedule, inst, inputs, bound)
+            if kind.startswith("Sample"):
+                kinds[index] = _KINDS.get(kind, "tile")
+                names[index] = ""
+            if kind == "SampleCategorical":
+                choices[inst.outputs[0]] = index
+            elif kind == "SampleComputeLocation":
+                names[index] = f"{_block_name(schedule.get(inputs[0]))} at"
+            elif kind.startswith("Sample"):
+                names[index] = f"{_loop_name(schedule.get(inputs[0]))} tile"
+            return decision
+
+        self._apply(trace, schedule, look)
+        slots: list[_Slot] = []
+        for index, name in names.items():
+            if name or self._is_used(trace, index):
+                name = unique(name or "choice", [slot.name for slot in slots])
+            slots.append(_Slot(index, name, kinds[index], self._placement(index)))
+        return tuple(slots)
+
+    def _is_used(self, trace: Any, index: int) -> bool:
+        lines = [str(line) for line in trace.as_python()]
+        output = re.escape(lines[index].partition(" = ")[0])
+        return any(re.search(rf"\b{output}\b", line) for line in lines[index + 1 :])
+
+    def _placement(self, index: int) -> int | None:
+        if self._insts[index].kind.name != "SampleComputeLocation":
+            return None
+        location = self._insts[index].outputs[0]
+        users = [i for i, inst in enumerate(self._insts) if any(location.same_as(value) for value in inst.inputs)]
+        return users[0] if len(users) == 1 and self._insts[users[0]].kind.name == "ComputeAt" else None
+
+
+# -- domains ------------------------------------------------------------------------------------------------------
+
+
+def _domain(schedule: Any, kind: str, inputs: Any, attrs: Any) -> TileDomain | ChoiceDomain:
+    if kind == "SampleCategorical":
+        return ChoiceDomain(tuple(int(c) for c in attrs[0]))
+    extent = int(schedule.get(inputs[0]).extent)
+    if kind == "SamplePerfectTile":
+        num, innermost = int(attrs[0]), int(attrs[1])
+        return TileDomain(extent, num, innermost if innermost > 0 else None)
+    num, position, multiple = (int(a) for a in attrs[:3])
+    return TileDomain(extent, num, None, multiple, position)
+
+
+def _plainest(domain: TileDomain | ChoiceDomain) -> Any:
+    """Returns the first choice, or a loop left whole as far as its domain lets it."""
+    if isinstance(domain, ChoiceDomain):
+        return domain.values[0]
+    inner = [1] * (domain.num_factors - 1)
+    if domain.inner_multiple > 1 and domain.inner_from > 0:
+        inner[domain.inner_from - 1] = domain.inner_multiple
+        return (domain.extent // domain.inner_multiple, *inner)
+    return (domain.extent, *inner)
+
+
+def _is_location(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and INLINE <= value <= _DEEPEST
+
+
+def _locations(schedule: Any, block: Any) -> ChoiceDomain:
+    """Returns the legal locations of a block: the root, inlined, and each loop of its first consumer down to one.
+
+    TVM cannot be asked for them, but says which legal one is nearest to another from outside. A block that can be
+    computed in a loop can be in every loop around it; loops of one iteration do not count.
+    """
+    deepest = _nearest(schedule, block, _DEEPEST)
+    values = [INLINE, ROOT] if _nearest(schedule, block, INLINE) == INLINE else [ROOT]
+    labels = ["inlined", "root"][-len(values) :]
+    if deepest >= 0:
+        consumers = schedule.get_consumers(block)
+        loops = [schedule.get(loop) for loop in schedule.get_loops(consumers[0])]
+        schedule.trace.pop(), schedule.trace.pop()
+        for location, loop in enumerate(loops[: deepest + 1]):
+            if int(loop.extent) != 1:
+                values.append(location)
+                labels.append(f"in loop {loop.loop_var.name}")
+    return ChoiceDomain(tuple(values), tuple(labels))
+
+
+def _nearest(schedule: Any, block: Any, location: int) -> int:
+    schedule.sample_compute_location(block, decision=location)
+    trace = schedule.trace
+    taken = int(trace.get_decision(trace.insts[-1]))
+    trace.pop()
+    return taken
+
+
+# -- words --------------------------------------------------------------------------------------------------------
+
+
+def _purpose(schedule: Any, inst: Any, inputs: Any, bound: set[Any]) -> str:
+    """Returns words for what an instruction makes of a sampled value: an annotation, or a loop's split."""
+    kind = inst.kind.name
+    if kind == "Annotate":
+        key = str(inst.attrs[0]).removeprefix("meta_schedule.")
+        word = _ANNOTATION_WORDS.get(key, key.replace("_", " "))
+        target = schedule.get(inputs[0])
+        if hasattr(target, "loop_var"):
+            return f"{_loop_name(target)} {word}"
+        return word if target.name_hint == "root" else f"{_block_name(target)} {word}"
+    if kind == "Split":
+        loop = schedule.get(inputs[0])
+        if any(output in bound for output in inst.outputs):
+            return f"{_block_name(_first_block(loop))} threads"
+        return f"{_loop_name(loop)} factor"
+    return ""
+
+
+def _loop_name(loop: Any) -> str:
+    return f"{_block_name(_first_block(loop))}.{loop.loop_var.name}"
+
+
+def _block_name(block: Any) -> str:
+    name = str(block.name_hint)
+    # A tensor intrinsic's loops go into a block of their own, around which TVM puts one with this suffix.
+    return name.removesuffix("_o") if "meta_schedule.auto_tensorize" in block.annotations else name
+
+
+def _first_block(stmt: Any) -> Any:
+    """Returns the first block inside a loop."""
+    while not hasattr(stmt, "block"):
+        stmt = stmt.seq[0] if hasattr(stmt, "seq") else stmt.then_case if hasattr(stmt, "then_case") else stmt.body
+    return stmt.block
+
+
+def show(value: Value) -> str:
+    """Returns a value as people and language models write it."""
+    return str(list(value)) if isinstance(value, tuple) else repr(value)
