@@ -70,8 +70,10 @@ def parameters(function: Callable[..., Any]) -> Iterator[Parameter]:
     """Yields the parameters of a command, from its signature."""
     hints = get_type_hints(function, include_extras=True)
     for name, parameter in inspect.signature(function).parameters.items():
-        annotation, info = get_args(hints[name])
-        assert isinstance(info, ArgumentInfo | OptionInfo)
+        annotation, *infos = get_args(hints[name]) or [hints[name]]
+        info = next((info for info in infos if isinstance(info, ArgumentInfo | OptionInfo)), None)
+        if info is None:
+            continue  # typer's own context
         is_argument = isinstance(info, ArgumentInfo)
         kind = _type(annotation)
         required = parameter.default is parameter.empty

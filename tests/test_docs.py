@@ -1,14 +1,24 @@
-"""The documentation against the code: the commands' page, exit codes, links, and the words that must not appear."""
+"""The documentation against the code: commands, exit codes, settings, formats, links."""
 
 from __future__ import annotations
 
 import re
 import runpy
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from reasoning_compiler import errors
+from reasoning_compiler.journal import run as journal_run
+from reasoning_compiler.proposer.llm import answer, calls
+from reasoning_compiler.proposer.llm.settings import LLMSettings
+from reasoning_compiler.records import FailureKind
+from reasoning_compiler.search.config import SearchConfig
+from reasoning_compiler.tuner import Settings
+from reasoning_compiler.workload import CATALOGUE
+from test_architecture import ROOMS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -27,6 +37,33 @@ def test_every_exit_code_is_told():
         assert f"\n| {error.exit_code} | " in text, error.__name__
 
 
+def missing(page, words):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return [word for word in words if f"`{word}`" not in text]
+
+
+def test_every_workload_is_told_with_its_parameters_and_full_size():
+    for entry in CATALOGUE.values():
+        assert not missing("workloads.md", [entry.name, entry.full_size, *map(str, entry.parameters)]), entry.name
+
+
+def test_every_setting_is_told():
+    names = [field.name for record in (Settings, SearchConfig, LLMSettings) for field in fields(record)]
+    assert not missing("python-api.md", names)
+
+
+def test_every_kind_of_failure_is_told():
+    assert not missing("file-formats.md", get_args(FailureKind))
+    assert not missing("language-models.md", get_args(answer.RejectionKind))
+    assert not missing("language-models.md", get_args(calls.CallFailureKind))
+
+
+def test_every_event_of_the_journal_is_told():
+    events = [name.removeprefix("take_") for name in vars(journal_run._Draft) if name.startswith("take_")]
+    assert "measured" in events
+    assert not missing("file-formats.md", ["run", *events])
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
@@ -43,6 +80,13 @@ def test_links_to_sections_lead_somewhere(page):
         headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
         anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
         assert section in anchors, f"{page.name} links to {target}#{section}"
+
+
+def test_the_readme_lists_the_folders_in_the_order_of_imports():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)
+    package = ROOT / "src" / "reasoning_compiler"
+    assert listed == [room for room in ROOMS if (package / room).is_dir()]
 
 
 def test_every_page_can_be_reached_from_the_readme():
