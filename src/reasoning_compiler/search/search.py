@@ -168,8 +168,8 @@ class TreeSearch:
 
     def ask(self, num: int) -> list[Step]:
         """Returns up to `num` programs to be measured; fewer, or none, when there is nothing left to try."""
-        while self.wants_more(num):
-            expansion = self.next_expansion()
+        while missing := self._num_missing(num):
+            expansion = self.next_expansion(max_num=max(missing, self.config.branching))
             if expansion is None:
                 break
             self.expand(expansion, self._proposer.propose(expansion.context, expansion.num, self.draws(expansion)))
@@ -204,9 +204,12 @@ class TreeSearch:
 
     def wants_more(self, num: int) -> bool:
         """Tells whether more nodes are wanted before `num` further programs are picked."""
+        return self._num_missing(num) > 0
+
+    def _num_missing(self, num: int) -> int:
         num_proposed = len(self.tree) - 1
         num_asked = num_proposed - len(self._waiting)
-        return num_proposed < self.config.nodes_per_sample * (num_asked + num)
+        return max(0, self.config.nodes_per_sample * (num_asked + num) - num_proposed)
 
     def next_expansion(self, *, max_num: int | None = None, settled: bool = False) -> Expansion | None:
         """Returns the next node to be expanded, marked as under way until `expand` or `forget`; None if there is none.
