@@ -1,6 +1,6 @@
 """A measuring instrument that measures nothing: what it says of a program depends on the program alone.
 
-It takes the place of `Instrument`, so that everything else of a run is real, fast, and the same whenever it is repeated.
+In the place of `Instrument`, it lets everything else of a run be real, fast, and the same whenever it is repeated.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ def failing(kind: Any, message: str = "as planned") -> Judge:
     return lambda bits: Measurement(failure=Failure(kind, message))
 
 
+_untuned = lasting(UNTUNED_SECS)
+
+
 class FakeInstrument:
     """See `Instrument`; `judge` and `untuned` say what it says."""
 
@@ -55,7 +58,7 @@ class FakeInstrument:
         seed: int = 0,
         timeout_secs: float = 30.0,
         judge: Judge = rugged,
-        untuned: Judge = lasting(UNTUNED_SECS),
+        untuned: Judge = _untuned,
     ) -> None:
         self._workload, self._target = workload, str(target)
         self._judge, self._judge_untuned = judge, untuned

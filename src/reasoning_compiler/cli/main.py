@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any
+import traceback
+from typing import Annotated
 
 import typer
 
@@ -54,31 +55,21 @@ def main() -> None:
     """Runs the command line and exits with its code."""
     try:
         code = app(standalone_mode=False)
-    except ReasoningCompilerError as error:
-        if os.environ.get("REASONC_DEBUG"):
-            raise
-        _say(str(error))
-        code = error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
     except Exception as error:
-        # Typer's own errors; it vendors click or not, depending on its version, so no class of them can be named.
-        if hasattr(error, "format_message") and hasattr(error, "ctx"):
-            _say(_with_help(error.format_message(), error.ctx))
-            code = 2
-        elif os.environ.get("REASONC_DEBUG"):
-            raise
-        else:
-            _say(f"unexpected {type(error).__name__}: {error}; `reasonc --debug ...` shows where, please report it")
-            code = 1
+        if os.environ.get("REASONC_DEBUG"):
+            traceback.print_exc()
+        text, code = _told(error)
+        sys.stderr.write(f"reasonc: {' '.join(text.split())}\n")
     sys.exit(code)
 
 
-def _with_help(message: str, context: Any) -> str:
-    command = context.command_path if context is not None else "reasonc"
-    return f"{message.rstrip('.')}; see `{command} --help`"
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"reasonc: {' '.join(text.split())}\n")
+def _told(error: Exception) -> tuple[str, int]:
+    """Returns an error as a text for people, and the exit code."""
+    if isinstance(error, ReasoningCompilerError):
+        return str(error), error.exit_code
+    # Typer's own errors: it brings a copy of click or uses click's, depending on its version, so none can be named.
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "reasonc"
+        return f"{error.format_message().rstrip('.')}; see `{command} --help`", error.exit_code
+    return f"unexpected {type(error).__name__}: {error}; please report it with what `reasonc --debug ...` shows", 1

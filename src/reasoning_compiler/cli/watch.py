@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -27,6 +29,7 @@ _DOING = {
     "saving": "saving",
     "done": "done",
 }
+_BAR_WIDTH = 30
 
 
 def conduct(work: Callable[[Callable[[Progress], None]], Result], *, quiet: bool, as_json: bool) -> None:
@@ -43,6 +46,7 @@ def conduct(work: Callable[[Callable[[Progress], None]], Result], *, quiet: bool
         with _watching(quiet=quiet or as_json) as watch:
             result = work(watch)
     except Interrupted as stop:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done but to say so; the impatient press it twice
         _interrupted(stop.folder, as_json=as_json)
         sys.stderr.write(f"reasonc: {stop}\n")
         raise typer.Exit(130) from None
@@ -71,23 +75,32 @@ def _live() -> Iterator[Callable[[Progress], None]]:
     from rich.text import Text
 
     console = Console(stderr=True, highlight=False)
+    latest: Progress | None = None
+    told_at = 0.0
     thought = ""
-    with Live(console=console, refresh_per_second=8, transient=True) as live:
 
-        def show(progress: Progress) -> None:
-            nonlocal thought
-            if progress.notice:
-                console.print(Text(f"note: {progress.notice}"))
-            if progress.last is not None:
-                thought = _thought(progress.last)
-                if progress.improved:
-                    console.print(Text(_improvement(progress)))
-            width = 30
-            done = round(width * progress.num_samples / max(1, progress.max_samples))
-            bar = "━" * done + "╺" * (done < width) + " " * (width - done - 1)
-            lines = [f"{bar} {_status(progress)}", f"  {thought}" if thought else ""]
-            live.update(Text("\n".join(line[: console.width - 1] for line in lines if line)))
+    def draw() -> Text:
+        if latest is None:
+            return Text("starting")
+        done = round(_BAR_WIDTH * latest.num_samples / max(1, latest.max_samples))
+        bar = ("━" * done + "╺" * (done < _BAR_WIDTH)).ljust(_BAR_WIDTH)
+        # The clock goes on while nothing else does: a slow program may be running.
+        elapsed_secs = latest.elapsed_secs + time.monotonic() - told_at
+        lines = [f"{bar} {_status(latest, elapsed_secs)}", *([f"  {thought}"] if thought else [])]
+        return Text("\n".join(line[: console.width - 1] for line in lines))
 
+    def show(progress: Progress) -> None:
+        nonlocal latest, told_at, thought
+        if progress.notice:
+            console.print(Text(f"note: {progress.notice}"))
+        if progress.last is not None:
+            thought = _thought(progress.last)
+            if progress.improved:
+                console.print(Text(_improvement(progress)))
+        latest, told_at = progress, time.monotonic()
+        live.refresh()
+
+    with Live(console=console, get_renderable=draw, refresh_per_second=8, transient=True) as live:
         yield show
 
 
@@ -99,12 +112,12 @@ def _plain(progress: Progress) -> None:
     elif progress.doing in ("measuring", "thinking"):
         return
     else:
-        line = _status(progress)
+        line = _status(progress, progress.elapsed_secs)
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 
 
-def _status(progress: Progress) -> str:
+def _status(progress: Progress, elapsed_secs: float) -> str:
     from reasoning_compiler.report.units import time_text
 
     text = f"{progress.num_samples}/{progress.max_samples} samples"
@@ -112,7 +125,7 @@ def _status(progress: Progress) -> str:
         text += f", best {time_text(progress.best_secs)}"
         if progress.untuned_secs is not None:
             text += f" ({progress.untuned_secs / progress.best_secs:.3g}× untuned)"
-    return f"{text}, {time_text(progress.elapsed_secs)}: {_DOING[progress.doing]}"
+    return f"{text}, {time_text(elapsed_secs)}: {_DOING[progress.doing]}"
 
 
 def _improvement(progress: Progress) -> str:

@@ -293,7 +293,6 @@ class Loop:
                 f"`{run.folder}` was made by version {run.header.package_version} of this package, whose programs "
                 f"are not all known here ({error}); resume it with that version, or start a new run"
             ) from error
-        self._parts.clock.take()
         return [self._search.tree.nodes[node].step for node in batch]
 
     def _catch_up(self) -> None:

@@ -158,7 +158,7 @@ class Parts:
         )
 
     def _rules(self, threads: int) -> list[Any] | None:
-        """Returns MetaSchedule's rules, in the paper's preset with what its mutator `Parallel` changes as a decision."""
+        """Returns MetaSchedule's rules; in the paper's preset, what its mutator `Parallel` changes is a decision."""
         if self.settings.preset != "paper":
             return None
         return [*rules_of(self.workload.mod, self.target), parallel_jobs(threads)]
