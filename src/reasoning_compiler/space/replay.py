@@ -57,7 +57,7 @@ class Replayer:
     """Makes schedules of one sketch.
 
     Args:
-        mod: the IRModule that the sketch was made for.
+        unscheduled: a schedule of the module, to which nothing was done yet; a copy costs a hundredth of a new one.
         sketch: whose trace is replayed.
 
     Attributes:
@@ -67,10 +67,9 @@ class Replayer:
         IllegalProgramError: the sketch cannot be applied as MetaSchedule made it.
     """
 
-    def __init__(self, mod: Any, sketch: Sketch) -> None:
+    def __init__(self, unscheduled: Any, sketch: Sketch) -> None:
         self._tvm = import_tvm()
-        # A copy of an unscheduled schedule costs a hundredth of a new one.
-        self._unscheduled = self._tvm.s_tir.Schedule(mod, debug_mask="none", error_render_level="fast")
+        self._unscheduled = unscheduled
         self._insts = list(sketch.trace.insts)
         self._slots = self._find_slots(sketch.trace)
         self.kinds: dict[str, DecisionKind] = {slot.name: slot.kind for slot in self._slots if slot.name}

@@ -44,6 +44,7 @@ class Space:
         self.target = self._tvm.target.Target(target)
         self._sketches = SketchGenerator(mod, self.target, rules=rules)
         self.mod = self._sketches.mod
+        self._unscheduled = self._tvm.s_tir.Schedule(self.mod, debug_mask="none", error_render_level="fast")
         self._replayers: dict[tuple[tuple[str, str], ...], Replayer] = {}
         self._kept: OrderedDict[Program, Any] = OrderedDict()
         self._plain = self._sketches.make({})
@@ -137,7 +138,7 @@ class Space:
             IllegalProgramError: it cannot be applied to this module.
         """
         if program.is_untuned:
-            return self._tvm.s_tir.Schedule(self.mod)
+            return self._unscheduled.copy()
         if program in self._kept:
             self._kept.move_to_end(program)
             return self._kept[program]
@@ -150,7 +151,7 @@ class Space:
             IllegalProgramError: it cannot be applied to this module.
         """
         if program.is_untuned:
-            return self._tvm.s_tir.Schedule(self.mod)
+            return self._unscheduled.copy()
         return self._replay(program).schedule
 
     def nests(self, program: Program) -> tuple[Nest, ...]:
@@ -198,7 +199,7 @@ class Space:
 
     def _replayer(self, sketch: Sketch) -> Replayer:
         if sketch.structure not in self._replayers:
-            self._replayers[sketch.structure] = Replayer(self.mod, sketch)
+            self._replayers[sketch.structure] = Replayer(self._unscheduled, sketch)
         return self._replayers[sketch.structure]
 
     def _sketch_of(self, program: Program) -> Sketch:
