@@ -16,12 +16,24 @@ from reasoning_compiler.proposer.llm.prompt import (
     tiling_notes,
 )
 from reasoning_compiler.proposer.llm.shorten import compact, shorten
-from reasoning_compiler.records import UNTUNED, Step
+from reasoning_compiler.proposer.protocol import SAME_PROGRAM, Rejection
+from reasoning_compiler.records import UNTUNED, ChoiceDomain, Decision, Step, TileDomain, Transformation
+
+
+BRINGS = {
+    ("conv2d", "cached"): (Decision("copy tile", "tile", TileDomain(64, 2), (64, 1)),),
+    ("conv2d", "tiled"): (),
+    ("conv2d", "cached-outer"): (
+        Decision("copy at", "location", ChoiceDomain((-1, 4)), -1),
+        Decision("nothing to choose", "choice", ChoiceDomain((1,)), 1),
+    ),
+}
 
 
 def prompt(context=None, **kwargs) -> tuple[str, str]:
     context = context or conv_context()
-    system, user = build_prompt(context, 2, kernel=KERNEL, machine=MACHINE, **{"analysis": ANALYSIS} | kwargs)
+    given = {"analysis": ANALYSIS, "brings": BRINGS} | kwargs
+    system, user = build_prompt(context, 2, kernel=KERNEL, machine=MACHINE, **given)
     return system.text, user.text
 
 
@@ -69,6 +81,27 @@ def test_decisions_without_a_choice_are_left_out() -> None:
     assert "conv2d.n tile" not in prompt()[1]
 
 
+def test_a_limit_is_said_once_where_all_tiles_have_it() -> None:
+    assert prompt()[1].count("innermost ≤ 64") == 1
+    context = conv_context()
+    table = tuple(
+        replace(d, domain=replace(d.domain, max_innermost=32)) if d.name == "conv2d.rc tile" else d
+        for d in context.table
+    )
+    text = node_text(replace(context, table=table), 1)
+    assert "co tile: 4 factors, product 512, innermost ≤ 64" in text
+    assert "rc tile: 2 factors, product 512, innermost ≤ 32" in text
+    assert "h tile: 4 factors, product 64; now" in text, "its extent keeps the limit"
+
+
+def test_refusals_of_known_programs_are_not_told_twice() -> None:
+    context = conv_context()
+    known = Rejection(Transformation((("unroll", 0),)), f"{SAME_PROGRAM} node 3")
+    text = node_text(replace(context, rejected=(*context.rejected, known)), 1)
+    assert SAME_PROGRAM not in text and "REFUSED FOR THIS PROGRAM" in text
+    assert "REFUSED" not in node_text(replace(context, rejected=(known,)), 1)
+
+
 def test_the_best_program_is_named_when_it_is_this_one() -> None:
     context = conv_context()
     assert "This program is the best so far." in node_text(replace(context, best=context.node), 1)
@@ -103,6 +136,12 @@ def test_compact_programs_say_the_same_in_fewer_tokens() -> None:
     assert "x: float32[1, 64, 64, 512]" in text
     number = compact("a[i] = T.max(a[i], T.float32(-340282346638528859811704183484516925440.0)) * T.float32(0.5)")
     assert number == "a[i] = max(a[i], -3.40282e+38) * 0.5"
+
+
+def test_an_expression_without_end_is_told_by_what_it_is_made_of() -> None:
+    polynomial = " * ".join(["T.max(x[v_i, v_j], m[v_i])"] * 20)
+    assert compact(f"e[v_i, v_j] = {polynomial}") == "e[v_i, v_j] = 39 operations on x[v_i, v_j], m[v_i]"
+    assert len(compact("call(" + "a, " * 400 + ")")) <= 300
 
 
 def test_long_programs_keep_the_heaviest_nests_and_fold_repeated_ones() -> None:

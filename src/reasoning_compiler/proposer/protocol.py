@@ -9,13 +9,21 @@ import numpy as np
 
 from reasoning_compiler.records import Decision, Proposal, Step, Transformation
 
+SAME_PROGRAM = "the same program as"
+"""How the reason begins for which a transformation to a known program is refused."""
+
 
 @dataclass(frozen=True)
 class Rejection:
-    """A transformation of a node that the space refused, and why."""
+    """A transformation of a node that the space refused, or whose program is known, and why."""
 
     transformation: Transformation
     why: str
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it was refused for its program being known already."""
+        return self.why.startswith(SAME_PROGRAM)
 
 
 @dataclass(frozen=True)

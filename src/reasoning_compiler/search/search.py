@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from reasoning_compiler.errors import IllegalProgramError
-from reasoning_compiler.proposer.protocol import Context, Proposer, Rejection
+from reasoning_compiler.proposer.protocol import SAME_PROGRAM, Context, Proposer, Rejection
 from reasoning_compiler.proposer.random import mutate
 from reasoning_compiler.records import (
     UNTUNED,
@@ -248,7 +248,8 @@ class TreeSearch:
         added = self._adopt(expansion, proposal, refused, why_empty=why_empty)
         if not added and self._fallback is not None and self.tree.room(expansion.node):
             rng = self._stream("fallback", expansion)
-            added = self._adopt(expansion, self._fallback.propose(expansion.context, expansion.num, rng), refused)
+            context = self._context(expansion.node)  # others may have been at the node in the meantime
+            added = self._adopt(expansion, self._fallback.propose(context, expansion.num, rng), refused)
         if not added and self.tree.room(expansion.node):
             added = self._adopt(expansion, self._random(expansion), refused)
         for step in added:
@@ -341,7 +342,7 @@ class TreeSearch:
                 refuse(who, transformation, str(error))
                 continue
             if program in self._node_of:
-                refuse(who, transformation, f"the same program as node {self._node_of[program]}")
+                refuse(who, transformation, f"{SAME_PROGRAM} node {self._node_of[program]}")
                 continue
             step = Step(
                 len(self.tree),

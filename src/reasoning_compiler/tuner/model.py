@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reasoning_compiler.errors import IllegalProgramError
 from reasoning_compiler.proposer.llm.paper import PaperProposer
-from reasoning_compiler.proposer.llm.prompt import Kernel, tiling_notes
+from reasoning_compiler.proposer.llm.prompt import Brings, Kernel, tiling_notes
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
 from reasoning_compiler.proposer.llm.settings import open_client, open_model
 from reasoning_compiler.proposer.llm.transcript import Transcript, read_transcript, spending
 from reasoning_compiler.proposer.protocol import Proposer
-from reasoning_compiler.records import Program, Step
+from reasoning_compiler.records import ChoiceDomain, Decision, Program, Step, Transformation, Value
 from reasoning_compiler.tuner.settings import Settings
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class Model:
             check=space.why_not,
             fallback=stand_in,
             explain=lambda program: self._explain(parts, program),
+            brings=Brought(parts),
             context_depth=self._llm.context_depth,
             max_prompt_tokens=self._llm.prompt_tokens,
         )
@@ -79,6 +82,38 @@ class Model:
     @staticmethod
     def _explain(parts: Parts, program: Program) -> str:
         return "" if program.is_untuned else parts.analyze(program).describe()
+
+
+class Brought:
+    """What each other structure of a program would bring with it, computed once for each kind of it.
+
+    Args:
+        parts: of the run.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._space = parts.space
+        self._known: dict[tuple[str, Value, Value], tuple[Decision, ...]] = {}
+
+    def __call__(self, program: Program, table: Sequence[Decision]) -> Brings:
+        """Returns the decisions that come with each other value of each structure decision of a program's table."""
+        brought: dict[tuple[str, Value], tuple[Decision, ...]] = {}
+        for decision in table:
+            if decision.kind == "structure" and isinstance(decision.domain, ChoiceDomain):
+                for value in decision.domain.values:
+                    key = (decision.name, decision.value, value)
+                    if key not in self._known:
+                        self._known[key] = self._new(program, table, decision.name, value)
+                    brought[decision.name, value] = self._known[key]
+        return brought
+
+    def _new(self, program: Program, table: Sequence[Decision], name: str, value: Value) -> tuple[Decision, ...]:
+        try:
+            edited = self._space.edit(program, Transformation(((name, value),)))
+        except IllegalProgramError:
+            return ()
+        present = {decision.name for decision in table}
+        return tuple(decision for decision in self._space.table(edited) if decision.name not in present)
 
 
 def space_notes(parts: Parts) -> str:

@@ -8,7 +8,7 @@ what its analysis says, what else was tried. Programs are told as differences, s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ from reasoning_compiler.records import (
 if TYPE_CHECKING:
     from reasoning_compiler.space.tiling import TileGroup
 
-PROMPT_VERSION = "1"
+PROMPT_VERSION = "2"
 """Changes with every change of the text; transcripts name it."""
 
 DEFAULT_PROMPT_TOKENS = 8_000
@@ -58,6 +58,12 @@ follows. Then end with one JSON object and nothing after it:
 are those listed for the decision. A value outside its domain makes the transformation worthless.
 - The best first; different in their idea, not in one factor; no program that was measured, proposed or refused \
 before."""
+
+
+Brings = Mapping[tuple[str, Value], Sequence[Decision]]
+"""For a structure decision's name and one of its other values, the decisions that would come with it."""
+
+_NOTHING_BROUGHT: Brings = {}
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ def build_prompt(
     kernel: Kernel,
     machine: Machine,
     analysis: str = "",
+    brings: Brings = _NOTHING_BROUGHT,
     context_depth: int = 2,
     max_tokens: int = DEFAULT_PROMPT_TOKENS,
 ) -> tuple[Message, Message]:
@@ -97,6 +104,7 @@ def build_prompt(
         kernel: the workload.
         machine: what it runs on.
         analysis: what the static analysis says of the node's program, in words; may be empty.
+        brings: for each other structure, by decision and value, the decisions that would come with it.
         context_depth: how many ancestors to tell of. The paper tells of two, the parent and the grandparent.
         max_tokens: about how long the prompt may be. The program gives way first, then results of other
             nodes; the decision table stays whole.
@@ -111,6 +119,7 @@ def build_prompt(
             flops=kernel.flops,
             peak_flops=machine.peak_flops,
             analysis=clip(analysis, _MAX_ANALYSIS_CHARS * (num_results + 1) // 6),
+            brings=brings,
             context_depth=depth,
             num_results=num_results,
         )
@@ -158,12 +167,13 @@ def node_text(
     flops: float = 0.0,
     peak_flops: float = 0.0,
     analysis: str = "",
+    brings: Brings = _NOTHING_BROUGHT,
     context_depth: int = 2,
     num_results: int = 5,
 ) -> str:
     """Returns the part of the prompt that is about one node."""
     tell = _Teller(context, flops, peak_flops)
-    sections = [f"DECISIONS of the program to transform (node {context.node.node})\n{_table(context.table)}"]
+    sections = [f"DECISIONS of the program to transform (node {context.node.node})\n{_table(context.table, brings)}"]
     sections.append("HOW IT CAME ABOUT, newest first\n" + "\n".join(tell.lineage(context_depth)))
     if analysis.strip():
         sections.append(f"ANALYSIS of this program\n{analysis.strip()}")
@@ -181,10 +191,9 @@ def node_text(
     if results:
         lines = [tell.other(step) for step in results]
         sections.append("OTHER RESULTS, as differences from this program\n" + "\n".join(lines))
-    if context.rejected:
-        refused = [
-            f"{_edits(r.transformation.edits)}: {clip(r.why, 240)}" for r in context.rejected[-max(num_results, 2) :]
-        ]
+    rejected = [r for r in context.rejected if not r.is_known]
+    if rejected:
+        refused = [f"{_edits(r.transformation.edits)}: {clip(r.why, 240)}" for r in rejected[-max(num_results, 2) :]]
         sections.append("REFUSED FOR THIS PROGRAM\n" + "\n".join(refused))
     sections.append(_request(context, num))
     return "\n\n".join(sections)
@@ -285,21 +294,28 @@ def _telling(measured: Sequence[Step], told: set[int], num: int) -> list[Step]:
     return chosen[:num] if num else []
 
 
-def _table(table: Sequence[Decision]) -> str:
+def _table(table: Sequence[Decision], brings: Brings) -> str:
     """Returns the decisions by kind, each with its domain and its present value."""
     titles = {
-        "structure": "structure (how a block is treated; another one may bring other decisions)",
-        "tile": "tile (factors, outermost loop first)",
+        "structure": "structure (how a block is treated; what another one brings can be set in the same edits)",
+        "tile": "tile (factors, outermost loop first{limit})",
         "choice": "choice",
-        "location": "location (where a block is computed)",
+        "location": "location (the loop of its consumer in which a block is computed, or root for loops of its own)",
     }
     lines = []
     for kind, title in titles.items():
         decisions = [d for d in table if d.kind == kind and not _is_fixed(d)]
         if decisions:
-            lines.append(f"{title}:")
-            lines += [f"  {d.name}: {_domain(d)}; now {_shown(d.value)}" for d in decisions]
+            limit = _common_limit(decisions) if kind == "tile" else None
+            lines.append(title.format(limit="" if limit is None else f"; innermost ≤ {limit}") + ":")
+            lines += [f"  {d.name}: {_domain(d, brings, limit)}; now {_shown(d.value)}" for d in decisions]
     return "\n".join(lines)
+
+
+def _common_limit(tiles: Sequence[Decision]) -> int | None:
+    """Returns the limit of innermost factors where all tiles have the same."""
+    limits = {d.domain.max_innermost for d in tiles if isinstance(d.domain, TileDomain)}
+    return limits.pop() if len(limits) == 1 else None
 
 
 def _is_fixed(decision: Decision) -> bool:
@@ -307,25 +323,37 @@ def _is_fixed(decision: Decision) -> bool:
     return len(domain.values) == 1 if isinstance(domain, ChoiceDomain) else domain.extent == 1
 
 
-def _domain(decision: Decision) -> str:
+def _domain(decision: Decision, brings: Brings, limit: int | None) -> str:
     domain = decision.domain
     if isinstance(domain, TileDomain) and domain.max_innermost is not None:
-        # A limit that the extent keeps anyway is not worth its tokens.
-        domain = replace(domain, max_innermost=None) if domain.extent <= domain.max_innermost else domain
+        # A limit that is said already, or that the extent keeps anyway, is not worth its tokens.
+        said = limit is not None or domain.extent <= domain.max_innermost
+        return str(replace(domain, max_innermost=None) if said else domain)
+    if decision.kind == "location" and isinstance(domain, ChoiceDomain):
+        domain = replace(domain, labels=tuple(label.removeprefix("in loop ") for label in domain.labels))
     if isinstance(domain, ChoiceDomain) and any(isinstance(value, str) for value in domain.values):
         labels = domain.labels or ("",) * len(domain.values)
+        told = zip(domain.values, labels, (brings.get((decision.name, v), ()) for v in domain.values), strict=True)
         return " | ".join(
-            json.dumps(v, ensure_ascii=False) + (f" ({w})" if w else "")
-            for v, w in zip(domain.values, labels, strict=True)
+            json.dumps(v, ensure_ascii=False) + (f" ({w})" if w else "") + _brought(decisions)
+            for v, w, decisions in told
         )
     return str(domain)
 
 
+def _brought(decisions: Sequence[Decision]) -> str:
+    told = [
+        f"{d.name}: {d.domain}, else {_value(d.value)}" if d.kind == "tile" else d.name
+        for d in decisions
+        if not _is_fixed(d)
+    ]
+    return f" (brings {'; '.join(told)})" if told else ""
+
+
 def _made_by(step: Step, parent: Step | None) -> str:
-    """Returns the edit that led to a node; of the first program of a path, as its proposer gave it."""
+    """Returns the edit that led to a node; the first program of a path is what the table and later edits say."""
     if parent is None or parent.program.is_untuned:
-        edits = step.transformation.edits if step.transformation is not None else ()
-        return f"start program with {_edits(edits)}" if edits else "the space's start program"
+        return "a whole program"
     return changes_text(parent.program, step.program) or "no change"
 
 

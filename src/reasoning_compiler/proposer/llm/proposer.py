@@ -13,6 +13,7 @@ from reasoning_compiler.proposer.llm.metered import Asked, LLMStats, MeteredMode
 from reasoning_compiler.proposer.llm.prompt import (
     DEFAULT_PROMPT_TOKENS,
     PROMPT_VERSION,
+    Brings,
     Kernel,
     build_prompt,
     repair_text,
@@ -20,7 +21,7 @@ from reasoning_compiler.proposer.llm.prompt import (
 from reasoning_compiler.proposer.llm.transcript import Outcome
 from reasoning_compiler.proposer.llm.values import clip
 from reasoning_compiler.proposer.protocol import Context, Proposer
-from reasoning_compiler.records import Machine, Program, Proposal, Step, Transformation, Value
+from reasoning_compiler.records import Decision, Machine, Program, Proposal, Step, Transformation, Value
 
 Check = Callable[[Program, Transformation], str | None]
 """Returns None for a transformation that the space allows, else why it refuses it."""
@@ -43,6 +44,7 @@ class LLMProposer:
         check: says why the space refuses a transformation, None where it does not.
         fallback: who proposes what the model does not; the expert.
         explain: the static analysis of a program in words; may return "".
+        brings: what other structures of a program with such a table would bring, see `build_prompt`.
         context_depth: how many ancestors the prompt tells of; the paper's is two.
         max_prompt_tokens: about how long a prompt may be.
         name: the proposer's name.
@@ -56,7 +58,8 @@ class LLMProposer:
         machine: Machine,
         check: Check,
         fallback: Proposer,
-        explain: Callable[[Program], str] | None = None,
+        explain: Callable[[Program], str] = lambda program: "",
+        brings: Callable[[Program, Sequence[Decision]], Brings] = lambda program, table: {},
         context_depth: int = 2,
         max_prompt_tokens: int = DEFAULT_PROMPT_TOKENS,
         name: str = "llm",
@@ -64,7 +67,7 @@ class LLMProposer:
         self.model = model
         self.name = name
         self._kernel, self._machine = kernel, machine
-        self._check, self._fallback, self._explain = check, fallback, explain
+        self._check, self._fallback, self._explain, self._brings = check, fallback, explain, brings
         self._context_depth = context_depth
         self._max_prompt_tokens = max_prompt_tokens
 
@@ -104,8 +107,7 @@ class LLMProposer:
 
     def _ask(self, context: Context, num: int, harvest: _Harvest) -> None:
         """Asks the model, once more where its answer has faults, and fills the harvest."""
-        analysis = self._explain(context.node.program) if self._explain is not None else ""
-        asked = self.model.ask(self._question(context, num, analysis))
+        asked = self.model.ask(self._question(context, num))
         if asked is None:
             return
         if _too_long(asked) and self._max_prompt_tokens > MIN_PROMPT_TOKENS:
@@ -113,7 +115,7 @@ class LLMProposer:
             self._max_prompt_tokens = max(self._max_prompt_tokens // 2, MIN_PROMPT_TOKENS)
             limit = self._max_prompt_tokens
             self.model.notice(f"the prompt is too long for the model; from here on at most {limit} tokens")
-            asked = self.model.ask(self._question(context, num, analysis))
+            asked = self.model.ask(self._question(context, num))
         if asked is not None and asked.reply is not None:
             faults, number = self._judge(asked, asked.reply, harvest)
             missing = num - len(harvest.transformations)
@@ -125,17 +127,19 @@ class LLMProposer:
                 return  # no fault of the model's
         self.model.count_expansion(usable=bool(harvest.transformations))
 
-    def _question(self, context: Context, num: int, analysis: str) -> Question:
+    def _question(self, context: Context, num: int) -> Question:
+        program = context.node.program
         messages = build_prompt(
             context,
             num,
             kernel=self._kernel,
             machine=self._machine,
-            analysis=analysis,
+            analysis=self._explain(program),
+            brings=self._brings(program, context.table),
             context_depth=self._context_depth,
             max_tokens=self._max_prompt_tokens,
         )
-        return Question(messages, context.node.node, context.node.program.key, num, PROMPT_VERSION)
+        return Question(messages, context.node.node, program.key, num, PROMPT_VERSION)
 
     def _repair(
         self,

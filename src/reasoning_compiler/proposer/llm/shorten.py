@@ -24,6 +24,8 @@ _SPELLED_SHORTER = (
     (re.compile(r"T\.(?:float|int)\d+\((-?[\d.]+(?:e[+-]?\d+)?)\)"), r"\1"),
     (re.compile(r"\bT\."), ""),
 )
+_ACCESS = re.compile(r"\b[A-Za-z_]\w*\[[^\[\]]*\]")
+_OPERATION = re.compile(r" [-+*/%] | // |\b[A-Za-z_]\w*\(")
 _LONG_NUMBER = re.compile(r"\b\d+\.\d{5,}\b|\b\d{16,}\.\d+\b")
 
 
@@ -54,7 +56,7 @@ def compact(text: str) -> str:
         for long, short in _SPELLED_SHORTER:
             stripped = long.sub(short, stripped)
         stripped = _LONG_NUMBER.sub(lambda number: f"{float(number[0]):.6g}", stripped)
-        lines.append(" " * indent + clip(stripped, _MAX_LINE_CHARS))
+        lines.append(" " * indent + (stripped if len(stripped) <= _MAX_LINE_CHARS else _outline(stripped)))
     return textwrap.dedent("\n".join(lines))
 
 
@@ -81,6 +83,15 @@ def shorten(text: str, max_tokens: int) -> str:
         i = by_work.pop(0)
         parts[i] = _left_out(parts[i], f"{_work(parts[i]):,} iterations")
     return clip("\n".join(parts), max_tokens * 3)
+
+
+def _outline(line: str) -> str:
+    """Returns a long line in short: of an assignment, what it is made of and how much work it is."""
+    result, equals, expression = line.partition(" = ")
+    read = dict.fromkeys(access for access in _ACCESS.findall(expression))
+    if not equals or not read or len(result) > _MAX_LINE_CHARS // 3:
+        return clip(line, _MAX_LINE_CHARS)
+    return clip(f"{result} = {len(_OPERATION.findall(expression))} operations on {', '.join(read)}", _MAX_LINE_CHARS)
 
 
 def _axes(loops: list[str], kinds: str) -> str:
