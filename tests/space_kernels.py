@@ -33,16 +33,30 @@ def make(args: list[Any], reference: Reference, *, weights: tuple[int, ...] = ()
     return Kernel(tvm.IRModule({"main": func}), reference)
 
 
-def gemm(m: int = 32, n: int = 32, k: int = 32, *, dtype: str = "float32", relu: bool = False) -> Kernel:
-    """C = A · B with B a constant weight, in float32 or, for integers, int32; with relu a block D after it."""
+def gemm(
+    m: int = 32, n: int = 32, k: int = 32, *, dtype: str = "float32", relu: bool = False, transposed: bool = False
+) -> Kernel:
+    """C = A · B with B a constant weight, in float32 or, for integers, int32; with relu a block D after it.
+
+    Args:
+        transposed: B is [n, k].
+    """
     sum_dtype = "float32" if "float" in dtype else "int32"
-    a, b = te.placeholder((m, k), dtype, name="A"), te.placeholder((k, n), dtype, name="B")
+    a, b = te.placeholder((m, k), dtype, name="A"), te.placeholder((n, k) if transposed else (k, n), dtype, name="B")
     r = te.reduce_axis((0, k), name="k")
-    c = te.compute((m, n), lambda i, j: te.sum(a[i, r].astype(sum_dtype) * b[r, j].astype(sum_dtype), axis=r), name="C")
+    c = te.compute(
+        (m, n),
+        lambda i, j: te.sum(a[i, r].astype(sum_dtype) * b[(j, r) if transposed else (r, j)].astype(sum_dtype), axis=r),
+        name="C",
+    )
+
+    def product(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return x.astype(sum_dtype) @ (y.T if transposed else y).astype(sum_dtype)
+
     if not relu:
-        return make([a, b, c], lambda x, y: x.astype(sum_dtype) @ y.astype(sum_dtype), weights=(1,))
+        return make([a, b, c], product, weights=(1,))
     d = te.compute((m, n), lambda i, j: te.max(c[i, j], 0.0), name="D")
-    return make([a, b, d], lambda x, y: np.maximum(x @ y, 0), weights=(1,))
+    return make([a, b, d], lambda x, y: np.maximum(product(x, y), 0), weights=(1,))
 
 
 def gemm_vnni(m: int = 32, n: int = 32, k: int = 32) -> Kernel:

@@ -166,12 +166,10 @@ def test_a_tensor_intrinsic_counts_its_multiplications() -> None:
         assert {a.buffer: a.region for a in nest.accesses} == {"C": (1, 16), "A": (1, 4), "B": (1, 1, 16, 4)}
 
 
-@pytest.mark.parametrize("name", KERNELS)
-def test_every_kernel_keeps_its_work_whatever_the_tiles(name: str) -> None:
+@pytest.mark.parametrize("name", ["gemm", "gemm+relu", "batched matmul", "reduction", "elementwise", "pooling"])
+def test_a_kernel_keeps_its_work_whatever_the_tiles(name: str) -> None:
     kernel = KERNELS[name]()
     made = Space(kernel.mod, tvm.target.Target({"kind": "llvm", "mcpu": "skylake-avx512", "num-cores": 2}))
-    if any(d.kind == "location" for d in made.table(UNTUNED)):
-        pytest.skip("a block computed in a loop may be computed several times over")
     work = {_total(nests(kernel.mod))}
     for seed in range(3):
         structure = dict(made.start.structure)

@@ -135,8 +135,6 @@ class Replayer:
             if not inst.kind.name.startswith("Sample"):
                 return decision
             slot = next(slots)
-            if not slot.name:
-                return 0
             wish = wanted.get(slot.name)
             if slot.kind == "location":
                 if with_locations:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reasoning_compiler.errors import UsageError
-from reasoning_compiler.machine.toolchain import import_tvm, quiet_logging
+from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.records import ChoiceDomain
 from reasoning_compiler.space.intrinsics import mend_vnni_intrinsic
 
@@ -69,7 +69,7 @@ class SketchGenerator:
         mend_vnni_intrinsic()
         generator = ms.space_generator.PostOrderApply(sch_rules="from-target" if rules is None else rules)
         try:
-            with quiet_logging(), target:  # some rules ask for the current target
+            with target:  # some rules ask for the current target
                 # The context hands target and module to the rules and postprocessors, so it has to outlive them.
                 self._context = ms.TuneContext(
                     mod=mod, target=target, space_generator=generator, num_threads=1, rand_state=1
@@ -81,6 +81,7 @@ class SketchGenerator:
         self.mod = self._context.mod
         self.postprocs = list(self._context.space_generator.postprocs)
         self._rules = list(self._context.space_generator.sch_rules)
+        self._rule_names = [type(rule).__name__ for rule in rules or self._rules]  # TVM forgets those of Python's
         self._blocks = _block_names(self.mod)
         self._made: dict[tuple[tuple[str, str], ...], Sketch] = {}
 
@@ -101,8 +102,7 @@ class SketchGenerator:
         blocks = [sch.get_sblock(name, "main") for name in self._blocks]
         alternatives: list[tuple[str, ChoiceDomain]] = []
         structure: list[tuple[str, str]] = []
-        for rule in self._rules:
-            rule_name = type(rule).__name__
+        for rule, rule_name in zip(self._rules, self._rule_names, strict=True):
             for block in reversed(blocks):
                 name = _name_of(sch, block)
                 if name is None or (rule_name != "ApplyCustomRule" and _has_custom_rule(sch, block)):
@@ -126,10 +126,13 @@ class SketchGenerator:
         return Sketch(tuple(structure), tuple(alternatives), sch.trace)
 
     def _apply(self, rule: Any, sch: Any, block: Any) -> list[Any]:
-        # A rule may fail on a valid module, and MetaSchedule then loses the whole space; here only the block loses
-        # the rule, or what of it fails.
+        kind = type(rule).__name__
+        if kind == "_PyScheduleRule":
+            return list(rule.apply(sch.copy(), block)) or [sch]
+        # A rule of TVM's may fail on a valid module, and MetaSchedule then loses the whole space; here only the block
+        # loses the rule, or what of it fails.
         options = self._try(rule, sch, block)
-        if options and type(rule).__name__ == "MultiLevelTilingWithIntrin" and not _takes_intrinsic(sch, options[0]):
+        if options and kind == "MultiLevelTilingWithIntrin" and not self._takes_intrinsic(sch, options[0]):
             return [sch]
         if options is None:
             options = [option for part in self._parts_of(rule) for option in self._try(part, sch, block) or []]
@@ -140,6 +143,27 @@ class SketchGenerator:
             return list(rule.apply(sch.copy(), block))
         except TVM_ERRORS:
             return None
+
+    def _takes_intrinsic(self, base: Any, option: Any) -> bool:
+        """Returns whether a block lays out its operands as the intrinsic does that a rule has tiled it for.
+
+        The rule looks at the loops alone. The postprocessor would then leave the loops of the intrinsic as they are.
+        """
+        for inst in list(option.trace.insts)[len(base.trace.insts) :]:
+            if inst.kind.name == "Annotate" and str(inst.attrs[0]) == _INTRINSIC:
+                intrinsic = self._tvm.s_tir.TensorIntrin.get(inst.inputs[1])
+                return self._layouts(option.get(inst.inputs[0]).body) == self._layouts(intrinsic.desc.body.block.body)
+        return True
+
+    def _layouts(self, stmt: Any) -> list[tuple[int, ...]]:
+        """Returns for each operand of the first block in `stmt` which of the block's loops its dimensions follow."""
+        while not hasattr(stmt, "block"):
+            stmt = stmt.body
+        loops = {iter_var.var: index for index, iter_var in enumerate(stmt.block.iter_vars)}
+        written = {region.source for region in stmt.block.writes}
+        operands = [*stmt.block.writes, *(region for region in stmt.block.reads if region.source not in written)]
+        used = [[self._tvm.tirx.analysis.undefined_vars(dim.min) for dim in op.region] for op in operands]
+        return [tuple(loops[v] for dim in op for v in dim if v in loops) for op in used]
 
     def _parts_of(self, rule: Any) -> list[Any]:
         """Returns rules that together offer what a failing rule should, one alternative or two each; none if unknown.
@@ -186,23 +210,6 @@ def _block_names(mod: Any) -> list[str]:
     found: list[Any] = []
     tvm_ffi.structural_walk(mod["main"].body, (tvm.s_tir.SBlock, found.append), order="post")
     return [str(block.name_hint) for block in found]
-
-
-def _takes_intrinsic(base: Any, option: Any) -> bool:
-    """Returns whether the intrinsic that a rule has tiled a block for will go in.
-
-    Some rules look at the shape of the loops alone, not at how the operands are laid out. The postprocessor then leaves
-    the small loops as they are and warns on the terminal.
-    """
-    for inst in list(option.trace.insts)[len(base.trace.insts) :]:
-        if inst.kind.name == "Annotate" and str(inst.attrs[0]) == _INTRINSIC:
-            block, trial = inst.inputs[0], option.copy()
-            try:
-                trial.decompose_reduction(block, trial.get_loops(block)[0])
-                trial.tensorize(block, inst.inputs[1])
-            except TVM_ERRORS:
-                return False
-    return True
 
 
 def _name_of(sch: Any, block: Any) -> str | None:
