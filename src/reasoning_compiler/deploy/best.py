@@ -44,7 +44,7 @@ def save_best(
         write_library(artifact, new / LIBRARY_FILE, about=about)
         (new / _PROGRAM_FILE).write_text(json.dumps(record, indent=1) + "\n")
         trace = schedule.trace.as_json() if schedule.trace is not None else []
-        (new / "trace.json").write_text(json.dumps(trace, default=str) + "\n")
+        (new / "trace.json").write_text(json.dumps(trace, default=_plain) + "\n")
         (new / "schedule.py").write_text(schedule.mod.script() + "\n")
         if folder.exists():
             folder.rename(old)
@@ -60,3 +60,8 @@ def saved_node(folder: Path) -> int | None:
         return int(json.loads((folder / _PROGRAM_FILE).read_text())["node"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _plain(value: Any) -> Any:
+    """Returns what JSON can hold of a number or an array of TVM's."""
+    return value.value if hasattr(value, "value") else list(value)
