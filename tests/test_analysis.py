@@ -261,6 +261,12 @@ def test_a_cache_less_means_no_time_for_it() -> None:
     assert found.secs < with_l3.secs
 
 
+def test_a_cores_share_of_the_last_cache_is_no_smaller_than_its_own() -> None:
+    # Graviton2 has 64 cores: half a megabyte of L3 each, and a megabyte of L2, which holds these 600 KB of B.
+    _, l2, l3 = analyze_block(gemm(8, 512, 300), PRESETS["graviton2"]).levels
+    assert l3.bytes_in == l2.bytes_in == 4 * (8 * 300 + 300 * 512 + 2 * 8 * 512)
+
+
 def test_one_core_has_all_the_memory_of_a_machine_with_one() -> None:
     nest = gemm(1, 4096, 4096)
     alone = analyze_block(nest, machine(num_cores=1, peak_flops=150e9, bandwidth_bytes_per_sec=1e9))
@@ -432,27 +438,23 @@ def test_the_first_choice_is_hard_to_beat_by_chance() -> None:
     assert first < chance[5] and first < 1.05 * chance[0]
 
 
-@pytest.mark.parametrize(
-    ("extents", "factors"),
-    [((1, 1, 1), (4, 4, 2)), ((7, 13, 5), (4, 4, 2)), ((512, 4096, 1024), (1, 2, 1)), ((64, 64, 64), (2, 3, 1))],
-)
-def test_odd_shapes_and_structures_get_legal_tiles(extents: Any, factors: Any) -> None:
-    structure = "".join("S" * (max(factors[:2]) > at) + "R" * (factors[2] > at) for at in range(4))
-    g = group(*extents)
+@pytest.mark.parametrize("extents", [(1, 1, 1), (7, 13, 5), (512, 4096, 1024), (3, 127, 4099)])
+@pytest.mark.parametrize("structure", ["SSRSRS", "SSRS", "SRS", "SR", "SSSRRSRS"])
+def test_odd_shapes_and_structures_get_legal_tiles(extents: tuple[int, int, int], structure: str) -> None:
     decisions = tuple(
-        (axis, name, TileDomain(extent, num, max_innermost=64))
-        for (axis, name, _), extent, num in zip(g.decisions, extents, factors, strict=True)
+        (axis, f"C.{axis} tile", TileDomain(extent, structure.count("R" if axis == "k" else "S"), max_innermost=64))
+        for axis, extent in zip("ijk", extents, strict=True)
     )
-    if factors[0] == factors[1]:
-        chooser = TileChooser(replace(g, decisions=decisions, structure=structure), M, UNROLLS)
-        ranking = chooser.ranked(4)
-        assert ranking and all(chooser.allows(tiling.factors) for tiling in ranking)
+    chooser = TileChooser(replace(group(*extents), decisions=decisions, structure=structure), M, UNROLLS)
+    ranking = chooser.ranked(4)
+    assert ranking and all(chooser.allows(tiling.factors) for tiling in ranking)
 
 
 def test_where_no_start_is_legal_there_is_no_ranking() -> None:
     g = group(64, 64, 64)
     narrow = tuple((a, n, replace(d, inner_multiple=64, inner_from=3, max_innermost=None)) for a, n, d in g.decisions)
     assert TileChooser(replace(g, decisions=narrow), machine(num_vector_registers=2), UNROLLS).ranked(4) == []
+    assert TileChooser(replace(g, decisions=narrow), M, UNROLLS).ranked(4) == []
 
 
 def test_neighbours_move_one_prime_factor() -> None:

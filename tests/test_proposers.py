@@ -71,6 +71,11 @@ def test_what_chance_draws_is_legal(domain: TileDomain | ChoiceDomain, seed: int
     assert isinstance(value, tuple | int) and not isinstance(value, np.integer)
 
 
+def test_what_is_hard_to_draw_is_legal_too() -> None:
+    for domain in (TileDomain(2**20, 4, None, 2**20, 3), TileDomain(2**20, 3, max_innermost=1), TileDomain(97, 1, 64)):
+        assert domain.why_not(draw(domain, rng())) is None
+
+
 def test_every_placement_of_factors_can_be_drawn() -> None:
     stream = rng()
     drawn = Counter(draw(TileDomain(4, 2), stream) for _ in range(400))
@@ -307,6 +312,19 @@ def test_with_two_blocks_it_takes_over_the_best_programs_tiling() -> None:
     assert space.edit(slow, crossing) == best
     assert not any("fastest" in t.reasoning for t in expert.propose(of_node(space, slow), 60, rng()).transformations)
     assert other != best
+
+
+def test_what_two_rules_say_is_proposed_once() -> None:
+    space = chain()
+    expert = Expert(space, M)
+    (best,) = edited(space, UNTUNED, expert.propose(of_root(space), 1, rng()))
+    outer, *rest = best.values["O.i tile"]  # type: ignore[misc]
+    near = space.edit(best, Transformation((("O.i tile", (outer * rest[-1], *rest[:-1], 1)),)))
+    back = space.edit(best, Transformation((("O.i tile", (outer * rest[-1] // 2, *rest[:-1], 2)),)))
+    ideas = expert.propose(of_node(space, near, best=Step(7, 0, back)), 500, rng()).transformations
+    edits = [frozenset(t.edits) for t in ideas]
+    assert len(edits) == len(set(edits))
+    assert frozenset({("O.i tile", back.values["O.i tile"])}) in edits
 
 
 def test_a_block_that_is_not_tiled_here_is_left_alone() -> None:

@@ -57,6 +57,16 @@ def test_as_many_programs_are_proposed_as_the_samples_need() -> None:
     assert search.num_waiting == len(search.tree) - 1 - search.num_samples
 
 
+def test_no_more_is_proposed_than_is_wanted() -> None:
+    wide = SearchConfig(root_branching=1000, nodes_per_sample=3)
+    search = chance_search(illegal_share=0.0, config=wide)
+    search.ask(2)
+    assert len(search.tree) - 1 == 6
+    search = chance_search(illegal_share=0.0, config=SearchConfig(root_branching=1000, nodes_per_sample=1, branching=4))
+    search.ask(1)
+    assert len(search.tree) - 1 == 4, "but as many as a node may have are asked for at once, where a call has its price"
+
+
 def test_the_most_promising_come_first_and_stand_ins_last() -> None:
     space = ToySpace()
     proposal = Proposal(
@@ -332,9 +342,9 @@ def test_anchors_are_the_nearest_measured_ancestors() -> None:
             anchors.update(zip(programs, near, strict=True))
             return [None] * len(programs)
 
-    answers = {0: [edit(unroll=16), edit(unroll=64)], 1: [edit(C="packed")], 3: [edit(C_at=0)]}
-    search = TreeSearch(ToySpace(), Script(answers), Noting(), config=SearchConfig(root_branching=2, branching=1))
-    for node in (0, 1, 3):
+    answers = {0: [edit(unroll=16), edit(unroll=64), edit(unroll=0)], 1: [edit(C="packed")], 4: [edit(C_at=0)]}
+    search = TreeSearch(ToySpace(), Script(answers), Noting(), config=SearchConfig(root_branching=3, branching=1))
+    for node in (0, 1, 4):
         expansion = search.next_expansion()
         while expansion is not None and expansion.node != node:
             expansion = search.next_expansion()
@@ -343,8 +353,28 @@ def test_anchors_are_the_nearest_measured_ancestors() -> None:
     assert set(anchors.values()) == {None}
     search.tell([(0, ok(9e-3)), (1, ok(1e-3)), (2, FAILED)])
     assert anchors[program(unroll=16, C="packed", C_at=0)] == (program(unroll=16), 1e-3)
+    assert anchors[program(unroll=0)] is None, "the untuned program is no anchor"
     assert search._predictor.known == [(program(unroll=16), 1e-3)]  # type: ignore[attr-defined]
-    assert search.tree.nodes[4].value == 1000, "what is not predicted stands for what it comes from"
+    assert search.tree.nodes[5].value == 1000, "what is not predicted stands for what it comes from"
+
+
+def test_what_is_not_predicted_follows_the_predictions_above_it() -> None:
+    class Told(Blind):
+        secs = 1e-3
+
+        def predict(self, programs: Any, anchors: Any) -> list[float | None]:
+            return [self.secs if p.values["C"] == "plain" else None for p in programs]
+
+    predictor = Told()
+    search = TreeSearch(ToySpace(), Script(), predictor, stand_ins=("expert",), config=SearchConfig(root_branching=1))
+    for who, change in (("expert", edit(unroll=16)), ("llm", edit(C="packed"))):
+        expansion = search.next_expansion()
+        assert expansion is not None
+        search.expand(expansion, Proposal(who, "", (change,)))
+    assert [node.value for node in search.tree.nodes] == [0, 1000, 1000]
+    predictor.secs = 1e-4
+    search.tell([])
+    assert [node.value for node in search.tree.nodes] == [0, 10_000, 10_000], "and is refreshed after them"
 
 
 def test_what_the_proposer_is_shown() -> None:
@@ -457,6 +487,65 @@ def test_expansions_under_way_at_once_do_not_meet() -> None:
         proposal = RandomProposer(space).propose(expansion.context, expansion.num, search.draws(expansion))
         assert len(search.expand(expansion, proposal)) <= 1
     assert all(n.pending == n.unobserved == 0 for n in search.tree.nodes)
+
+
+def test_an_expansion_without_a_proposal_is_forgotten() -> None:
+    search = chance_search(2)
+    before = state(search)
+    expansion = search.next_expansion()
+    assert expansion is not None and state(search) != before
+    search.forget(expansion)
+    assert state(search) == before
+    again = search.next_expansion()
+    assert again == expansion
+
+
+def test_settled_expansions_are_of_measured_programs_of_which_nothing_is_under_way() -> None:
+    search = three_children()
+    assert search.next_expansion(settled=True) is None, "nothing is measured, and the root is full"
+    search.tell([(1, ok(9e-3)), (2, ok(1e-3)), (3, FAILED)])
+    first, second = (search.next_expansion(max_num=1, settled=True) for _ in range(2))
+    assert first is not None and second is not None and {first.node, second.node} == {1, 2}
+    assert search.next_expansion(settled=True) is None
+    other = search.next_expansion()
+    assert other is not None, "one that is not settled has room for another child"
+    search.forget(other)
+    search.expand(first, Proposal("llm", "", (edit(C="packed"),)))
+    third = search.next_expansion(settled=True)
+    assert third is not None and third.node == first.node, "its child is not measured yet"
+
+
+def test_a_search_is_repeated_with_predictions_of_its_own() -> None:
+    tape = Tape(lambda **options: chance_search(6, illegal_share=0.4, **options))
+    search = tape.start()
+    for _ in range(4):
+        tape.round(search, 3)
+    told: list[Any] = []
+    again = chance_search(
+        99,
+        illegal_share=0.4,
+        predictor=Blind,
+        on_node=lambda step: told.append(("node", step)),
+        on_rejected=lambda node, who, t, why: told.append(("rejected", (node, t, why))),
+    )
+    for kind, event in tape.events:
+        if kind == "node":
+            again.repeat(event)
+        elif kind == "rejected":
+            again.repeat_refusal(event[0], "random", *event[1:])
+        elif kind == "asked":
+            assert [step.node for step in again.pick_these(event)] == event
+        else:
+            again.tell(event)
+    assert [(n.step.parent, n.step.program, n.step.measurement) for n in again.tree.nodes] == [
+        (n.step.parent, n.step.program, n.step.measurement) for n in search.tree.nodes
+    ]
+    assert [(k, e.node if k == "node" else e) for k, e in told] == [
+        (k, e.node if k == "node" else e) for k, e in tape.events if k in ("node", "rejected")
+    ]
+    assert {node.step.predicted_secs for node in again.tree.nodes} == {None}
+    assert again.best is not None and search.best is not None and again.best.node == search.best.node
+    assert again.num_waiting == search.num_waiting
 
 
 # -- the same again -----------------------------------------------------------------------------------------------

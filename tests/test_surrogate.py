@@ -4,7 +4,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -188,8 +187,8 @@ def test_the_last_prediction_before_the_measurement_counts() -> None:
 
 def test_trust_follows_the_most_recent_measurements() -> None:
     right_until = set(PROGRAMS[:60])
-    made = taught(lambda p: exact(p) if p in right_until else 1e-6 / truth(p), 120)
-    assert made.trust.anchored is not None and made.trust.anchored < 0
+    made = taught(lambda p: exact(p) if p in right_until else 1e-6 / truth(p), 108)
+    assert made.trust.anchored is not None and made.trust.anchored < -0.8
 
 
 def test_predictions_refresh_with_what_is_learnt() -> None:
@@ -238,16 +237,15 @@ def test_the_same_is_said_in_every_process() -> None:
     assert there == f"{predicted(taught(useless, 48), REST)}\n"
 
 
-def test_asking_is_quick() -> None:
-    """XGBoost's default of one thread per core makes this 50 ms."""
-    made = taught(useless, 64)
-    assert made._model is not None
-    secs = []
-    for p in REST[:20]:
-        started = time.perf_counter()
-        predicted(made, [p])
-        secs.append(time.perf_counter() - started)
-    assert min(secs) < 0.005
+def test_one_thread_makes_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XGBoost's default, a thread for each core, makes a prediction take 50 ms instead of 0.1."""
+    import xgboost
+
+    asked: list[object] = []
+    make = xgboost.DMatrix
+    monkeypatch.setattr(xgboost, "DMatrix", lambda *a, **o: asked.append(o.get("nthread")) or make(*a, **o))
+    predicted(taught(useless, 24), REST)
+    assert asked and set(asked) == {1}
 
 
 def test_one_edit_from_what_is_known_is_predicted_near_it() -> None:
