@@ -54,7 +54,7 @@ def options(
 def main() -> None:
     """Runs the command line and exits with its code."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="reasonc", standalone_mode=False)
     except Exception as error:
         if os.environ.get("REASONC_DEBUG"):
             traceback.print_exc()

@@ -37,10 +37,12 @@ def save(artifact: Path, path: Path, *, about: Mapping[str, str | int | float] |
             `loading_code`.
 
     Raises:
-        UsageError: `path` ends in `.json`, or cannot be written.
+        UsageError: `path` ends in `.json`, is a folder, or cannot be written.
     """
     if path.suffix == ".json":
         raise UsageError(f"`path` is {path}, but its signature goes there: choose a name that ends in .so")
+    if path.is_dir():
+        raise UsageError(f"`path` is {path}, a folder: name a file in it, as {path / 'kernel.so'}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_library(artifact, path, about=about or {})

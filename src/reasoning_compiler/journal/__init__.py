@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reasoning_compiler.journal.canonical import canonical_lines
 from reasoning_compiler.journal.format import ENVIRONMENT_FILE, FORMAT_VERSION, JOURNAL_FILE, Header
-from reasoning_compiler.journal.journal import Journal
+from reasoning_compiler.journal.journal import Journal, require_free
 from reasoning_compiler.journal.run import (
     Finish,
     ModelUse,
@@ -31,4 +31,5 @@ __all__ = [
     "canonical_lines",
     "check_environment",
     "read_run",
+    "require_free",
 ]

@@ -251,6 +251,24 @@ class Journal:
             self._sync_credit_secs -= time.perf_counter() - begin_secs
 
 
+def require_free(folder: str | os.PathLike[str]) -> None:
+    """Returns if a run can be begun in a folder, as far as can be said without writing.
+
+    Raises:
+        UsageError: the folder holds a run already, or it is not writable.
+    """
+    folder = Path(folder)
+    path = folder / JOURNAL_FILE
+    with _as_our_errors(folder, path):
+        if path.exists():
+            _check_new(folder, path)
+        place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def _node_fields(step: Step) -> dict[str, Any]:
     return {
         "node": step.node,

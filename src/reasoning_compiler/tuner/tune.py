@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasoning_compiler.errors import Interrupted, UsageError
-from reasoning_compiler.journal import Header, Journal, Run, check_environment, read_run
+from reasoning_compiler.journal import Header, Journal, Run, check_environment, read_run, require_free
 from reasoning_compiler.machine import detect, differences, fingerprint, import_tvm, with_target
 from reasoning_compiler.records import Machine, Step
 from reasoning_compiler.tuner.settings import Progress, Settings
@@ -97,6 +97,8 @@ def tune(
     settings = replace(settings or Settings(), **changes)
     if settings.replayed:
         settings = replace(settings, proposer=f"replay:{Path(settings.replayed).resolve()}")
+    if out is not None:
+        require_free(out)  # before anything that takes time
     machine = _machine(settings)
     threads = _threads(settings, machine)
     workload = as_workload(workload)
