@@ -148,7 +148,7 @@ class Tree:
             node.unobserved += num
 
     def path(self, number: int) -> Iterator[Node]:
-        """Returns the nodes from a node up to the root."""
+        """Yields the nodes from a node up to the root, both included."""
         at: int | None = number
         while at is not None:
             node = self.nodes[at]

@@ -31,7 +31,15 @@ _JUDGED = 48  # recent measurements on which the predictions are scored
 _MIN_JUDGED = 8
 _ANCHOR_WEIGHT = 0.8
 _ROUNDS = 60
-_TREES = {"max_depth": 4, "eta": 0.15, "min_child_weight": 1e-3, "colsample_bytree": 0.5, "nthread": 1, "verbosity": 0}
+_TREES = {
+    "max_depth": 4,
+    "eta": 0.15,
+    "min_child_weight": 1e-3,
+    "colsample_bytree": 0.5,
+    "max_bin": 64,  # as good as 256 on some hundred rows, in a third of the time
+    "nthread": 1,
+    "verbosity": 0,
+}
 _REFIT_GROWTH = 1.08  # the model is fitted anew when this much more is known
 _LEAST_SECS = 1e-9
 
