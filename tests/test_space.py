@@ -22,6 +22,7 @@ from reasoning_compiler.machine import quiet_logging
 from reasoning_compiler.measure.packing import split_packing
 from reasoning_compiler.proposer.random import mutate
 from reasoning_compiler.records import UNTUNED, ChoiceDomain, Decision, Program, TileDomain, Transformation
+from reasoning_compiler.space.placing import legal_locations
 from reasoning_compiler.space.sketch import Sketch, SketchGenerator
 from reasoning_compiler.space.space import Space
 from space_kernels import (
@@ -415,6 +416,32 @@ def test_exactly_the_locations_of_the_table_are_taken(kernel_name: str) -> None:
                     assert made.why_not(program, transformation) == (
                         f"`{decision.name}` = {location} is not one of {', '.join(map(str, decision.domain.values))}"
                     )
+
+
+@pytest.mark.parametrize("kernel_name", ["conv2d", "depthwise", "softmax", "layer norm", "attention", "two producers"])
+def test_legal_locations_are_those_of_tvm(kernel_name: str) -> None:
+    made = space(kernel_name)
+    compared = 0
+    for seed in range(6):
+        program = made.sample(seed)
+        trace = SketchGenerator(kernel(kernel_name).mod, target()).make(dict(program.structure)).trace
+        schedule = tvm.s_tir.Schedule(made.mod, seed=seed + 1)
+
+        def compare(inst: Any, inputs: Any, attrs: Any, decision: Any, schedule: Any = schedule) -> Any:
+            nonlocal compared
+            if inst.kind.name == "SampleComputeLocation":
+                trial = schedule.copy()
+                theirs = []
+                for location in range(-2, 20):
+                    trial.sample_compute_location(inputs[0], decision=location)
+                    if int(trial.trace.get_decision(trial.trace.insts[-1])) == location:
+                        theirs.append(location)
+                assert legal_locations(schedule, inputs[0]).values == tuple(theirs)
+                compared += len(theirs)
+            return None  # so that TVM draws
+
+        trace.apply_to_schedule(schedule, remove_postproc=True, decision_provider=compare)
+    assert compared > 10
 
 
 def test_every_value_of_every_small_domain_is_taken() -> None:

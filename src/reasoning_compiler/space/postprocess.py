@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from reasoning_compiler.errors import IllegalProgramError
 from reasoning_compiler.space.sketch import TVM_ERRORS, last_line
+from reasoning_compiler.space.walk import blocks, bound_variables, is_unit
 
 _INTRINSIC = "meta_schedule.auto_tensorize"
 _SCALAR = "reasoning_compiler.not_vectorized"
-_REDUCES = 2  # TVM's IterVarType of a reduction
 
 
 def postprocess(schedule: Any, postprocs: Sequence[Any]) -> Any:
@@ -46,8 +46,8 @@ def _loops_around_intrinsics(schedule: Any) -> list[Any]:
 
     TVM would vectorize it, and then fails to build a vector of vector operations. It leaves annotated loops alone.
     """
-    blocks = [realize.block for realize, loops in _blocks(schedule.mod["main"].body) if loops]
-    names = [str(block.name_hint) for block in blocks if _INTRINSIC in block.annotations]
+    found = [realize.block for realize, loops in blocks(schedule.mod["main"].body) if loops]
+    names = [str(block.name_hint) for block in found if _INTRINSIC in block.annotations]
     return [schedule.get_loops(schedule.get_sblock(name, "main"))[-1] for name in names]
 
 
@@ -58,46 +58,16 @@ def _initialise_inside_foreign_loops(schedule: Any) -> None:
     is no spatial one for the loop to initialise in front of: the other block's. The sum would then grow from iteration
     to iteration.
     """
-    for realize, loops in list(_blocks(schedule.mod["main"].body)):
+    for realize, loops in list(blocks(schedule.mod["main"].body)):
         if realize.block.init is None:
             continue
-        pairs = list(zip(realize.block.iter_vars, realize.iter_values, strict=True))
-        own = {var for _, value in pairs for var in _variables(value)}
-        reducing = {var for i, value in pairs if int(i.iter_type) == _REDUCES for var in _variables(value)}
+        reducing = bound_variables(realize, spatial=False)
+        own = reducing | bound_variables(realize, spatial=True)
         first = next((i for i, loop in enumerate(loops) if loop.loop_var in reducing), len(loops))
-        foreign = [i for i in range(first) if loops[i].loop_var not in own and _repeats(loops[i])]
+        foreign = [i for i in range(first) if loops[i].loop_var not in own and not is_unit(loops[i])]
         if not foreign or any(loop.thread_binding is not None for loop in loops[first:]):
             continue
         block = schedule.get_sblock(realize.block.name_hint, "main")
         at = first if first < len(loops) else foreign[-1] + 1
         if at < len(loops):
             schedule.decompose_reduction(block, schedule.get_loops(block)[at])
-
-
-def _blocks(stmt: Any, loops: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """Yields each block's realization with the loops around it in its own scope."""
-    kind = type(stmt).__name__
-    if kind == "For":
-        yield from _blocks(stmt.body, (*loops, stmt))
-    elif kind == "SeqStmt":
-        for part in stmt.seq:
-            yield from _blocks(part, loops)
-    elif kind == "SBlockRealize":
-        yield stmt, loops
-        yield from _blocks(stmt.block.body)
-    elif kind == "IfThenElse":
-        yield from _blocks(stmt.then_case, loops)
-        if stmt.else_case is not None:
-            yield from _blocks(stmt.else_case, loops)
-    elif hasattr(stmt, "body"):
-        yield from _blocks(stmt.body, loops)
-
-
-def _variables(expr: Any) -> list[Any]:
-    import tvm
-
-    return [expr] if isinstance(expr, tvm.tirx.Var) else list(tvm.tirx.analysis.undefined_vars(expr))
-
-
-def _repeats(loop: Any) -> bool:
-    return not (type(loop.extent).__name__ == "IntImm" and int(loop.extent) == 1)

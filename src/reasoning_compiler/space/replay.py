@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from reasoning_compiler.errors import IllegalProgramError
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.records import ChoiceDomain, DecisionKind, TileDomain, Value
+from reasoning_compiler.space.placing import ROOT, is_location, legal_locations, place
 from reasoning_compiler.space.sketch import TVM_ERRORS, Sketch, last_line, unique
 
-ROOT, INLINE = -1, -2  # MetaSchedule's compute locations that are no loop
-_DEEPEST = 2**31 - 1
 _KINDS: dict[str, DecisionKind] = {"SampleCategorical": "choice", "SampleComputeLocation": "location"}
 _ANNOTATION_WORDS = {"unroll_explicit": "unroll", "unroll_implicit": "unroll", "cooperative_fetch": "fetch vector"}
 
@@ -27,13 +27,15 @@ class _Slot:
         index: of the instruction in the trace.
         name: the decision's, unique in the sketch; empty where nothing uses the sample: then there is none.
         kind: the decision's.
-        placement: the index of the one `ComputeAt` that uses a location; None where something else uses it, too.
+        block: the trace's block that a location is for; None where other instructions than one `ComputeAt` use it.
+        placement: the index of that instruction.
     """
 
     index: int
     name: str
     kind: DecisionKind
-    placement: int | None = None
+    block: Any = None
+    placement: int = 0
 
 
 @dataclass
@@ -53,6 +55,14 @@ class Replay:
     refused: list[str] = field(default_factory=list)
 
 
+@contextmanager
+def _refused_by_tvm() -> Iterator[None]:
+    try:
+        yield
+    except TVM_ERRORS as error:
+        raise IllegalProgramError(f"the schedule cannot be applied: {last_line(error)}") from error
+
+
 class Replayer:
     """Makes schedules of one sketch.
 
@@ -70,8 +80,19 @@ class Replayer:
     def __init__(self, unscheduled: Any, sketch: Sketch) -> None:
         self._tvm = import_tvm()
         self._unscheduled = unscheduled
-        self._insts = list(sketch.trace.insts)
-        self._slots = self._find_slots(sketch.trace)
+        self._trace = sketch.trace
+        all_insts = list(sketch.trace.insts)
+        self._slots = self._find_slots(all_insts)
+        # Blocks are placed between the instructions, not by them.
+        left_out = {index for slot in self._slots if slot.block is not None for index in (slot.index, slot.placement)}
+        self._insts = [inst for index, inst in enumerate(all_insts) if index not in left_out]
+        self._due: dict[int, list[_Slot]] = {}
+        for slot in self._slots:
+            if slot.block is not None:
+                position = slot.placement - sum(index < slot.placement for index in left_out)
+                self._due.setdefault(position, []).append(slot)
+        blocks = {slot.block for slot in self._slots if slot.block is not None}
+        self._makers = {i for i, inst in enumerate(self._insts) if any(output in blocks for output in inst.outputs)}
         self.kinds: dict[str, DecisionKind] = {slot.name: slot.kind for slot in self._slots if slot.name}
 
     def draw(self, seed: int) -> Replay:
@@ -82,7 +103,8 @@ class Replayer:
         """
         replay = Replay(self._unscheduled.copy())
         replay.schedule.seed(seed)
-        self._apply(self._tvm.s_tir.Trace(self._insts, {}), replay.schedule, None)
+        with _refused_by_tvm():
+            self._tvm.s_tir.Trace(self._trace.insts, {}).apply_to_schedule(replay.schedule, remove_postproc=True)
         self._read_values(replay, {})
         return replay
 
@@ -95,22 +117,15 @@ class Replayer:
             wanted: values by decision name; a decision without one takes its plainest.
             strict: names whose values must be taken as they are. Any other value that does not fit gives way to the
                 plainest one; a location gives way to the nearest legal one outside it.
-            with_locations: ask TVM for the domains of locations, too, which takes about as long as the rest.
+            with_locations: find the domains of locations, too.
 
         Raises:
             IllegalProgramError: TVM refuses the schedule, or a strict value was not taken.
         """
-        shortcuts = {} if with_locations else self._shortcuts(wanted)
-        try:
-            replay = self._take(wanted, strict, shortcuts, with_locations)
-        except IllegalProgramError:
-            if INLINE not in shortcuts.values():
-                raise
-            # A block that cannot be inlined goes to the root instead: TVM's instruction sees to it, the shortcut fails.
-            replay = self._take(wanted, strict, {}, with_locations)
+        replay = self._take(wanted, strict, with_locations)
         for slot in self._slots:
             if slot.kind == "location" and slot.name in strict and replay.values[slot.name] != wanted[slot.name]:
-                domain = self._take(wanted, frozenset(), {}, True).domains[slot.name]
+                domain = self._take(wanted, frozenset(), True).domains[slot.name]
                 why = domain.why_not(wanted[slot.name]) or "is no legal location here"
                 replay.refused.append(f"`{slot.name}` = {show(wanted[slot.name])} {why}")
         if replay.refused:
@@ -119,28 +134,35 @@ class Replayer:
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
-    def _apply(self, trace: Any, schedule: Any, provider: Callable[..., Any] | None) -> None:
-        try:
-            trace.apply_to_schedule(schedule, remove_postproc=True, decision_provider=provider)
-        except TVM_ERRORS as error:
-            raise IllegalProgramError(f"the schedule cannot be applied: {last_line(error)}") from error
+    def _take(self, wanted: Mapping[str, Value], strict: frozenset[str], with_locations: bool) -> Replay:
+        schedule = self._unscheduled.copy()
+        replay = Replay(schedule)
+        blocks: dict[Any, Any] = {}  # the trace's blocks as this schedule knows them
+        placed: dict[int, int] = {}
+        slots = (slot for slot in self._slots if slot.block is None)
+        positions = itertools.count()
 
-    def _take(
-        self, wanted: Mapping[str, Value], strict: frozenset[str], shortcuts: Mapping[int, int], with_locations: bool
-    ) -> Replay:
-        replay = Replay(self._unscheduled.copy())
-        slots = (slot for slot in self._slots if slot.index not in shortcuts)
+        def settle(position: int) -> None:
+            """Places the blocks whose turn it is before the instruction at that position."""
+            if position - 1 in self._makers:
+                blocks.update(zip(self._insts[position - 1].outputs, schedule.trace.insts[-1].outputs, strict=True))
+            for slot in self._due.get(position, ()):
+                block, wish = blocks[slot.block], wanted.get(slot.name)
+                if with_locations:
+                    replay.domains[slot.name] = legal_locations(schedule, block)
+                placed[slot.index] = place(schedule, block, wish if is_location(wish) else ROOT)
 
         def decide(inst: Any, inputs: Any, attrs: Any, decision: Any) -> Any:
+            settle(next(positions))
             if not inst.kind.name.startswith("Sample"):
                 return decision
             slot = next(slots)
             wish = wanted.get(slot.name)
             if slot.kind == "location":
                 if with_locations:
-                    replay.domains[slot.name] = _locations(replay.schedule, inputs[0])
-                return wish if _is_location(wish) else ROOT
-            domain = _domain(replay.schedule, inst.kind.name, inputs, attrs)
+                    replay.domains[slot.name] = legal_locations(schedule, inputs[0])
+                return wish if is_location(wish) else ROOT
+            domain = _domain(schedule, inst.kind.name, inputs, attrs)
             replay.domains[slot.name] = domain
             why = domain.why_not(wish)
             if why is not None:
@@ -149,40 +171,20 @@ class Replayer:
                 wish = _plainest(domain)
             return domain.values.index(wish) if isinstance(domain, ChoiceDomain) else list(wish)
 
-        self._apply(self._tvm.s_tir.Trace(self._without(shortcuts), {}), replay.schedule, decide)
-        self._read_values(replay, shortcuts)
+        with _refused_by_tvm():
+            trace = self._tvm.s_tir.Trace(self._insts, {})
+            trace.apply_to_schedule(schedule, remove_postproc=True, decision_provider=decide)
+            settle(next(positions))
+        self._read_values(replay, placed)
         return replay
 
-    def _shortcuts(self, wanted: Mapping[str, Value]) -> dict[int, int]:
-        """Returns by slot index the locations for which TVM need not be asked: it would look at all, which is slow."""
-        found = {}
-        for slot in self._slots:
-            location = wanted.get(slot.name, ROOT)
-            if slot.placement is not None and _is_location(location) and location in (ROOT, INLINE):
-                found[slot.index] = location
-        return found
-
-    def _without(self, shortcuts: Mapping[int, int]) -> list[Any]:
-        """Returns the instructions with these locations built in: nothing for the root, `ComputeInline` for inlined."""
-        insts: list[Any] = list(self._insts)
-        for slot in self._slots:
-            if slot.index in shortcuts and slot.placement is not None:
-                block = insts[slot.placement].inputs[0]
-                insts[slot.index] = None
-                insts[slot.placement] = self._inlined(block) if shortcuts[slot.index] == INLINE else None
-        return [inst for inst in insts if inst is not None]
-
-    def _inlined(self, block: Any) -> Any:
-        schedule = self._tvm.s_tir.schedule
-        return schedule.Instruction(schedule.InstructionKind.get("ComputeInline"), [block], [], [])
-
-    def _read_values(self, replay: Replay, shortcuts: Mapping[int, int]) -> None:
+    def _read_values(self, replay: Replay, placed: Mapping[int, int]) -> None:
         trace = replay.schedule.trace
         decisions = trace.decisions
         samples = (inst for inst in trace.insts if inst.kind.name.startswith("Sample"))
         for slot in self._slots:
-            if slot.index in shortcuts:
-                replay.values[slot.name] = shortcuts[slot.index]
+            if slot.index in placed:
+                replay.values[slot.name] = placed[slot.index]
                 continue
             inst = next(samples)
             taken = decisions[inst]
@@ -193,13 +195,13 @@ class Replayer:
             else:
                 replay.values[slot.name] = int(taken) if slot.kind == "location" else tuple(map(int, taken))
 
-    def _find_slots(self, trace: Any) -> tuple[_Slot, ...]:
+    def _find_slots(self, insts: list[Any]) -> tuple[_Slot, ...]:
         """Returns the trace's sampling instructions with their names, for which the trace is applied once."""
         schedule = self._unscheduled.copy()
         names: dict[int, str] = {}
         kinds: dict[int, DecisionKind] = {}
         choices: dict[Any, int] = {}  # sampled value -> index of the instruction that sampled it
-        bound = {inst.inputs[0] for inst in self._insts if inst.kind.name == "Bind"}
+        bound = {inst.inputs[0] for inst in insts if inst.kind.name == "Bind"}
         positions = itertools.count()
 
         def look(inst: Any, inputs: Any, attrs: Any, decision: Any) -> Any:
@@ -219,25 +221,28 @@ class Replayer:
                 names[index] = f"{_loop_name(schedule.get(inputs[0]))} tile"
             return decision
 
-        self._apply(trace, schedule, look)
+        with _refused_by_tvm():
+            self._trace.apply_to_schedule(schedule, remove_postproc=True, decision_provider=look)
         slots: list[_Slot] = []
         for index, name in names.items():
-            if name or self._is_used(trace, index):
+            if name or self._is_used(index):
                 name = unique(name or "choice", [slot.name for slot in slots])
-            slots.append(_Slot(index, name, kinds[index], self._placement(index)))
+            slots.append(_Slot(index, name, kinds[index], *_placed_block(insts, index)))
         return tuple(slots)
 
-    def _is_used(self, trace: Any, index: int) -> bool:
-        lines = [str(line) for line in trace.as_python()]
+    def _is_used(self, index: int) -> bool:
+        lines = [str(line) for line in self._trace.as_python()]
         output = re.escape(lines[index].partition(" = ")[0])
         return any(re.search(rf"\b{output}\b", line) for line in lines[index + 1 :])
 
-    def _placement(self, index: int) -> int | None:
-        if self._insts[index].kind.name != "SampleComputeLocation":
-            return None
-        location = self._insts[index].outputs[0]
-        users = [i for i, inst in enumerate(self._insts) if any(location.same_as(value) for value in inst.inputs)]
-        return users[0] if len(users) == 1 and self._insts[users[0]].kind.name == "ComputeAt" else None
+
+def _placed_block(insts: list[Any], index: int) -> tuple[Any, int]:
+    """Returns the block that a sampled location is for and the index of the `ComputeAt`; (None, 0) if not just that."""
+    if insts[index].kind.name != "SampleComputeLocation":
+        return None, 0
+    location, block = insts[index].outputs[0], insts[index].inputs[0]
+    users = [i for i, inst in enumerate(insts) if any(location.same_as(value) for value in inst.inputs)]
+    return (block, users[0]) if len(users) == 1 and insts[users[0]].kind.name == "ComputeAt" else (None, 0)
 
 
 # -- domains ------------------------------------------------------------------------------------------------------
@@ -263,38 +268,6 @@ def _plainest(domain: TileDomain | ChoiceDomain) -> Any:
         inner[domain.inner_from - 1] = domain.inner_multiple
         return (domain.extent // domain.inner_multiple, *inner)
     return (domain.extent, *inner)
-
-
-def _is_location(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and INLINE <= value <= _DEEPEST
-
-
-def _locations(schedule: Any, block: Any) -> ChoiceDomain:
-    """Returns the legal locations of a block: the root, inlined, and each loop of its first consumer down to one.
-
-    TVM cannot be asked for them, but says which legal one is nearest to another from outside. A block that can be
-    computed in a loop can be in every loop around it; loops of one iteration do not count.
-    """
-    deepest = _nearest(schedule, block, _DEEPEST)
-    values = [INLINE, ROOT] if _nearest(schedule, block, INLINE) == INLINE else [ROOT]
-    labels = ["inlined", "root"][-len(values) :]
-    if deepest >= 0:
-        consumers = schedule.get_consumers(block)
-        loops = [schedule.get(loop) for loop in schedule.get_loops(consumers[0])]
-        schedule.trace.pop(), schedule.trace.pop()
-        for location, loop in enumerate(loops[: deepest + 1]):
-            if int(loop.extent) != 1:
-                values.append(location)
-                labels.append(f"in loop {loop.loop_var.name}")
-    return ChoiceDomain(tuple(values), tuple(labels))
-
-
-def _nearest(schedule: Any, block: Any, location: int) -> int:
-    schedule.sample_compute_location(block, decision=location)
-    trace = schedule.trace
-    taken = int(trace.get_decision(trace.insts[-1]))
-    trace.pop()
-    return taken
 
 
 # -- words --------------------------------------------------------------------------------------------------------

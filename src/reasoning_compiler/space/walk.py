@@ -1,0 +1,46 @@
+"""Walking TVM's statements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+_SPATIAL = 0  # in TVM's IterVarType
+
+
+def blocks(stmt: Any, loops: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Yields each block's realization with the loops around it in its own scope, outermost first."""
+    kind = type(stmt).__name__
+    if kind == "For":
+        yield from blocks(stmt.body, (*loops, stmt))
+    elif kind == "SeqStmt":
+        for part in stmt.seq:
+            yield from blocks(part, loops)
+    elif kind == "SBlockRealize":
+        yield stmt, loops
+        yield from blocks(stmt.block.body)
+    elif kind == "IfThenElse":
+        yield from blocks(stmt.then_case, loops)
+        if stmt.else_case is not None:
+            yield from blocks(stmt.else_case, loops)
+    elif hasattr(stmt, "body"):
+        yield from blocks(stmt.body, loops)
+
+
+def variables(expr: Any) -> list[Any]:
+    """Returns the variables of an expression."""
+    import tvm
+
+    return [expr] if isinstance(expr, tvm.tirx.Var) else list(tvm.tirx.analysis.undefined_vars(expr))
+
+
+def bound_variables(realize: Any, *, spatial: bool) -> set[Any]:
+    """Returns the variables that a block's spatial variables depend on, or those that its other ones do."""
+    pairs = zip(realize.block.iter_vars, realize.iter_values, strict=True)
+    chosen = (value for iter_var, value in pairs if (int(iter_var.iter_type) == _SPATIAL) == spatial)
+    return {variable for value in chosen for variable in variables(value)}
+
+
+def is_unit(loop: Any) -> bool:
+    """Tells whether a loop is known to have one iteration."""
+    return type(loop.extent).__name__ == "IntImm" and int(loop.extent) == 1
