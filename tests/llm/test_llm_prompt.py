@@ -19,7 +19,6 @@ from reasoning_compiler.proposer.llm.shorten import compact, shorten
 from reasoning_compiler.proposer.protocol import SAME_PROGRAM, Rejection
 from reasoning_compiler.records import UNTUNED, ChoiceDomain, Decision, Step, TileDomain, Transformation
 
-
 BRINGS = {
     ("conv2d", "cached"): (Decision("copy tile", "tile", TileDomain(64, 2), (64, 1)),),
     ("conv2d", "tiled"): (),

@@ -25,7 +25,6 @@ from reasoning_compiler.records import (
     Program,
     Step,
     TileDomain,
-    Transformation,
     Value,
     difference,
 )
@@ -370,15 +369,10 @@ def changes_text(parent: Program, child: Program) -> str:
 
 
 def _edits(edits: Iterable[tuple[str, Value]]) -> str:
-    parts = [f"{name} {_value(value)}" for name, value in edits]
+    parts = [f"{name}={_shown(value)}" for name, value in edits]
     if len(parts) > _MAX_CHANGES:
         parts = [*parts[:_MAX_CHANGES], f"and {len(parts) - _MAX_CHANGES} more"]
     return "; ".join(parts)
-
-
-def describe(transformation: Transformation) -> str:
-    """Returns a transformation's edits in one line."""
-    return _edits(transformation.edits) or "no edits"
 
 
 def _request(context: Context, num: int) -> str:
