@@ -27,10 +27,10 @@ from fake_instrument import UNTUNED_SECS, FakeInstrument, failing, lasting
 from reasoning_compiler.deploy import export_database
 from reasoning_compiler.errors import EnvironmentMismatchError, Interrupted, NothingMeasuredError, UsageError
 from reasoning_compiler.journal import JOURNAL_FILE, canonical_lines
-from reasoning_compiler.machine import import_tvm, tvm_target
+from reasoning_compiler.machine import import_tvm
 from reasoning_compiler.measure import instrument
 from reasoning_compiler.records import Failure, Measurement
-from reasoning_compiler.tuner import Progress, Result, load_workload, machine_of
+from reasoning_compiler.tuner import Progress, Result, load_workload, machine_of, space_of
 from reasoning_compiler.tuner.loop import Loop
 
 pytestmark = pytest.mark.tvm
@@ -122,18 +122,18 @@ class TestARealRun:
         assert 0.7 * real.run.elapsed_secs < sum(real.run.stage_secs.values()) <= 1.02 * real.run.elapsed_secs
 
     def test_the_database_is_tvms_own(self, real: Result, tmp_path: Path) -> None:
-        workload, target = load_workload(real.run), tvm_target(machine_of(real.run))
-        count = export_database(real.run, tmp_path / "db", mod=workload.mod, target=target)
+        space = space_of(real.run)
+        count = export_database(real.run, tmp_path / "db", space=space)
         assert count == sum(s.measurement.counts for s in real.run.steps if s.node and s.measurement)
         from tvm.s_tir import meta_schedule as ms
 
         database = ms.database.JSONDatabase(work_dir=str(tmp_path / "db"))
         assert len(database) == count
-        schedule = ms.tir_integration.compile_tir(database, workload.mod, target)
+        schedule = ms.tir_integration.compile_tir(database, load_workload(real.run).mod, space.target)
         assert schedule is not None
-        assert import_tvm().compile(schedule.mod, target=target) is not None
+        assert import_tvm().compile(schedule.mod, target=space.target) is not None
         with pytest.raises(UsageError, match="holds a database already"):
-            export_database(real.run, tmp_path / "db", mod=workload.mod, target=target)
+            export_database(real.run, tmp_path / "db", space=space)
 
     def test_a_finished_run_has_nothing_left_to_do(self, real: Result) -> None:
         before = (real.folder / JOURNAL_FILE).read_bytes()
@@ -266,10 +266,13 @@ def test_the_programs_of_another_version_are_refused(fake: Callable[..., None], 
     journal = folder / JOURNAL_FILE
     text = journal.read_text()
     journal.write_text(text.replace('"unroll"', '"unrolled"'))
-    with pytest.raises(UsageError, match=r"made by version .* of this package, whose programs"):
+    with pytest.raises(UsageError, match=r"made by version .* not all of it is known to this one \(.*unrolled"):
         rc.resume(folder, samples=4)
+    with pytest.raises(UsageError, match=r"made by version .* not all of it is known to this one"):
+        export_database(rc.read_run(folder), tmp_path / "db", space=space_of(rc.read_run(folder)))
+    assert not (tmp_path / "db").exists()
     journal.write_text(text.replace('"samples":2', '"simples":2'))
-    with pytest.raises(UsageError, match=r"made by version .* of this package, whose settings"):
+    with pytest.raises(UsageError, match=r"made by version .* not all of it is known to this one \(.*simples"):
         rc.resume(folder, samples=4)
 
 

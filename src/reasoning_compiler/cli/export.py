@@ -39,9 +39,7 @@ def export(
         save(library, out, about=about)
         typer.echo(f"# {out} holds the best program of {run}. To use it:\n\n{loading_code(out)}")
     if database is not None:
-        from reasoning_compiler.machine import tvm_target
-        from reasoning_compiler.tuner import load_workload, machine_of
+        from reasoning_compiler.tuner import space_of
 
-        mod, target = load_workload(found).mod, tvm_target(machine_of(found))
-        count = export_database(found, database, mod=mod, target=target)
+        count = export_database(found, database, space=space_of(found))
         typer.echo(f"# {database} holds {count} tuning records in MetaSchedule's format.")

@@ -30,6 +30,7 @@ _DOING = {
     "done": "done",
 }
 _BAR_WIDTH = 30
+_QUIET_SECS = 30.0  # after so long without a line, a log gets one
 
 
 def conduct(work: Callable[[Callable[[Progress], None]], Result], *, quiet: bool, as_json: bool) -> None:
@@ -65,7 +66,7 @@ def _watching(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
         with _live() as show:
             yield show
     else:
-        yield _plain
+        yield _plain()
 
 
 @contextmanager
@@ -104,17 +105,25 @@ def _live() -> Iterator[Callable[[Progress], None]]:
         yield show
 
 
-def _plain(progress: Progress) -> None:
-    if progress.notice:
-        sys.stderr.write(f"note: {progress.notice}\n")
-    if progress.last is not None and progress.improved:
-        line = _improvement(progress)
-    elif progress.doing in ("measuring", "thinking"):
-        return
-    else:
-        line = _status(progress, progress.elapsed_secs)
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+def _plain() -> Callable[[Progress], None]:
+    said_at = 0.0
+
+    def show(progress: Progress) -> None:
+        nonlocal said_at
+        if progress.notice:
+            sys.stderr.write(f"note: {progress.notice}\n")
+        now = time.monotonic()
+        if progress.last is not None and progress.improved:
+            line = _improvement(progress)
+        elif progress.doing not in ("measuring", "thinking") or now - said_at > _QUIET_SECS:
+            line = _status(progress, progress.elapsed_secs)
+        else:
+            return
+        said_at = now
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+    return show
 
 
 def _status(progress: Progress, elapsed_secs: float) -> str:

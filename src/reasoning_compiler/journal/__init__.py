@@ -14,6 +14,7 @@ from reasoning_compiler.journal.run import (
     Sample,
     check_environment,
     read_run,
+    unknown_here,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "check_environment",
     "read_run",
     "require_free",
+    "unknown_here",
 ]

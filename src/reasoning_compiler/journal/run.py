@@ -231,6 +231,14 @@ def check_environment(run: Run, differences: Sequence[str]) -> None:
         )
 
 
+def unknown_here(run: Run, why: object) -> UsageError:
+    """Returns the error for a run that says what this version of the package does not know."""
+    return UsageError(
+        f"`{run.folder}` was made by version {run.header.package_version} of this package, and not all of it is known "
+        f"to this one ({why}); use that version, or start a new run"
+    )
+
+
 def _read_header(path: Path, event: dict[str, Any]) -> Header:
     version = event.get("format_version")
     if event["event"] != "run" or not isinstance(version, int):

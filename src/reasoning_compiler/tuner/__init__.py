@@ -1,7 +1,7 @@
 """The one loop that ties the rooms together, and the library's front door."""
 
 from reasoning_compiler.tuner.settings import PROPOSERS, LLMSettings, Progress, Settings
-from reasoning_compiler.tuner.tune import BestProgram, Result, load_workload, machine_of, resume, tune
+from reasoning_compiler.tuner.tune import BestProgram, Result, load_workload, machine_of, resume, space_of, tune
 
 __all__ = [
     "PROPOSERS",
@@ -13,5 +13,6 @@ __all__ = [
     "load_workload",
     "machine_of",
     "resume",
+    "space_of",
     "tune",
 ]

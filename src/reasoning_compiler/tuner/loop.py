@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reasoning_compiler.deploy.best import save_best, saved_node
-from reasoning_compiler.errors import IllegalProgramError, NothingMeasuredError, UsageError
-from reasoning_compiler.journal import Journal, Rejected, Run, Sample
+from reasoning_compiler.errors import IllegalProgramError, NothingMeasuredError
+from reasoning_compiler.journal import Journal, Rejected, Run, Sample, unknown_here
 from reasoning_compiler.measure.instrument import Instrument, Measured
 from reasoning_compiler.records import UNTUNED, Measurement, Step, Transformation
 from reasoning_compiler.tuner.parts import Parts
@@ -289,10 +289,7 @@ class Loop:
                         self._search.replay_asked(event)
                         batch = list(event)
         except IllegalProgramError as error:
-            raise UsageError(
-                f"`{run.folder}` was made by version {run.header.package_version} of this package, whose programs "
-                f"are not all known here ({error}); resume it with that version, or start a new run"
-            ) from error
+            raise unknown_here(run, error) from error
         return [self._search.tree.nodes[node].step for node in batch]
 
     def _catch_up(self) -> None:

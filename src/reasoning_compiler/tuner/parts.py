@@ -51,6 +51,19 @@ def with_threads(machine: Machine, threads: int) -> Machine:
     return replace(machine, num_cores=threads, peak_flops=peak, target=target)
 
 
+def make_space(workload: Workload, machine: Machine, settings: Settings) -> Space:
+    """Returns the space of a run.
+
+    Args:
+        workload: what is tuned.
+        machine: what it is tuned for, with as many cores as programs may use.
+        settings: of the run; in the paper's preset, what its mutator `Parallel` changes is a decision.
+    """
+    target = tvm_target(machine)
+    own = [*rules_of(workload.mod, target), parallel_jobs(machine.num_cores)] if settings.preset == "paper" else None
+    return Space(workload.mod, target, rules=own)
+
+
 class SharedSpace:
     """A space for several threads, one at a time, and Ctrl-C after that.
 
@@ -111,7 +124,7 @@ class Parts:
         self.settings = settings
         self.clock = Stopwatch()
         with uninterrupted():
-            self.space = SharedSpace(Space(workload.mod, self.target, rules=self._rules(threads)), self.clock)
+            self.space = SharedSpace(make_space(workload, self.machine, settings), self.clock)
             self.surrogate = self._make_surrogate()
 
     def analyze(self, program: Program) -> Analysis:
@@ -156,12 +169,6 @@ class Parts:
             on_rejected=on_rejected,
             on_expanded=on_expanded,
         )
-
-    def _rules(self, threads: int) -> list[Any] | None:
-        """Returns MetaSchedule's rules; in the paper's preset, what its mutator `Parallel` changes is a decision."""
-        if self.settings.preset != "paper":
-            return None
-        return [*rules_of(self.workload.mod, self.target), parallel_jobs(threads)]
 
     def _make_surrogate(self) -> Surrogate | MetaScheduleSurrogate:
         seed = int(stream(self.settings.seed, "surrogate").integers(2**31))

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasoning_compiler.errors import Interrupted, UsageError
-from reasoning_compiler.journal import Header, Journal, Run, check_environment, read_run, require_free
+from reasoning_compiler.journal import Header, Journal, Run, check_environment, read_run, require_free, unknown_here
 from reasoning_compiler.machine import detect, differences, fingerprint, import_tvm, with_target
 from reasoning_compiler.records import Machine, Step
 from reasoning_compiler.tuner.settings import Progress, Settings
 
 if TYPE_CHECKING:
+    from reasoning_compiler.space.space import Space
     from reasoning_compiler.workload import Workload
 
 _WORKLOAD_FILE = "workload.json"
@@ -191,6 +192,13 @@ def machine_of(run: Run) -> Machine:
     return with_threads(run.header.machine, int(run.header.fingerprint["threads"]))
 
 
+def space_of(run: Run) -> Space:
+    """Returns the space that a run's programs belong to. Raises UsageError as `load_workload`."""
+    from reasoning_compiler.tuner.parts import make_space
+
+    return make_space(load_workload(run), machine_of(run), _settings(run))
+
+
 def _run(
     folder: Path,
     workload: Workload,
@@ -257,10 +265,7 @@ def _settings(run: Run) -> Settings:
     try:
         return Settings.from_json(run.config)
     except (KeyError, TypeError) as error:
-        raise UsageError(
-            f"`{run.folder}` was made by version {run.header.package_version} of this package, whose settings are not "
-            f"those of this one ({error}); resume it with that version, or start a new run"
-        ) from error
+        raise unknown_here(run, error) from error
 
 
 def _threads(settings: Settings, machine: Machine) -> int:
