@@ -30,7 +30,9 @@ def transcript(
     found = read_run(run)
     path = run / TRANSCRIPT_FILE
     if not path.exists():
-        raise UsageError(f"`{run}` has no transcript; it was not made with `--llm`")
+        settings = found.config.get("proposer", "")
+        why = f"it repeats {settings[7:]}" if settings.startswith("replay:") else "it was not made with `--llm`"
+        raise UsageError(f"`{run}` has no transcript; {why}")
     exchanges = read_transcript(path)
     if number is not None:
         exchanges = [e for e in exchanges if e.id == number]
@@ -42,4 +44,4 @@ def transcript(
         typer.echo(exchange_text(exchanges[0], found))
     else:
         for exchange in exchanges:
-            typer.echo(exchange_line(exchange))
+            typer.echo(exchange_line(exchange, found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from reasoning_compiler.report.text import printable
@@ -10,14 +11,24 @@ from reasoning_compiler.report.units import time_text
 if TYPE_CHECKING:
     from reasoning_compiler.journal import Run
     from reasoning_compiler.proposer.llm.transcript import Exchange, Outcome
+    from reasoning_compiler.records import Measurement
 
 
-def exchange_line(exchange: Exchange) -> str:
-    """Returns one line: number, node, tokens, price, latency, and how much of the answer was of use."""
-    used = sum(outcome.used for outcome in exchange.outcomes)
-    said = f"{used} of {len(exchange.outcomes)} used" if exchange.answer is not None else f"failed: {exchange.finish}"
+def exchange_line(exchange: Exchange, run: Run) -> str:
+    """Returns one line: number, node, tokens, price, latency, and what came of the answer.
+
+    Args:
+        exchange: to be shown.
+        run: the run that it belongs to, which knows what was measured.
+    """
     about = f"repairs {exchange.repair_of}" if exchange.repair_of is not None else f"node {exchange.node}"
-    return f"{exchange.id:>4}  {about:12} {_cost(exchange)}  {said}"
+    if exchange.answer is None:
+        said = [f"failed: {exchange.finish}"]
+    else:
+        used = [outcome for outcome in exchange.outcomes if outcome.used]
+        refused = Counter(outcome.kind or "not needed" for outcome in exchange.outcomes if not outcome.used)
+        said = [_short(outcome, run) for outcome in used] + [f"{count} {kind}" for kind, count in refused.items()]
+    return printable(f"{exchange.id:>4} {about} | {_cost(exchange)} | {', '.join(said) or 'nothing'}")
 
 
 def exchange_text(exchange: Exchange, run: Run) -> str:
@@ -32,6 +43,9 @@ def exchange_text(exchange: Exchange, run: Run) -> str:
         lines += ["", f"── {message.role} " + "─" * 40, _shown(message.text)]
     lines += ["", "── answer " + "─" * 40, _shown(exchange.answer or f"none: {exchange.finish}: {exchange.failure}")]
     lines += ["", "── what came of it " + "─" * 31]
+    for attempt in exchange.attempts:
+        wait = f", tried again after {time_text(attempt.wait_secs)}" if attempt.wait_secs else ""
+        lines.append(printable(f"  a try failed ({attempt.kind}: {attempt.message}){wait}"))
     for outcome in exchange.outcomes:
         lines.append(f"  {_outcome(outcome, run)}")
     return "\n".join(lines)
@@ -46,14 +60,21 @@ def _outcome(outcome: Outcome, run: Run) -> str:
         return printable(f"not taken up by the search: {what}")
     step = run.step(outcome.node)
     predicted = f", predicted {time_text(step.predicted_secs)}" if step.predicted_secs else ""
-    measurement = step.measurement
+    return printable(f"node {outcome.node}{predicted}, {_measured(step.measurement)}: {what}")
+
+
+def _short(outcome: Outcome, run: Run) -> str:
+    if outcome.node is None:
+        return "1 not taken up"
+    return f"node {outcome.node} {_measured(run.step(outcome.node).measurement)}"
+
+
+def _measured(measurement: Measurement | None) -> str:
     if measurement is None:
-        result = "not measured"
-    elif measurement.failure is not None:
-        result = f"failed: {measurement.failure.kind}"
-    else:
-        result = f"measured {time_text(measurement.latency_secs)}" + (" (cut)" if measurement.cut else "")
-    return printable(f"node {outcome.node}{predicted}, {result}: {what}")
+        return "not measured"
+    if measurement.failure is not None:
+        return f"failed: {measurement.failure.kind}"
+    return f"measured {time_text(measurement.latency_secs)}" + (" (cut)" if measurement.cut else "")
 
 
 def _cost(exchange: Exchange) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -22,7 +22,8 @@ from reasoning_compiler.report.units import (
 _MIN_WIDTH = 60
 _MIN_NAME_WIDTH = 8
 _BAR_WIDTH = 30
-_REASONING_LINES = 6
+_REASONING_LINES = 12
+_MODEL_PROPOSERS = ("llm", "paper")
 _INDENT = "  "
 
 
@@ -171,22 +172,34 @@ def _models(summary: Summary, width: int) -> list[str]:
     lines = []
     for use in summary.models:
         stats = use.stats
-        spent = stats["spent"]
-        cost = f"${spent['usd']:.4f}" + (", the rest at an unknown price" if spent["unpriced_calls"] else "")
         lines += _wrap(
-            f"{stats['model']}: {_count(stats['calls'], 'call')}, {spent['tokens']} tokens, {cost}; "
-            f"{stats['children']} of its transformations were used, {stats['fallback_children']} came from a stand-in; "
-            f"fallback rate {share_text(stats['fallback_rate'])}",
+            f"{stats['model']}: {_count(stats['calls'], 'call')}, {_spent_text(stats['spent'])}; "
+            f"{stats['children']} of its transformations could be used, {stats['fallback_children']} others were "
+            f"supplied; fallback rate {share_text(stats['fallback_rate'])} of {stats['expansions']} questions",
             width,
             _INDENT,
         )
-        refused = ", ".join(f"{count} {kind}" for kind, count in stats["rejections"].items())
-        failed = ", ".join(f"{count} {kind}" for kind, count in stats["call_failures"].items())
-        lines += _wrap(f"not usable in its answers: {refused}", width, _INDENT) if refused else []
-        lines += _wrap(f"calls without an answer: {failed}", width, _INDENT) if failed else []
+        told = (
+            ("not usable in its answers", "rejections"),
+            ("calls without an answer", "call_failures"),
+            ("tries that failed", "retried"),
+        )
+        for what, name in told:
+            counts = ", ".join(f"{count} {kind}" for kind, count in stats[name].items())
+            lines += _wrap(f"{what}: {counts}", width, _INDENT) if counts else []
         for notice in use.notices:
             lines += _wrap(f"note: {notice}", width, _INDENT)
+    num_tokens = sum(use.stats["spent"]["tokens"] for use in summary.models)
+    if num_tokens and summary.samples.total:
+        lines += _wrap(f"{num_tokens / summary.samples.total:,.0f} tokens for each measured program", width, _INDENT)
     return ["Language model", *lines] if lines else []
+
+
+def _spent_text(spent: Mapping[str, Any]) -> str:
+    cost = f"${spent['usd']:.4f}"
+    if spent["unpriced_calls"]:
+        cost = "price unknown" if spent["unpriced_calls"] == spent["calls"] else f"{cost} and calls at an unknown price"
+    return f"{spent['tokens']:,} tokens, {cost}"
 
 
 def _stages(summary: Summary, width: int) -> list[str]:
@@ -203,13 +216,14 @@ def _stages(summary: Summary, width: int) -> list[str]:
 def _path(summary: Summary, width: int) -> list[str]:
     if len(summary.path) < 2:
         return []
-    lines = ["From the untuned program to the best"]
+    lines = ["From the untuned program to the best, step by step"]
+    models = ", ".join(dict.fromkeys(str(use.stats["model"]) for use in summary.models))
     for number, step in enumerate(summary.path):
-        lines += _path_step(number, step, width)
+        lines += _path_step(number, step, models, width)
     return lines
 
 
-def _path_step(number: int, step: PathStep, width: int) -> list[str]:
+def _path_step(number: int, step: PathStep, models: str, width: int) -> list[str]:
     if step.failure is not None:
         result = f"failed ({step.failure})"
     elif step.latency_secs is None:
@@ -218,7 +232,8 @@ def _path_step(number: int, step: PathStep, width: int) -> list[str]:
         result = time_text(step.latency_secs) + (", cut early" if step.is_cut else "")
     gain = f", {ratio_text(step.gain)} as fast as before" if step.gain is not None else ""
     inner = _INDENT * 3
-    lines = _wrap(f"{number}. {step.proposer} (node {step.node}): {result}{gain}", width, _INDENT)
+    who = f"{step.proposer} {models}" if models and step.proposer in _MODEL_PROPOSERS else step.proposer
+    lines = _wrap(f"{number}. {who} (node {step.node}): {result}{gain}", width, _INDENT)
     lines += _wrap_items([_change_text(*change) for change in step.changes], width, inner)
     lines += _wrap(step.reasoning, width, inner, max_lines=_REASONING_LINES)
     if step.expectation:
