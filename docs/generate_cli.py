@@ -9,8 +9,9 @@ import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, Union, get_args, get_origin
 
+import typer
 from typer.models import ArgumentInfo, OptionInfo
 
 from reasoning_compiler.cli.main import app, options
@@ -68,12 +69,11 @@ def page() -> str:
 
 def parameters(function: Callable[..., Any]) -> Iterator[Parameter]:
     """Yields the parameters of a command, from its signature."""
-    hints = get_type_hints(function, include_extras=True)
-    for name, parameter in inspect.signature(function).parameters.items():
-        annotation, *infos = get_args(hints[name]) or [hints[name]]
-        info = next((info for info in infos if isinstance(info, ArgumentInfo | OptionInfo)), None)
-        if info is None:
-            continue  # typer's own context
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        if parameter.annotation is typer.Context:
+            continue
+        annotation, info = get_args(parameter.annotation)
+        assert isinstance(info, ArgumentInfo | OptionInfo)
         is_argument = isinstance(info, ArgumentInfo)
         kind = _type(annotation)
         required = parameter.default is parameter.empty
