@@ -273,7 +273,11 @@ def test_keys_do_not_leak_through_errors_or_texts() -> None:
         ({"model": "openai:"}, "name the provider"),
         ({"model": "nonesuch:x"}, "nonesuch"),
         ({"model": "openai:x", "base_url": "localhost:8000"}, "give a URL"),
-        ({"model": "openai:x", "api_key_env": "NOT_SET"}, "NOT_SET, but"),
+        ({"model": "openai:x", "base_url": "ftp://localhost"}, "give a URL"),
+        ({"model": "openai:x", "base_url": f"https://me:{KEY}@host/v1"}, "for host has a key or a password in it"),
+        ({"model": "openai:x", "base_url": f"https://host/v1?api_key={KEY}"}, "REASONC_LLM_API_KEY"),
+        ({"model": "openai:x", "api_key_env": "NOT_SET"}, "NOT_SET; give the name"),
+        ({"model": "openai:x", "api_key_env": KEY}, "not the name of a variable"),
         ({"model": "google:gemini"}, "set the environment variable GOOGLE_API_KEY"),
     ],
 )

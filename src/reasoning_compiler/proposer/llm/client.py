@@ -170,7 +170,8 @@ class LLMClient:
                 outcome = await self._attempt(messages, min(max_output_tokens, self._token_cap or 1 << 30))
                 latency_secs = time.perf_counter() - started
                 if isinstance(outcome, Reply):
-                    return replace(outcome, latency_secs=latency_secs, attempts=tuple(attempts))
+                    text = self.scrubber.scrub(outcome.text)  # a server may send a key back
+                    return replace(outcome, text=text, latency_secs=latency_secs, attempts=tuple(attempts))
                 if outcome.adapted and len(attempts) < 2 * self.options.max_attempts:
                     attempts.append(Attempt(outcome.kind, outcome.message))
                     continue

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
 
 from reasoning_compiler.errors import LLMSetupError
-from reasoning_compiler.proposer.llm.scrub import Scrubber
+from reasoning_compiler.proposer.llm.scrub import Scrubber, is_secret_name
 
 if TYPE_CHECKING:
     from pydantic_ai.models import Model
@@ -53,8 +54,8 @@ def connect(model: str, *, base_url: str | None = None, api_key_env: str | None 
         LLMSetupError: an unknown provider, a missing key or a missing package.
     """
     provider, name = split_model(model, base_url)
-    if base_url is not None and not base_url.startswith(("http://", "https://")):
-        raise LLMSetupError(f"`--base-url` is {base_url!r}; give a URL, as in http://localhost:8000/v1")
+    if base_url is not None:
+        _check_url(base_url)
     try:
         import pydantic_ai  # noqa: F401
     except ImportError:
@@ -73,10 +74,24 @@ def connect(model: str, *, base_url: str | None = None, api_key_env: str | None 
     raise LLMSetupError(f"`--llm` is {model!r}: {lines[0]}")
 
 
+def _check_url(base_url: str) -> None:
+    """Raises LLMSetupError for what is no URL, and for one with a key in it: the journal keeps the URL."""
+    url = urlsplit(base_url)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        shown = Scrubber().scrub(base_url)
+        raise LLMSetupError(f"`--base-url` is {shown!r}; give a URL, as in http://localhost:8000/v1")
+    if url.username or url.password or any(is_secret_name(name) for name, _ in parse_qsl(url.query)):
+        raise LLMSetupError(
+            f"`--base-url` for {url.hostname} has a key or a password in it, which the run's journal would keep; "
+            f"leave it out and set the environment variable {OWN_SERVER_KEY}"
+        )
+
+
 def _key(provider: str, base_url: str | None, api_key_env: str | None) -> str | None:
     if api_key_env is not None:
         if not os.environ.get(api_key_env):
-            raise LLMSetupError(f"`--api-key-env` is {api_key_env}, but that variable is not set")
+            name = api_key_env if api_key_env.isidentifier() else "not the name of a variable"
+            raise LLMSetupError(f"`--api-key-env` is {Scrubber().scrub(name)}; give the name of a variable that is set")
         return os.environ[api_key_env]
     names = (OWN_SERVER_KEY,) if base_url is not None else _KEYS.get(provider, ())
     key = next((os.environ[n] for n in names if os.environ.get(n)), None)

@@ -16,6 +16,11 @@ _SECRET_SHAPES = re.compile(
 HIDDEN = "[key]"
 
 
+def is_secret_name(name: str) -> bool:
+    """Returns whether something of that name is probably a key."""
+    return _SECRET_NAME.search(name) is not None
+
+
 class Scrubber:
     """Replaces keys in texts: those of the environment when it is made, and what has the shape of a key.
 
@@ -26,7 +31,7 @@ class Scrubber:
 
     def __init__(self, environ: Mapping[str, str] | None = None, *, extra: tuple[str, ...] = ()) -> None:
         environ = os.environ if environ is None else environ
-        known = [value for name, value in environ.items() if _SECRET_NAME.search(name)]
+        known = [value for name, value in environ.items() if is_secret_name(name)]
         # The longest first: one key may be the beginning of another.
         secrets = {v for v in (*known, *extra) if len(v) >= _MIN_SECRET_CHARS and not v.isdecimal()}
         self._known = sorted(secrets, key=len, reverse=True)
