@@ -119,7 +119,7 @@ class TestARealRun:
     def test_time_is_accounted_for(self, real: Result) -> None:
         known = {"propose", "apply", "predict", "build", "run", "verify", "wait"}
         assert set(real.run.stage_secs) == known
-        assert 0.7 * real.run.elapsed_secs < sum(real.run.stage_secs.values()) <= 1.02 * real.run.elapsed_secs
+        assert 0.5 * real.run.elapsed_secs < sum(real.run.stage_secs.values()) <= 1.02 * real.run.elapsed_secs
 
     def test_the_database_is_tvms_own(self, real: Result, tmp_path: Path) -> None:
         space = space_of(real.run)
@@ -181,8 +181,9 @@ def test_without_a_folder_each_run_has_its_own(
 ) -> None:
     fake(judge=lasting(1e-3))
     monkeypatch.chdir(tmp_path)
-    folders = {rc.tune(GEMM, samples=1).folder for _ in range(2)}
-    assert len(folders) == 2
+    monkeypatch.setattr("time.strftime", lambda form: "now")
+    folders = {rc.tune(GEMM, samples=1).folder for _ in range(3)}
+    assert len(folders) == 3
     assert {folder.parent for folder in folders} == {Path("runs")}
     assert all(folder.name.startswith("gemm-") for folder in folders)
 

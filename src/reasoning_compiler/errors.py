@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 
@@ -49,5 +50,5 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(f"interrupted; go on with `reasonc resume {folder}`")
+        super().__init__(f"interrupted; go on with `reasonc resume {shlex.quote(str(folder))}`")
         self.folder = folder

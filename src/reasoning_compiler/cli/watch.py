@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import sys
@@ -172,10 +173,11 @@ def _finish(result: Result, *, as_json: bool) -> None:
         typer.echo(json_text(result.run))
         return
     typer.echo(result.report())
-    typer.echo(f"Everything is in {result.folder}: the library in best/, the journal in journal.jsonl.")
-    typer.echo(f"Time it again: reasonc run {result.folder}")
-    typer.echo(f"Take it along: reasonc export {result.folder} --out kernel.so")
-    typer.echo(f"Search longer: reasonc resume {result.folder} --samples {2 * result.run.num_samples}")
+    folder = shlex.quote(str(result.folder))
+    typer.echo(f"Everything is in {folder}: the library in best/, the journal in journal.jsonl.")
+    typer.echo(f"Time it again: reasonc run {folder}")
+    typer.echo(f"Take it along: reasonc export {folder} --out kernel.so")
+    typer.echo(f"Search longer: reasonc resume {folder} --samples {2 * result.run.num_samples}")
 
 
 def _interrupted(folder: Path, *, as_json: bool) -> None:

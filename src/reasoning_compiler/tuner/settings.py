@@ -100,7 +100,7 @@ class Progress:
 
     Args:
         doing: what it is at.
-        folder: the run folder.
+        folder: the run folder; empty where it has yet to be chosen.
         num_samples: programs measured so far.
         max_samples: of the run.
         untuned_secs: the untuned program's latency; None before it is known, or where it failed.

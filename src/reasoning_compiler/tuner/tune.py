@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from reasoning_compiler.space.space import Space
     from reasoning_compiler.workload import Workload
 
+_RUNS = Path("runs")
 _WORKLOAD_FILE = "workload.json"
 
 
@@ -98,8 +99,8 @@ def tune(
     settings = replace(settings or Settings(), **changes)
     if settings.replayed:
         settings = replace(settings, proposer=f"replay:{Path(settings.replayed).resolve()}")
-    if out is not None:
-        require_free(out)  # before anything that takes time
+    folder = Path(out) if out is not None else None
+    require_free(folder or _RUNS / "new")  # before anything that takes time
     machine = _machine(settings)
     threads = _threads(settings, machine)
     workload = as_workload(workload)
@@ -114,7 +115,6 @@ def tune(
         config=settings.to_json(),
         command=command,
     )
-    folder = Path(out) if out is not None else _new_folder(workload.name)
     return _run(folder, workload, machine, settings, threads, header=header, on_progress=on_progress)
 
 
@@ -200,7 +200,7 @@ def space_of(run: Run) -> Space:
 
 
 def _run(
-    folder: Path,
+    folder: Path | None,
     workload: Workload,
     machine: Machine,
     settings: Settings,
@@ -219,8 +219,9 @@ def _run(
         from reasoning_compiler.tuner.model import Model
 
         model = Model(settings)
-    on_progress(Progress("starting", str(folder), 0, settings.samples))
+    on_progress(Progress("starting", str(folder or ""), 0, settings.samples))
     parts = Parts(workload, machine, settings, threads)
+    folder = folder or _new_folder(workload.name)
     try:
         with Journal.create(folder, header, files=_files(workload)) if header else Journal.resume(folder) as journal:
             earlier = None if header else read_run(folder)
@@ -277,9 +278,15 @@ def _threads(settings: Settings, machine: Machine) -> int:
 
 
 def _new_folder(name: str) -> Path:
+    """Returns a folder below `runs/` that nobody else has: it is made here, unless that fails."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
-    base = Path("runs") / f"{safe}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder, number = base, 2
-    while folder.exists():
-        folder, number = base.with_name(f"{base.name}-{number}"), number + 1
-    return folder
+    base = f"{safe}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
+        try:
+            (_RUNS / f"{base}{suffix}").mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError:  # the journal says what is wrong
+            pass
+        return _RUNS / f"{base}{suffix}"
+    raise UsageError(f"`{_RUNS}` holds too many runs of this second; give the run a folder with `--out`")
