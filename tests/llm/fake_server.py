@@ -59,6 +59,7 @@ class FakeServer:
         self.requests: list[dict[str, Any]] = []
         self.request_headers: list[dict[str, str]] = []
         self.most_at_once = 0
+        self.spans: list[tuple[float, float]] = []  # of each answer, from the request to the last byte
         self._at_once = 0
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"fake": self})
@@ -112,12 +113,14 @@ class _Handler(BaseHTTPRequestHandler):
         request = json.loads(sent)
         script = self.fake.next_script(request, dict(self.headers))
         self.fake.busy(+1)
+        started = time.perf_counter()
         try:
             time.sleep(script.delay_secs)
             self._answer(request, script)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
         finally:
+            self.fake.spans.append((started, time.perf_counter()))
             self.fake.busy(-1)
 
     def _answer(self, request: dict[str, Any], script: Script) -> None:
