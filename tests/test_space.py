@@ -662,6 +662,14 @@ def test_a_sum_inside_another_blocks_reduction_loop_starts_at_zero_each_time() -
     assert_right("attention", made.schedule(program).mod)
 
 
+def test_what_would_still_be_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The guard behind that repair: without the repair it has something to refuse.
+    monkeypatch.setattr("reasoning_compiler.space.postprocess._initialise_inside_foreign_loops", lambda schedule: None)
+    made = Space(kernel("attention").mod, this_machine())
+    with pytest.raises(IllegalProgramError, match="`T_softmax_expsum` would be summed again in each iteration"):
+        made.edit(UNTUNED, Transformation((("T_softmax_expsum at", 6),)))
+
+
 def has_vnni() -> bool:
     from tvm.target.codegen import target_has_features
 

@@ -13,8 +13,9 @@ from reasoning_compiler.errors import IllegalProgramError, UsageError
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.records import Decision, Program, Transformation, Value, as_value
 from reasoning_compiler.space.extract import nests
+from reasoning_compiler.space.legality import why_wrong
 from reasoning_compiler.space.nest import Nest
-from reasoning_compiler.space.postprocess import postprocess
+from reasoning_compiler.space.postprocess import postprocess, repeats_a_reduction
 from reasoning_compiler.space.replay import Replay, Replayer, show
 from reasoning_compiler.space.sketch import Sketch, SketchGenerator
 from reasoning_compiler.space.tiling import TileGroup, tile_groups
@@ -88,7 +89,7 @@ class Space:
             try:
                 replay = self._replayer(sketch).draw(int(rng.integers(1, 2**30)))
                 program = _program(sketch, replay)
-                self._keep(program, self._postprocess(replay.schedule))
+                self._finish(program, replay.schedule)
             except IllegalProgramError:
                 continue
             return program
@@ -118,7 +119,7 @@ class Space:
             raise IllegalProgramError(f"there is no decision `{unknown[0]}` here; there are {known}")
         replay = replayer.take({**base.values, **edits}, strict=frozenset(edits) - sites)
         edited = _program(sketch, replay)
-        self._keep(edited, self._postprocess(replay.schedule))
+        self._finish(edited, replay.schedule)
         return edited
 
     def why_not(self, program: Program, transformation: Transformation) -> str | None:
@@ -139,10 +140,10 @@ class Space:
         """
         if program.is_untuned:
             return self._unscheduled.copy()
-        if program in self._kept:
-            self._kept.move_to_end(program)
-            return self._kept[program]
-        return self._keep(program, self._postprocess(self.raw_schedule(program)))
+        if program not in self._kept:
+            self._finish(program, self.raw_schedule(program))
+        self._kept.move_to_end(program)
+        return self._kept[program]
 
     def raw_schedule(self, program: Program) -> Any:
         """Returns the program's schedule before the postprocessors: loops are not yet fused or annotated.
@@ -191,7 +192,7 @@ class Space:
             try:
                 replay = replayer.draw(draw) if draw else replayer.take({})
                 start = _program(self._plain, replay)
-                self._keep(start, self._postprocess(replay.schedule))
+                self._finish(start, replay.schedule)
             except IllegalProgramError:
                 continue
             return start
@@ -216,14 +217,15 @@ class Space:
             raise IllegalProgramError(f"the program's values do not fit this workload: {', '.join(names)}")
         return replay
 
-    def _postprocess(self, schedule: Any) -> Any:
-        return postprocess(schedule, self._sketches.postprocs)
-
-    def _keep(self, program: Program, schedule: Any) -> Any:
+    def _finish(self, program: Program, schedule: Any) -> None:
+        """Postprocesses a program's schedule and keeps it."""
+        mod = postprocess(schedule, self._sketches.postprocs).mod
+        wrong = why_wrong(nests(mod)) if repeats_a_reduction(mod) else None
+        if wrong is not None:
+            raise IllegalProgramError(wrong)
         self._kept[program] = schedule
         if len(self._kept) > _KEPT_SCHEDULES:
             self._kept.popitem(last=False)
-        return schedule
 
 
 def _program(sketch: Sketch, replay: Replay) -> Program:
