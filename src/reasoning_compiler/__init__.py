@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reasoning_compiler import workload as workloads
-    from reasoning_compiler.deploy import load
-    from reasoning_compiler.journal import read_run
-    from reasoning_compiler.machine import detect
-    from reasoning_compiler.search.search import SearchConfig
-    from reasoning_compiler.tuner import Result, Settings, resume, tune
+    from reasoning_compiler.deploy import load as load
+    from reasoning_compiler.journal import read_run as read_run
+    from reasoning_compiler.machine import detect as detect
+    from reasoning_compiler.search.search import SearchConfig as SearchConfig
+    from reasoning_compiler.tuner import Result as Result
+    from reasoning_compiler.tuner import Settings as Settings
+    from reasoning_compiler.tuner import resume as resume
+    from reasoning_compiler.tuner import tune as tune
 
 _HOMES = {
     "Result": "tuner",

@@ -17,15 +17,11 @@ from reasoning_compiler.proposer.llm.prompt import (
 )
 from reasoning_compiler.proposer.llm.shorten import compact, shorten
 from reasoning_compiler.proposer.protocol import SAME_PROGRAM, Rejection
-from reasoning_compiler.records import UNTUNED, ChoiceDomain, Decision, Step, TileDomain, Transformation
+from reasoning_compiler.records import UNTUNED, Step, Transformation
 
 BRINGS = {
-    ("conv2d", "cached"): (Decision("copy tile", "tile", TileDomain(64, 2), (64, 1)),),
-    ("conv2d", "tiled"): (),
-    ("conv2d", "cached-outer"): (
-        Decision("copy at", "location", ChoiceDomain((-1, 4)), -1),
-        Decision("nothing to choose", "choice", ChoiceDomain((1,)), 1),
-    ),
+    ("conv2d", "cached"): (("copy tile", (64, 1)), ("copy at", -1)),
+    ("conv2d", "cached-outer"): (),
 }
 
 

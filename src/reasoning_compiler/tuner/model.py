@@ -85,7 +85,7 @@ class Model:
 
 
 class Brought:
-    """What each other structure of a program would bring with it, computed once for each kind of it.
+    """What each other structure of a program would bring with it, looked up once for each.
 
     Args:
         parts: of the run.
@@ -93,27 +93,31 @@ class Brought:
 
     def __init__(self, parts: Parts) -> None:
         self._space = parts.space
-        self._known: dict[tuple[str, Value, Value], tuple[Decision, ...]] = {}
+        self._known: dict[tuple[str, Value], tuple[tuple[str, Value], ...]] = {}
 
     def __call__(self, program: Program, table: Sequence[Decision]) -> Brings:
-        """Returns the decisions that come with each other value of each structure decision of a program's table."""
-        brought: dict[tuple[str, Value], tuple[Decision, ...]] = {}
-        for decision in table:
-            if decision.kind == "structure" and isinstance(decision.domain, ChoiceDomain):
-                for value in decision.domain.values:
-                    key = (decision.name, decision.value, value)
-                    if key not in self._known:
-                        self._known[key] = self._new(program, table, decision.name, value)
-                    brought[decision.name, value] = self._known[key]
-        return brought
+        """Returns the decisions that come with each other value of each structure decision, and what they would be.
 
-    def _new(self, program: Program, table: Sequence[Decision], name: str, value: Value) -> tuple[Decision, ...]:
+        Args:
+            program: it is asked about; the untuned one stands for the start program.
+            table: its decisions.
+        """
+        structures = [d for d in table if d.kind == "structure" and isinstance(d.domain, ChoiceDomain)]
+        others = [(d.name, value) for d in structures for value in d.domain.values if value != d.value]
+        for name, value in others:
+            if (name, value) not in self._known:
+                self._known[name, value] = self._new(program, table, name, value)
+        return {other: self._known[other] for other in others}
+
+    def _new(
+        self, program: Program, table: Sequence[Decision], name: str, value: Value
+    ) -> tuple[tuple[str, Value], ...]:
         try:
             edited = self._space.edit(program, Transformation(((name, value),)))
         except IllegalProgramError:
             return ()
         present = {decision.name for decision in table}
-        return tuple(decision for decision in self._space.table(edited) if decision.name not in present)
+        return tuple((name, value) for name, value in edited.decisions if name not in present)
 
 
 def space_notes(parts: Parts) -> str:

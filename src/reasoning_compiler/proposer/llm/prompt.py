@@ -59,8 +59,8 @@ are those listed for the decision. A value outside its domain makes the transfor
 before."""
 
 
-Brings = Mapping[tuple[str, Value], Sequence[Decision]]
-"""For a structure decision's name and one of its other values, the decisions that would come with it."""
+Brings = Mapping[tuple[str, Value], Sequence[tuple[str, Value]]]
+"""For a structure decision and one of its other values, the decisions that would come with it, and their values."""
 
 _NOTHING_BROUGHT: Brings = {}
 
@@ -334,19 +334,10 @@ def _domain(decision: Decision, brings: Brings, limit: int | None) -> str:
         labels = domain.labels or ("",) * len(domain.values)
         told = zip(domain.values, labels, (brings.get((decision.name, v), ()) for v in domain.values), strict=True)
         return " | ".join(
-            json.dumps(v, ensure_ascii=False) + (f" ({w})" if w else "") + _brought(decisions)
-            for v, w, decisions in told
+            json.dumps(v, ensure_ascii=False) + (f" ({w})" if w else "") + (f" (brings {_edits(b)})" if b else "")
+            for v, w, b in told
         )
     return str(domain)
-
-
-def _brought(decisions: Sequence[Decision]) -> str:
-    told = [
-        f"{d.name}: {d.domain}, else {_value(d.value)}" if d.kind == "tile" else d.name
-        for d in decisions
-        if not _is_fixed(d)
-    ]
-    return f" (brings {'; '.join(told)})" if told else ""
 
 
 def _made_by(step: Step, parent: Step | None) -> str:
