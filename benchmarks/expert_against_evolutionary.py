@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import evolutionary, publish, spread
+
 from reasoning_compiler.machine import detect, tvm_target
 from reasoning_compiler.measure.instrument import Instrument
 from reasoning_compiler.tuner import tune

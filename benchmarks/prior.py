@@ -12,6 +12,7 @@ import argparse
 import math
 
 from bench import publish
+
 from reasoning_compiler.machine import detect
 from reasoning_compiler.measure.instrument import Instrument
 from reasoning_compiler.ranking import kendall_tau
