@@ -411,7 +411,7 @@ def test_a_crashing_tvm_is_a_failed_check(monkeypatch):
 def test_the_doctor_misses_a_compiler_and_a_cache(monkeypatch, tmp_path):
     write(tmp_path / "file", "")
     monkeypatch.setattr(doctor, "call_in_child", lambda *args, **kwargs: {"llvm": None})
-    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("CC", "no-such-compiler")
     monkeypatch.setenv("REASONC_CACHE_DIR", str(tmp_path / "file" / "below"))
     found = {check.name: check for check in doctor.checks()}
     assert not found["C compiler"].ok and "no-such-compiler" in found["C compiler"].detail

@@ -17,6 +17,7 @@ from reasoning_compiler.machine.cores import num_physical_cores
 from reasoning_compiler.machine.probe import cache_dir
 from reasoning_compiler.machine.toolchain import (
     INSTALL_COMMAND,
+    c_compiler,
     import_tvm,
     installed_version,
     use_threads,
@@ -25,7 +26,6 @@ from reasoning_compiler.machine.toolchain import (
 
 _MIN_PYTHON = (3, 10)
 _MIN_FREE_BYTES = 1 << 30
-_COMPILERS = ("g++", "gcc", "clang++", "clang", "c++", "cc")  # in TVM's order
 _CHILD_TIMEOUT_SECS = 120
 
 
@@ -139,14 +139,12 @@ def _xgboost() -> Check:
 
 
 def _compiler() -> Check:
-    chosen = os.environ.get("CXX") or os.environ.get("CC")
-    names = (chosen,) if chosen else _COMPILERS
-    path = next(filter(None, map(shutil.which, names)), None)
+    found = c_compiler()
     return Check(
         "C compiler",
-        path is not None,
-        path or f"not found: {', '.join(names)}",
-        "to save libraries, install one (`apt install g++`, `xcode-select --install`) or set CXX to yours",
+        found is not None,
+        str(shutil.which(found[0])) if found else f"not found: {os.environ.get('CC') or 'cc, gcc, clang'}",
+        "install one to link libraries (`apt install gcc`, `xcode-select --install`), or set CC to yours",
     )
 
 

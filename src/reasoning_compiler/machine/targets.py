@@ -69,7 +69,7 @@ def with_target(machine: Machine, text: str) -> Machine:
         raise UsageError(f"`target` is of kind {kind!r}; programs are measured on this machine's CPU: use kind llvm")
     arch = str(wanted.get("mtriple", "")).split("-")[0]
     if arch and _family(arch) != _family(platform.machine()):
-        raise UsageError(f"`target` is for {arch}, and this machine is {platform.machine()}: its programs do not run here")
+        raise UsageError(f"`target` is for {arch}; this machine is {platform.machine()} and cannot run its programs")
     plain = {k: v for k, v in wanted.items() if k not in ("tag", "keys")}
     return replace(machine, target=json.dumps(plain | {"num-cores": machine.num_cores}))
 

@@ -7,6 +7,8 @@ import inspect
 import logging
 import os
 import re
+import shlex
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ TVM_VERSION = "0.27.0.post1"
 FFI_VERSIONS = ">=0.1.14.post0,<0.1.15"
 INSTALL_COMMAND = f'python -m pip install "apache-tvm=={TVM_VERSION}" "apache-tvm-ffi{FFI_VERSIONS}"'
 
+_COMPILERS = ("cc", "gcc", "clang")
 _lock = threading.RLock()
 
 
@@ -47,6 +50,12 @@ def import_tvm(*, any_version: bool = False) -> ModuleType:
             with _quick_inspect_stack():
                 import tvm.s_tir.tensor_intrin
         return tvm
+
+
+def c_compiler() -> list[str] | None:
+    """Returns the command that links libraries, as words: `CC`'s, or the first compiler found; None without any."""
+    words = shlex.split(os.environ.get("CC", "")) or [name for name in _COMPILERS if shutil.which(name)][:1]
+    return words if words and shutil.which(words[0]) else None
 
 
 def why_not_tvm() -> str | None:

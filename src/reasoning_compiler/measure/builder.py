@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +14,7 @@ from typing import Any
 import tvm
 import tvm.s_tir
 
+from reasoning_compiler.machine.toolchain import c_compiler
 from reasoning_compiler.measure.packing import split_packing
 from reasoning_compiler.measure.serving import Refused, one_line
 from reasoning_compiler.measure.signature import Signature, argument_from_json, arguments_of, write_signature
@@ -61,23 +59,15 @@ def _link(module: Any, library: Path, *, target: str) -> None:
     if not (is_native and module.kind == "llvm" and not module.imports and sys.platform.startswith("linux")):
         module.export_library(str(library))
         return
+    compiler = c_compiler()
+    if compiler is None:
+        raise Refused("build", "no C compiler found to link with: install gcc or clang, or set CC")
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         code = Path(folder, "kernel.o")
         module.write_to_file(str(code))
         # TVM's own way, `g++ -shared`, takes three to four times as long: it looks at start-up code and
         # libstdc++, of which a kernel, which is called and never started, uses nothing.
-        command = [*_compiler(), "-shared", "-nostdlib", "-o", str(library), str(code), "-lm", "-lc", "-lgcc"]
+        command = [*compiler, "-shared", "-nostdlib", "-o", str(library), str(code), "-lm", "-lc", "-lgcc"]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
         raise Refused("build", f"linking failed: {' '.join(done.stderr.split())}")
-
-
-def _compiler() -> list[str]:
-    command = shlex.split(os.environ.get("CC", ""))
-    for name in ("cc", "gcc", "clang"):
-        if command:
-            break
-        command = [name] if shutil.which(name) else []
-    if not command:
-        raise Refused("build", "no C compiler found to link with: install gcc or clang, or set CC")
-    return command

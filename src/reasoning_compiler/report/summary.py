@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from reasoning_compiler.journal import Header, ModelUse, Run
-from reasoning_compiler.records import Measurement, Step, Value, difference
 from reasoning_compiler.ranking import kendall_tau
+from reasoning_compiler.records import Measurement, Step, Value, difference
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reasoning_compiler.errors import Interrupted, UsageError
+from reasoning_compiler.errors import Interrupted, LLMSetupError, UsageError
 from reasoning_compiler.journal import Header, Journal, Run, check_environment, read_run, require_free, unknown_here
 from reasoning_compiler.machine import detect, differences, fingerprint, import_tvm, with_target
 from reasoning_compiler.records import Machine, Step
@@ -92,6 +93,7 @@ def tune(
 
     Raises:
         UsageError: the workload, a setting or the folder is of no use; nothing has been measured then.
+        LLMSetupError: the language model cannot be used; the new folder is gone where nothing has been measured.
         NothingMeasuredError: no program could be measured and verified.
         JournalError: the journal could not be written; what was kept can be resumed.
         Interrupted: Ctrl-C, a KeyboardInterrupt that knows the run folder; what was measured is kept.
@@ -234,6 +236,10 @@ def _run(
                 loop.run(earlier)
     except KeyboardInterrupt:
         raise Interrupted(folder) from None
+    except LLMSetupError:
+        if header is not None and not read_run(folder).num_samples:
+            shutil.rmtree(folder)  # there is nothing to go on with, and the next try wants the folder
+        raise
     return Result(read_run(folder))
 
 

@@ -15,6 +15,7 @@ CallFailureKind = Literal[
     "rate_limit",  # too many requests, also after waiting
     "server",  # the provider failed (5xx)
     "connection",  # refused, reset, dropped
+    "unreachable",  # no connection could be made, and none ever has been
     "protocol",  # an answer that is not of the provider's protocol
     "context_window",  # the prompt is too long for the model
     "rejected",  # the provider rejects the request (4xx)
@@ -24,7 +25,7 @@ CallFailureKind = Literal[
     "quota",  # the account has no credit left
     "closed",  # the run ended while the call was under way
 ]
-SETUP_KINDS = ("auth", "unknown_model", "quota")
+SETUP_KINDS = ("auth", "unknown_model", "quota", "unreachable")
 """Failures that no later call will mend."""
 
 Role = Literal["system", "user", "assistant"]

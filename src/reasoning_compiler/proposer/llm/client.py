@@ -89,6 +89,7 @@ class LLMClient:
         self._slots: asyncio.Semaphore | None = None
         self._refused_settings: set[str] = set()
         self._token_cap: int | None = None
+        self._reached = False
 
     def __repr__(self) -> str:
         return f"LLMClient({self.options.model!r})"
@@ -101,7 +102,7 @@ class LLMClient:
         """Returns the model's answer, or why there is none after the tries that the options allow.
 
         Blocks until then. Raises LLMSetupError where no call can succeed: a refused key, an unknown model, no
-        credit.
+        credit, a server that no connection has ever been made to.
         """
         call = self._complete(tuple(messages), max_output_tokens or self.options.max_output_tokens)
         future = self._submit(call)
@@ -202,6 +203,7 @@ class LLMClient:
         except Exception as error:  # third-party code, on whatever a server sends
             failed = self._classified(error, settings)
         else:
+            self._reached = True
             return _reply(response, messages)
         partial = _text(streams[0].get()) if streams else ""
         if partial.strip():
@@ -258,6 +260,10 @@ class LLMClient:
         message = " ".join(self.scrubber.scrub(clip(words, 300)).split())
         message = f"{status}: {message}" if isinstance(status, int) else message
         retry_after = getattr(error, "retry_after", None)
+        connecting = isinstance(error, exceptions.ModelConnectionError) and error.phase == "connect"
+        if connecting and not self._reached:
+            return _Failed("unreachable", message)
+        self._reached = self._reached or not connecting
         if isinstance(error, exceptions.ContentFilterError):
             return _Failed("content_filter", message, sent=True)
         if isinstance(status, int):
@@ -315,7 +321,8 @@ class LLMClient:
             "auth": "the key is refused; check it and what it may be used for",
             "unknown_model": "there is no such model there; check its name and the server's address",
             "quota": "the account has no credit left",
-            "connection": "there is no connection; check the address and that the server runs",
+            "unreachable": "there is no connection; check the address and that the server runs",
+            "connection": "the connection breaks; check the address and that the server is well",
             "timeout": f"there was no answer within {self.options.timeout_secs:g} s",
         }.get(failure.kind, f"the call failed ({failure.kind})")
         return self.scrubber.scrub(f"`--llm` is {where}: {what}. The server says: {failure.message}")

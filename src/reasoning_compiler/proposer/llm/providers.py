@@ -60,8 +60,8 @@ def connect(model: str, *, base_url: str | None = None, api_key_env: str | None 
         import pydantic_ai  # noqa: F401
     except ImportError:
         raise LLMSetupError(
-            "`--llm` needs packages that are not installed: pip install 'reasoning-compiler[llm]' "
-            "(Python 3.11 or newer)"
+            "`--llm` needs packages that are not installed: run `python3 -m pip install '.[llm]'` in this project's "
+            "folder (Python 3.11 or newer)"
         ) from None
     key = _key(provider, base_url, api_key_env)
     problem = ""
