@@ -423,6 +423,17 @@ def test_a_replayed_run_has_the_same_tree_without_the_model(server: Any) -> None
     assert "it repeats" in str(CliRunner().invoke(app, ["transcript", "again"]).exception)
 
 
+@pytest.mark.parametrize("samples", [3, 6, 9])
+def test_a_replay_can_be_interrupted_and_shorter(samples: int, server: Any) -> None:
+    first = tune(server(respond=slow_and_quick), samples=16).run
+    rc.tune(GEMM, out="again", samples=samples, proposer="replay:run")
+    again = rc.resume("again", samples=16).run
+    grown = [(step.node, step.parent, step.program, step.proposer) for step in again.steps]
+    assert grown == [(step.node, step.parent, step.program, step.proposer) for step in first.steps]
+    measured = [s.node for s in again.steps if s.measurement]
+    assert measured == [s.node for s in first.steps if s.measurement]
+
+
 def test_a_replay_ends_where_the_record_does(server: Any) -> None:
     tune(server(respond=GOOD), samples=6)
     again = rc.tune(GEMM, out="again", samples=64, proposer="replay:run").run

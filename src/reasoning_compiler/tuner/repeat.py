@@ -24,8 +24,8 @@ class Repeat:
 
     def __init__(self, recorded: Run, search: TreeSearch, *, done: Run | None = None) -> None:
         self._recorded, self._search = recorded, search
-        num_done = len(_of_search(done)) if done is not None else 0
-        self._left = deque(_of_search(recorded)[num_done:])
+        events = _of_search(recorded)
+        self._left = deque(events if done is None else _not_in(_of_search(done), events))
 
     def ask(self, num: int) -> list[Step]:
         """Returns the next programs to be measured, at most `num`; none at the end of the record.
@@ -36,7 +36,10 @@ class Repeat:
         while self._left:
             self.tend()
             if self._left and isinstance(self._left[0], tuple):
-                return self._search.pick_these(self._left.popleft()[:num])
+                batch = self._left.popleft()
+                if batch[num:]:
+                    self._left.appendleft(batch[num:])
+                return self._search.pick_these(batch[:num])
         return []
 
     def tend(self) -> None:
@@ -60,6 +63,32 @@ class Repeat:
             self._search.repeat_refusal(event.node, event.proposer, event.transformation, event.why)
 
 
-def _of_search(run: Run) -> list[Step | Rejected | Sample | tuple[int, ...]]:
+Event = Step | Rejected | Sample | tuple[int, ...]
+
+
+def _of_search(run: Run) -> list[Event]:
     """Returns what happened in a run's search but for node 0, which is measured when it suits."""
     return [event for event in run.events if not (isinstance(event, Step | Sample) and event.node == 0)]
+
+
+def _not_in(done: list[Event], events: list[Event]) -> list[Event]:
+    """Returns a record's events without what was done of them; batches without what was asked for already."""
+    added = {event.node for event in done if isinstance(event, Step)}
+    measured = {event.node for event in done if isinstance(event, Sample)}
+    asked = {node for event in done if isinstance(event, tuple) for node in event}
+    num_refused = sum(isinstance(event, Rejected) for event in done)
+    left: list[Event] = []
+    for event in events:
+        match event:
+            case Rejected():
+                num_refused -= 1
+                if num_refused < 0:
+                    left.append(event)
+            case Step() | Sample():
+                if event.node not in (added if isinstance(event, Step) else measured):
+                    left.append(event)
+            case _:
+                batch = tuple(node for node in event if node not in asked)
+                if batch:
+                    left.append(batch)
+    return left
