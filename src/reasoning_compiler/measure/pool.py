@@ -2,7 +2,7 @@
 
 A worker is `python -m reasoning_compiler.measure.worker`, never a fork: a fork would copy TVM's threads'
 locks. It is its own session, so Ctrl-C reaches only us, and it ends when we end, however we end (see
-worker.py).
+lifeline.py).
 
     ours                    worker
     requests  ───────────►  fd      JSON messages (messages.py)

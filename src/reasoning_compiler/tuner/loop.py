@@ -12,7 +12,7 @@ from reasoning_compiler.deploy.best import save_best, saved_node
 from reasoning_compiler.errors import IllegalProgramError, NothingMeasuredError
 from reasoning_compiler.journal import Journal, Rejected, Run, Sample, unknown_here
 from reasoning_compiler.measure.instrument import Instrument, Measured
-from reasoning_compiler.records import UNTUNED, Measurement, Step, Transformation
+from reasoning_compiler.records import UNTUNED, Failure, Measurement, Step, Transformation
 from reasoning_compiler.tuner.parts import Parts
 from reasoning_compiler.tuner.repeat import Repeat
 from reasoning_compiler.tuner.settings import Doing, Progress
@@ -146,11 +146,19 @@ class Loop:
     def _measure(self, batch: list[Step]) -> None:
         """Measures what is left of a batch, journals each result as it comes, and tells the search of the whole."""
         self._show("measuring")
-        modules = [self._parts.space.schedule(step.program).mod for step in batch]
+        applied: list[Step] = []
+        modules = []
+        for step in batch:
+            try:
+                modules.append(self._parts.space.schedule(step.program).mod)
+                applied.append(step)
+            except IllegalProgramError as error:  # it was legal when it was proposed: TVM has crashed over it since
+                failed = Measurement(failure=Failure("crash", str(error)))
+                self._take_in(step, Measured(failed), is_last=step is batch[-1])
         self._instrument.measure(
             modules,
             best_secs=self._best_secs,
-            on_result=lambda index, measured: self._take_in(batch[index], measured, is_last=index == len(batch) - 1),
+            on_result=lambda i, measured: self._take_in(applied[i], measured, is_last=i == len(applied) - 1),
         )
         self._tell()
         self._journal_stages()
