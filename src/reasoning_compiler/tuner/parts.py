@@ -52,9 +52,7 @@ def with_threads(machine: Machine, threads: int) -> Machine:
     return replace(machine, num_cores=threads, peak_flops=peak, target=target)
 
 
-def make_space(
-    workload: Workload, machine: Machine, settings: Settings, *, fatal: Collection[Risk] = ()
-) -> Space:
+def make_space(workload: Workload, machine: Machine, settings: Settings, *, fatal: Collection[Risk] = ()) -> Space:
     """Returns the space of a run.
 
     Args:
@@ -143,9 +141,7 @@ class Parts:
     def analyze(self, program: Program) -> Analysis:
         """Returns the static analysis of a program."""
         nests: tuple[Nest, ...] = self.space.nests(program)
-        return analyze(
-            nests, self.machine, kernel_flops=self.workload.flops, kernel_bytes=self.workload.bytes
-        )
+        return analyze(nests, self.machine, kernel_flops=self.workload.flops, kernel_bytes=self.workload.bytes)
 
     @cached_property
     def proposer(self) -> Proposer:
@@ -186,7 +182,9 @@ class Parts:
     def _make_surrogate(self) -> Surrogate | MetaScheduleSurrogate:
         seed = int(stream(self.settings.seed, "surrogate").integers(2**31))
         if self.settings.preset == "paper":
-            made: Any = MetaScheduleSurrogate(self.workload.mod, self.target, self.space.schedule, seed=seed)
+            made: Any = MetaScheduleSurrogate(
+                self.workload.mod, self.target, self.space.schedule, seed=seed, threads=self.machine.num_cores
+            )
         else:
             self._features = FeatureExtractor(self.workload.mod, self.target)
             made = Surrogate(self._describe, seed=seed)

@@ -267,7 +267,7 @@ def _files(workload: Workload) -> dict[str, str]:
 
 
 def _machine(settings: Settings) -> Machine:
-    machine = detect()
+    machine = detect(threads=settings.threads)
     return machine if settings.target is None else with_target(machine, settings.target)
 
 
