@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from threadpoolctl import threadpool_info
 
 pytest.importorskip("tvm")
 
+from faulty_candidates import FAULTS, measure
 from measure_kernels import (
     Gemm,
     N,
@@ -219,6 +221,14 @@ class TestMeasuring:
         assert not first.ok and second.verified
 
 
+def test_sixty_candidates_with_faults_of_every_kind_leave_nothing_behind(tmp_path: Path) -> None:
+    outcome = measure(60, FAULTS[:6], scratch=tmp_path)
+    assert outcome.is_clean, outcome
+    assert outcome.planted == {"none": 54} | {fault.name: 1 for fault in FAULTS[:6]}
+    assert outcome.num_replaced >= 4  # abort, wrong result, hang, descriptors
+    assert outcome.growth_bytes < 20 << 20
+
+
 class TestWithoutReference:
     def test_the_untuned_output_becomes_the_reference(self) -> None:
         with Instrument(Gemm(reference=None), target(), num_threads=1) as instrument:
@@ -237,13 +247,19 @@ class TestWithoutReference:
 
 
 class TestWorkers:
-    def test_threads_are_as_many_as_asked_for(self) -> None:
-        counts = []
-        for num_threads in (1, 3):
-            with Instrument(Gemm(), target(), num_threads=num_threads, num_build_workers=1) as instrument:
-                one(instrument, scheduled(Gemm()))
-                counts.append(psutil.Process(instrument.pids[0]).num_threads())
-        assert counts[1] - counts[0] == 2
+    @pytest.mark.parametrize("num_threads", [1, 3])
+    def test_threads_are_as_many_as_asked_for(self, num_threads: int) -> None:
+        limits: list[int] = []
+
+        def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+            limits.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+            return a @ b
+
+        with Instrument(Gemm(reference=matmul), target(), num_threads=num_threads) as instrument:
+            one(instrument, scheduled(Gemm()))
+            runner, *builders = (psutil.Process(pid).num_threads() for pid in instrument.pids)
+        assert limits and max(limits) <= num_threads
+        assert (runner, builders) == (num_threads, [1] * num_threads)
 
     def test_nothing_is_left_behind(self, tmp_path: Path) -> None:
         fds_before = len(os.listdir("/proc/self/fd"))
@@ -283,6 +299,12 @@ class TestWorkers:
         assert all(is_gone_soon(pid) for pid in pids)
         Scratch(tmp_path).close()
         assert not list(tmp_path.iterdir())
+
+    def test_no_worker_can_take_all_memory(self) -> None:
+        with Instrument(Gemm(), target(), num_threads=1) as instrument:
+            one(instrument, scheduled(Gemm()))
+            limits = [psutil.Process(pid).rlimit(psutil.RLIMIT_DATA)[0] for pid in instrument.pids]
+        assert all(0 < limit < psutil.virtual_memory().total for limit in limits)
 
     def test_ctrl_c_reaches_only_us(self) -> None:
         with Instrument(Gemm(), target(), num_threads=1) as instrument:

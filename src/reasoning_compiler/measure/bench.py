@@ -31,10 +31,12 @@ class Ran:
     Args:
         measurement: latencies or a failure.
         verify_secs: the part of its `run_secs` that verification took.
+        timed_secs: the part in which the program itself ran.
     """
 
     measurement: Measurement
     verify_secs: float = 0.0
+    timed_secs: float = 0.0
 
 
 class Bench:
@@ -44,7 +46,7 @@ class Bench:
         num_threads: threads that a program may use.
         race: how long programs are timed; its `best_secs` is not used.
         timeout_secs: the longest that a program may take, all its runs together.
-        memory_limit_bytes: the most memory that the process may take for data; None for no limit.
+        memory_limit_bytes: the most memory that the process may take for data; None for most of what is free.
     """
 
     def __init__(
@@ -134,7 +136,7 @@ class Bench:
             verified=answer["verified"],
             run_secs=answer["run_secs"],
         )
-        return Ran(measurement, answer["verify_secs"])
+        return Ran(measurement, answer["verify_secs"], answer["timed_secs"])
 
     def compare(self, libraries: Sequence[Path], *, rounds: int, budget_secs: float) -> list[Measurement]:
         """Returns measurements of libraries that were timed in turns.

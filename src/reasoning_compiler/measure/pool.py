@@ -47,7 +47,7 @@ class WorkerOptions:
     Args:
         role: whether it builds libraries or runs them.
         num_threads: threads of TVM's pool in it, ≥ 1.
-        memory_limit_bytes: the most memory that it may take for its data; None for no limit.
+        memory_limit_bytes: the most memory that it may take for its data; None for most of what is free.
     """
 
     role: Literal["builder", "runner"]

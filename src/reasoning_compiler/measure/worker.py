@@ -14,20 +14,27 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import psutil
+
 from reasoning_compiler.lifeline import follow_the_parent
+from reasoning_compiler.machine.cgroup import memory_limit_bytes
 from reasoning_compiler.machine.toolchain import use_threads
 from reasoning_compiler.measure.serving import limit, serve
 
 # LLVM keeps some memory of every build: a builder that has grown by this much is replaced.
 _MAX_BUILDER_GROWTH_BYTES = 1 << 30
+# Of the memory that is free; so an allocation without end fails before the system has to choose whom to end.
+_MEMORY_SHARE = 0.9
 
 
 def _limit_memory(num_bytes: int | None) -> None:
     with suppress(OSError):
         # Where memory runs out all the same, the system is to end the kernel under test and not the search.
         Path("/proc/self/oom_score_adj").write_text("1000")
-    if num_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
+    if num_bytes is None:
+        limits = (psutil.virtual_memory().available, memory_limit_bytes())
+        num_bytes = int(_MEMORY_SHARE * min(limit for limit in limits if limit is not None))
+    resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
 
 
 def main() -> None:

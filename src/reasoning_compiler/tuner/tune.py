@@ -84,6 +84,8 @@ def tune(
 ) -> Result:
     """Returns the result of tuning a workload on this machine.
 
+    The search runs in this process, which a crash of TVM takes along: `reasonc resume` goes on past it.
+
     Args:
         workload: a Workload, its spec ("llama3-attention[seq_len=512]", "kernels.py:my_matmul"), a PrimFunc or an
             IRModule with one.
