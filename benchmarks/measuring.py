@@ -4,9 +4,9 @@ with two fixes (the quick import of the tensor intrinsics in the builders, one t
     python benchmarks/measuring.py [--candidates 64] [--secs 60] [WORKLOAD ...]
 
 It is done in pieces of less than three minutes, each in a process of its own, sides in turns; their outcomes are kept
-in results/measuring.pieces, so that it can be interrupted; with `--secs` it stops by itself. TVM's side is timed without
-its process' start and import, from the making of the builder to the last latency; ours as well. Its candidates are
-built in one go and run 16 a piece, which costs it a new process (a second or two) in each.
+in results/measuring.pieces, so that it can be interrupted; with `--secs` it stops by itself. TVM's side is timed
+without its process' start and import, from the making of the builder to the last latency; ours as well. Its
+candidates are built in one go and run 16 a piece, which costs it a new process (a second or two) in each.
 
 The candidates are drawn at random from MetaSchedule's own space. Ours are raced and verified; TVM's are not. The ten
 fastest, by our word, are then timed long and in turns, and Kendall's τ says how well each side had ranked them.

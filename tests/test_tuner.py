@@ -30,6 +30,7 @@ from reasoning_compiler.journal import JOURNAL_FILE, canonical_lines
 from reasoning_compiler.machine import import_tvm
 from reasoning_compiler.measure import instrument
 from reasoning_compiler.records import Failure, FailureKind, Measurement
+from reasoning_compiler.report import summarize, to_text
 from reasoning_compiler.tuner import Progress, Result, load_workload, machine_of, space_of
 from reasoning_compiler.tuner.loop import Loop
 
@@ -360,6 +361,8 @@ class TestEndings:
         fake(judge=lambda bits: failing(*next(said))(bits), untuned=failing("timeout"))
         with pytest.raises(NothingMeasuredError, match=r"\(3 wrong_result, 1 build\); most said: often\. .* tolerance"):
             rc.tune(GEMM, out=tmp_path / "run", samples=4)
+        told = to_text(summarize(rc.read_run(tmp_path / "run")))
+        assert "most of wrong_result: often" in told and "most of build: rare" in told
 
     def test_where_only_the_untuned_program_works_it_is_there(self, fake: Callable[..., None], tmp_path: Path) -> None:
         fake(judge=failing("crash"))

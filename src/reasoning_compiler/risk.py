@@ -1,8 +1,8 @@
 """What TVM is being asked to do, noted where another process can read it when TVM has ended this one.
 
-Applying a schedule runs native code that now and then ends the process (apache/tvm issues 17934, 18424). Whoever
-watches over this process (cli/watched.py) then finds in the note what it was, and it is not tried again. Without a
-watcher a note costs nothing, with one some microseconds.
+Applying a schedule runs native code, which now and then ends the process (as in apache/tvm issue 18424) or never comes
+back. Whoever watches over this process (cli/watched.py) then finds in the note what it was, and it is not tried again.
+Without a watcher a note costs nothing, with one some microseconds.
 """
 
 from __future__ import annotations
