@@ -14,7 +14,6 @@ import json
 import sys
 import tempfile
 from collections import Counter
-from dataclasses import asdict
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ def main() -> None:
     for piece in [given.piece] if given.piece else range(1, given.pieces + 1):
         faults = list(islice(cycle(FAULTS), (piece - 1) * share // 10, piece * share // 10))
         with tempfile.TemporaryDirectory() as scratch:
-            done[str(piece)] = asdict(measure(share, faults, scratch=Path(scratch), seed=piece))
+            done[str(piece)] = vars(measure(share, faults, scratch=Path(scratch), seed=piece))
         RESULTS.mkdir(exist_ok=True)
         PIECES.write_text(json.dumps(done, indent=1) + "\n")
         print(json.dumps(done[str(piece)], indent=1), flush=True)

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -38,7 +39,8 @@ from reasoning_compiler.measure.instrument import Instrument, Measured
 from reasoning_compiler.measure.packing import split_packing
 from reasoning_compiler.measure.pool import Pool, Request, WorkerOptions
 from reasoning_compiler.measure.scratch import Scratch
-from reasoning_compiler.measure.signature import read_signature
+from reasoning_compiler.measure.signature import KernelArgument, read_signature
+from reasoning_compiler.measure.weights import PackedWeights
 
 pytestmark = pytest.mark.tvm
 
@@ -92,6 +94,63 @@ class TestPacking:
             measured = one(instrument, schedule.mod)
         assert measured.measurement.verified
         assert measured.artifact is not None
+
+
+class TestPackedWeights:
+    """Of a weight of 64 bytes."""
+
+    @staticmethod
+    def weights(max_bytes: int = 1 << 20) -> tuple[list[str], Callable[..., Any]]:
+        """Returns the layouts that were packed, and a function that asks for one, filled with its number."""
+        kept = PackedWeights(tvm.runtime.cpu(), max_bytes=max_bytes, view=np.from_dlpack)
+        packed: list[str] = []
+
+        def get(layout: str, shape: tuple[int, ...] = (4, 4), **options: bool) -> np.ndarray:
+            def pack(tensor: Any) -> None:
+                packed.append(layout)
+                np.from_dlpack(tensor)[...] = int(layout or 0)
+
+            argument = KernelArgument("B", (4, 4), "float32", "weight", "pack_B", shape, "float32", layout)
+            return np.from_dlpack(kept.get(1, argument, pack, **options))
+
+        return packed, get
+
+    def test_a_layout_is_packed_once_while_it_is_one_of_the_last_four(self) -> None:
+        packed, get = self.weights()
+        for layout in "1213145261":
+            assert (get(layout) == int(layout)).all()
+        assert "".join(packed) == "12345261"
+
+    def test_memory_is_used_again_where_it_fits(self) -> None:
+        _, get = self.weights(max_bytes=64)
+        places = [get(layout, shape).ctypes.data for layout, shape in (("1", (4, 4)), ("2", (2, 8)), ("3", (5, 4)))]
+        assert places[0] == places[1]
+        assert get("3", (5, 4)).shape == (5, 4)
+
+    def test_no_more_memory_is_taken_than_there_is(self) -> None:
+        packed, get = self.weights(max_bytes=2 * 64)
+        for layout in "12312":
+            get(layout)
+        assert "".join(packed) == "12312"
+
+    def test_what_others_still_read_is_left_alone(self) -> None:
+        _, get = self.weights(max_bytes=64)
+        first, second, again = get("1", alone=False), get("2", alone=False), get("1", alone=False)
+        assert (first == 1).all() and (second == 2).all() and (again == 1).all()
+        mine = get("3")
+        assert (get("4", alone=False) == 4).all() and (mine == 3).all()
+        assert get("3", alone=False).ctypes.data == mine.ctypes.data
+
+    def test_a_layout_that_is_not_known_is_packed_each_time(self) -> None:
+        packed, get = self.weights()
+        get("")
+        get("")
+        assert packed == ["", ""]
+
+    def test_layouts_have_names(self) -> None:
+        one, two, other = (split_packing(scheduled(Gemm(), tile=tile)) for tile in (16, 16, 8))
+        assert one.layout(1) == two.layout(1) != other.layout(1)
+        assert len(one.layout(1)) == 16 and one.layout(0) == ""
 
 
 class TestMeasuring:
