@@ -67,20 +67,22 @@ def main() -> None:
         (folder / ("_".join(given.piece) + ".json")).write_text(json.dumps(outcome) + "\n")
         return
     begun = time.perf_counter()
-    while left := [(w, p) for w in given.workloads for p in pieces(given.candidates) if not done(w, p)]:
+    nums = {workload: num_of(workload, given.candidates) for workload in given.workloads}
+    while left := [(w, p) for w in given.workloads for p in pieces(nums[w]) if not done(w, p)]:
         workload, piece = left[0]
         started = time.perf_counter()
         environment = {k: v for k, v in os.environ.items() if k not in ("TVM_NUM_THREADS", "TVM_BIND_THREADS")}
         if piece[0] == "run-fixed":
             environment["TVM_NUM_THREADS"] = str(cores())
-        command = [sys.executable, __file__, workload, "--candidates", str(given.candidates), "--piece", *piece]
+        command = [sys.executable, __file__, workload, "--candidates", str(nums[workload]), "--piece", *piece]
         folder_of(workload).mkdir(parents=True, exist_ok=True)
         subprocess.run(command, check=True, env=environment | {"TMPDIR": str(folder_of(workload))})
         print(f"{workload} {' '.join(piece)}: {time.perf_counter() - started:.0f} s, {len(left) - 1} left", flush=True)
         if time.perf_counter() - begun > given.secs and len(left) > 1:
             return
-    publish("measuring", {"rows": [row(workload, given.candidates) for workload in given.workloads]})
-    shutil.rmtree(PIECES)
+    publish("measuring", {"rows": [row(workload, nums[workload]) for workload in given.workloads]})
+    if set(given.workloads) >= set(WORKLOADS):
+        shutil.rmtree(PIECES)
 
 
 # -- the steps -----------------------------------------------------------------------------------------------------
@@ -103,7 +105,7 @@ def prepare(spec: str, folder: Path, num: int) -> dict[str, Any]:
         seed += 1
     for number, program in enumerate(programs.values()):
         (folder / f"candidate{number}.json").write_text(tvm.ir.save_json(space.schedule(program).mod))
-    return {"target": str(space.target)}
+    return {"target": str(space.target), "candidates": num}
 
 
 def ours(spec: str, folder: Path, num: int, repeat: str) -> dict[str, Any]:
@@ -255,6 +257,12 @@ def folder_of(workload: str) -> Path:
 
 def outcome(folder: Path, *piece: str) -> dict[str, Any]:
     return json.loads((folder / ("_".join(piece) + ".json")).read_text())
+
+
+def num_of(workload: str, wanted: int) -> int:
+    """Returns how many candidates a workload has that was begun before, or how many are wanted."""
+    begun = done(workload, ["prepare"])
+    return outcome(folder_of(workload), "prepare")["candidates"] if begun else wanted
 
 
 def done(workload: str, piece: list[str]) -> bool:
