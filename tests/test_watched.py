@@ -240,6 +240,8 @@ def test_a_note_says_the_innermost_of_what_is_under_way(monkeypatch: pytest.Monk
         assert note.risk is not None
         assert note.risk[0] == outer and 0 <= note.risk[1] < 5
     assert note.risk is None and note.where == ""
+    with at_risk(Risk(DEADLY, (("unroll", {1, 2}),))):  # nonsense that somebody proposes is noted, too
+        assert note.risk is not None
     note.write("folder", "x" * 600_000)
     assert note.read("folder") == ""
     note.write("folder", "Größe")

@@ -50,6 +50,12 @@ class Risk:
         edits = [[n, list(v) if isinstance(v, tuple) else v] for n, v in self.edits]
         return {"program": self.program and self.program.to_json(), "edits": edits, "seed": self.seed}
 
+    @property
+    def text(self) -> str:
+        """The risk as JSON text, equal for equal risks."""
+        # A model may propose values of any kind, of which not all can be hashed, or be JSON.
+        return json.dumps(self.to_json(), separators=(",", ":"), default=str)
+
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> Risk:
         return cls(
@@ -173,7 +179,7 @@ def at_risk(risk: Risk) -> Iterator[None]:
         yield
         return
     before = _note.read("risk")
-    _note.write("risk", f"{time.monotonic()} {json.dumps(risk.to_json(), separators=(',', ':'))}")
+    _note.write("risk", f"{time.monotonic()} {risk.text}")
     try:
         yield
     finally:

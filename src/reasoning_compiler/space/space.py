@@ -47,7 +47,7 @@ class Space:
         self, mod: Any, target: Any, *, rules: list[Any] | None = None, fatal: Collection[Risk] = ()
     ) -> None:
         self._tvm = import_tvm()
-        self._fatal = frozenset(fatal)
+        self._fatal = {risk.text for risk in fatal}
         self.target = self._tvm.target.Target(target)
         self._sketches = SketchGenerator(mod, self.target, rules=rules)
         self.mod = self._sketches.mod
@@ -231,7 +231,7 @@ class Space:
     @contextmanager
     def _survived(self, risk: Risk) -> Iterator[None]:
         """Notes what TVM is asked to do until the block's end; refuses what a process has ended over."""
-        if risk in self._fatal:
+        if self._fatal and risk.text in self._fatal:
             raise IllegalProgramError("TVM crashes when this is applied")
         with at_risk(risk):
             yield
