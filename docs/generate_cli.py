@@ -36,7 +36,9 @@ the same command. What a command is used for is told in [first-run.md](first-run
 | 2 | bad input, or an environment that does not fit: nothing was lost, and the one line on stderr says what to do |
 | 3 | nothing could be measured and verified |
 | 4 | the run folder could not be written or read |
+| 5 | TVM ended the process again and again; what was measured is kept |
 | 130 | interrupted with Ctrl-C; what was measured is kept, and `reasonc resume` goes on |
+| 137 | the search was killed (SIGKILL, as when memory runs out); `reasonc resume` goes on |
 
 Errors are one line on stderr. With `reasonc --debug COMMAND …` the traceback is shown.
 

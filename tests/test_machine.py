@@ -295,6 +295,17 @@ def test_this_machine_is_measured_once(probed, monkeypatch):
     assert len(probed) == 3
 
 
+def test_a_first_measurement_keeps_to_the_threads_of_a_run(probed, monkeypatch):
+    monkeypatch.setattr(probe, "num_physical_cores", lambda: 8)
+    part = machine.detect(threads=2)
+    assert (probed[-1][1], part.num_cores, part.peak_flops) == (2, 8, 4 * 5.4e11)
+    assert json.loads(part.target)["num-cores"] == 8
+    assert machine.detect(threads=2) == part
+    assert machine.detect().peak_flops == 5.4e11  # all cores are another measurement, and then known to all
+    assert machine.detect(threads=2).peak_flops == 5.4e11
+    assert [call[1] for call in probed] == [2, 8]
+
+
 def test_a_damaged_memory_is_measured_again(probed, tmp_path):
     first = machine.detect()
     (file,) = (tmp_path / "cache").iterdir()

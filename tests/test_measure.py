@@ -8,15 +8,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from threadpoolctl import threadpool_info
 
 pytest.importorskip("tvm")
 
+from faulty_candidates import FAULTS, measure
 from measure_kernels import (
     Gemm,
     N,
@@ -36,7 +39,8 @@ from reasoning_compiler.measure.instrument import Instrument, Measured
 from reasoning_compiler.measure.packing import split_packing
 from reasoning_compiler.measure.pool import Pool, Request, WorkerOptions
 from reasoning_compiler.measure.scratch import Scratch
-from reasoning_compiler.measure.signature import read_signature
+from reasoning_compiler.measure.signature import KernelArgument, read_signature
+from reasoning_compiler.measure.weights import PackedWeights
 
 pytestmark = pytest.mark.tvm
 
@@ -90,6 +94,63 @@ class TestPacking:
             measured = one(instrument, schedule.mod)
         assert measured.measurement.verified
         assert measured.artifact is not None
+
+
+class TestPackedWeights:
+    """Of a weight of 64 bytes."""
+
+    @staticmethod
+    def weights(max_bytes: int = 1 << 20) -> tuple[list[str], Callable[..., Any]]:
+        """Returns the layouts that were packed, and a function that asks for one, filled with its number."""
+        kept = PackedWeights(tvm.runtime.cpu(), max_bytes=max_bytes, view=np.from_dlpack)
+        packed: list[str] = []
+
+        def get(layout: str, shape: tuple[int, ...] = (4, 4), **options: bool) -> np.ndarray:
+            def pack(tensor: Any) -> None:
+                packed.append(layout)
+                np.from_dlpack(tensor)[...] = int(layout or 0)
+
+            argument = KernelArgument("B", (4, 4), "float32", "weight", "pack_B", shape, "float32", layout)
+            return np.from_dlpack(kept.get(1, argument, pack, **options))
+
+        return packed, get
+
+    def test_a_layout_is_packed_once_while_it_is_one_of_the_last_four(self) -> None:
+        packed, get = self.weights()
+        for layout in "1213145261":
+            assert (get(layout) == int(layout)).all()
+        assert "".join(packed) == "12345261"
+
+    def test_memory_is_used_again_where_it_fits(self) -> None:
+        _, get = self.weights(max_bytes=64)
+        places = [get(layout, shape).ctypes.data for layout, shape in (("1", (4, 4)), ("2", (2, 8)), ("3", (5, 4)))]
+        assert places[0] == places[1]
+        assert get("3", (5, 4)).shape == (5, 4)
+
+    def test_no_more_memory_is_taken_than_there_is(self) -> None:
+        packed, get = self.weights(max_bytes=2 * 64)
+        for layout in "12312":
+            get(layout)
+        assert "".join(packed) == "12312"
+
+    def test_what_others_still_read_is_left_alone(self) -> None:
+        _, get = self.weights(max_bytes=64)
+        first, second, again = get("1", alone=False), get("2", alone=False), get("1", alone=False)
+        assert (first == 1).all() and (second == 2).all() and (again == 1).all()
+        mine = get("3")
+        assert (get("4", alone=False) == 4).all() and (mine == 3).all()
+        assert get("3", alone=False).ctypes.data == mine.ctypes.data
+
+    def test_a_layout_that_is_not_known_is_packed_each_time(self) -> None:
+        packed, get = self.weights()
+        get("")
+        get("")
+        assert packed == ["", ""]
+
+    def test_layouts_have_names(self) -> None:
+        one, two, other = (split_packing(scheduled(Gemm(), tile=tile)) for tile in (16, 16, 8))
+        assert one.layout(1) == two.layout(1) != other.layout(1)
+        assert len(one.layout(1)) == 16 and one.layout(0) == ""
 
 
 class TestMeasuring:
@@ -219,6 +280,14 @@ class TestMeasuring:
         assert not first.ok and second.verified
 
 
+def test_sixty_candidates_with_faults_of_every_kind_leave_nothing_behind(tmp_path: Path) -> None:
+    outcome = measure(60, FAULTS[:6], scratch=tmp_path)
+    assert outcome.is_clean, outcome
+    assert outcome.planted == {"none": 54} | {fault.name: 1 for fault in FAULTS[:6]}
+    assert outcome.num_replaced >= 4  # abort, wrong result, hang, descriptors
+    assert outcome.growth_bytes < 20 << 20
+
+
 class TestWithoutReference:
     def test_the_untuned_output_becomes_the_reference(self) -> None:
         with Instrument(Gemm(reference=None), target(), num_threads=1) as instrument:
@@ -237,13 +306,19 @@ class TestWithoutReference:
 
 
 class TestWorkers:
-    def test_threads_are_as_many_as_asked_for(self) -> None:
-        counts = []
-        for num_threads in (1, 3):
-            with Instrument(Gemm(), target(), num_threads=num_threads, num_build_workers=1) as instrument:
-                one(instrument, scheduled(Gemm()))
-                counts.append(psutil.Process(instrument.pids[0]).num_threads())
-        assert counts[1] - counts[0] == 2
+    @pytest.mark.parametrize("num_threads", [1, 3])
+    def test_threads_are_as_many_as_asked_for(self, num_threads: int) -> None:
+        limits: list[int] = []
+
+        def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+            limits.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+            return a @ b
+
+        with Instrument(Gemm(reference=matmul), target(), num_threads=num_threads) as instrument:
+            one(instrument, scheduled(Gemm()))
+            runner, *builders = (psutil.Process(pid).num_threads() for pid in instrument.pids)
+        assert limits and max(limits) <= num_threads
+        assert (runner, builders) == (num_threads, [1] * num_threads)
 
     def test_nothing_is_left_behind(self, tmp_path: Path) -> None:
         fds_before = len(os.listdir("/proc/self/fd"))
@@ -283,6 +358,12 @@ class TestWorkers:
         assert all(is_gone_soon(pid) for pid in pids)
         Scratch(tmp_path).close()
         assert not list(tmp_path.iterdir())
+
+    def test_no_worker_can_take_all_memory(self) -> None:
+        with Instrument(Gemm(), target(), num_threads=1) as instrument:
+            one(instrument, scheduled(Gemm()))
+            limits = [psutil.Process(pid).rlimit(psutil.RLIMIT_DATA)[0] for pid in instrument.pids]
+        assert all(0 < limit < psutil.virtual_memory().total for limit in limits)
 
     def test_ctrl_c_reaches_only_us(self) -> None:
         with Instrument(Gemm(), target(), num_threads=1) as instrument:

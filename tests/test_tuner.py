@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import psutil
@@ -29,7 +29,8 @@ from reasoning_compiler.errors import EnvironmentMismatchError, Interrupted, Not
 from reasoning_compiler.journal import JOURNAL_FILE, canonical_lines
 from reasoning_compiler.machine import import_tvm
 from reasoning_compiler.measure import instrument
-from reasoning_compiler.records import Failure, Measurement
+from reasoning_compiler.records import Failure, FailureKind, Measurement
+from reasoning_compiler.report import summarize, to_text
 from reasoning_compiler.tuner import Progress, Result, load_workload, machine_of, space_of
 from reasoning_compiler.tuner.loop import Loop
 
@@ -342,17 +343,26 @@ class TestEndings:
         assert saved(tmp_path / "run")["node"] == fastest[2].node
         assert result.best.latency_secs == 1 / 3
 
-    @pytest.mark.parametrize("kind", ["crash", "wrong_result", "build", "timeout", "device"])
+    @pytest.mark.parametrize("kind", get_args(FailureKind))
     def test_a_run_that_measured_nothing_fails(self, fake: Callable[..., None], tmp_path: Path, kind: str) -> None:
         fake(judge=failing(kind, "so it goes"), untuned=failing("timeout"))
         with pytest.raises(NothingMeasuredError, match=rf"none of 4 programs .*\(4 {kind}\).* so it goes") as caught:
             rc.tune(GEMM, out=tmp_path / "run", samples=4)
         assert caught.value.exit_code == 3
+        assert f"`reasonc report {tmp_path / 'run'}`" in str(caught.value)
         run = rc.read_run(tmp_path / "run")
         assert run.ended.best is None and run.outcome.step is None
         assert not (tmp_path / "run" / "best").exists()
         with pytest.raises(NothingMeasuredError):  # and again, not silently
             rc.resume(tmp_path / "run")
+
+    def test_it_says_what_went_wrong_most_often(self, fake: Callable[..., None], tmp_path: Path) -> None:
+        said = iter([("build", "rare"), *[("wrong_result", "often")] * 2, ("wrong_result", "once")])
+        fake(judge=lambda bits: failing(*next(said))(bits), untuned=failing("timeout"))
+        with pytest.raises(NothingMeasuredError, match=r"\(3 wrong_result, 1 build\); most said: often\. .* tolerance"):
+            rc.tune(GEMM, out=tmp_path / "run", samples=4)
+        told = to_text(summarize(rc.read_run(tmp_path / "run")))
+        assert "most of wrong_result: often" in told and "most of build: rare" in told
 
     def test_where_only_the_untuned_program_works_it_is_there(self, fake: Callable[..., None], tmp_path: Path) -> None:
         fake(judge=failing("crash"))
@@ -363,7 +373,7 @@ class TestEndings:
 
     def test_programs_that_nobody_verified_are_none(self, fake: Callable[..., None], tmp_path: Path) -> None:
         fake(judge=lambda bits: Measurement((1e-3,)))
-        with pytest.raises(NothingMeasuredError, match="none of 4 programs could be measured and verified"):
+        with pytest.raises(NothingMeasuredError, match=r"none of 4 programs .* \(4 not verified\)"):
             rc.tune(GEMM, out=tmp_path / "run", samples=4)
 
     def test_without_a_reference_the_untuned_program_must_run(self, fake: Callable[..., None], tmp_path: Path) -> None:

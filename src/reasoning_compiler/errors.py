@@ -28,6 +28,12 @@ class NothingMeasuredError(ReasoningCompilerError):
     exit_code = 3
 
 
+class CrashedError(ReasoningCompilerError):
+    """TVM has ended the process, and going on would end it again."""
+
+    exit_code = 5
+
+
 class EnvironmentMismatchError(UsageError):
     """A journal or a library belongs to another machine, target or set of versions."""
 

@@ -22,7 +22,7 @@ DecisionKind = Literal["structure", "tile", "choice", "location"]
 FailureKind = Literal[
     "illegal",  # the schedule could not be applied
     "build",  # code generation or linking failed
-    "crash",  # the process that ran it died
+    "crash",  # the process that ran it died, or the one that applied its schedule
     "timeout",  # it ran or built longer than allowed
     "wrong_result",  # it ran, and its output differs from the reference
     "nonfinite",  # it ran, and its output holds NaN or Inf where the reference does not

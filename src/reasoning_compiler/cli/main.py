@@ -1,7 +1,8 @@
 """The command's entry: its commands, its options for all, and how errors become one line and an exit code.
 
 Exit codes: 0 done; 1 failed; 2 bad input, or an environment that does not fit; 3 nothing could be measured; 4 the run
-folder could not be read or written; 130 interrupted (what was measured is kept).
+folder could not be read or written; 5 TVM crashed again and again; 130 interrupted (what was measured is kept); 137
+killed.
 """
 
 from __future__ import annotations

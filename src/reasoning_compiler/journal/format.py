@@ -15,6 +15,7 @@ Text is escaped to ASCII, so that no compiler's message and no model's answer ca
 | `model` | what a language model did for the run, and what it cost |
 | `stages` | where a batch's seconds went |
 | `resumed` | the run goes on with other settings |
+| `crashed` | TVM has ended the process that worked on the run |
 | `finished` | the run ended, why, and with what; a resumed run may end again |
 """
 

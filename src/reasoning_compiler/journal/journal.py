@@ -16,6 +16,7 @@ from reasoning_compiler.errors import JournalError, UsageError
 from reasoning_compiler.journal.format import ENVIRONMENT_FILE, JOURNAL_FILE, Header, encode, whole_size
 from reasoning_compiler.journal.run import Rejected, read_run
 from reasoning_compiler.records import Measurement, Step, Transformation
+from reasoning_compiler.risk import Crash
 
 try:
     import fcntl
@@ -181,6 +182,10 @@ class Journal:
     def resumed(self, config: dict[str, Any]) -> None:
         """Appends that the run goes on with other settings, all of which are given, JSON values only."""
         self._append("resumed", {"config": config})
+
+    def crashed(self, crash: Crash) -> None:
+        """Appends, in another process than the one that crashed, how that one ended and over what; and syncs."""
+        self._append("crashed", crash.to_json(), sync=True)
 
     def finished(
         self,

@@ -12,6 +12,7 @@ from typing import Any
 from reasoning_compiler.errors import EnvironmentMismatchError, JournalError, UsageError
 from reasoning_compiler.journal.format import FORMAT_VERSION, JOURNAL_FILE, Header, damaged, read_events
 from reasoning_compiler.records import Measurement, Program, Step, Transformation
+from reasoning_compiler.risk import Crash
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class Run:
         rejected: every refused proposal.
         stage_secs: seconds by stage, all told.
         models: what a language model did, for each process that worked on the run with one.
+        crashes: of processes that worked on the run, in order.
         finishes: every ending; more than one after a resume.
         ended: the ending that nothing followed; None for a run that is still going or was interrupted.
         elapsed_secs: seconds that the run had been going at its last event.
@@ -124,6 +126,7 @@ class Run:
     rejected: tuple[Rejected, ...] = ()
     stage_secs: dict[str, float] = field(default_factory=dict)
     models: tuple[ModelUse, ...] = ()
+    crashes: tuple[Crash, ...] = ()
     finishes: tuple[Finish, ...] = ()
     ended: Finish | None = None
     elapsed_secs: float = 0.0
@@ -268,6 +271,7 @@ class _Draft:
         self.rejected: list[Rejected] = []
         self.stage_secs: dict[str, float] = {}
         self.models: list[ModelUse] = []
+        self.crashes: list[Crash] = []
         self.finishes: list[Finish] = []
         self.last: dict[str, Any] = {"event": "run", "at_secs": 0.0}
 
@@ -325,6 +329,9 @@ class _Draft:
     def take_model(self, event: dict[str, Any]) -> None:
         self.models.append(ModelUse(event["stats"], tuple(event["notices"])))
 
+    def take_crashed(self, event: dict[str, Any]) -> None:
+        self.crashes.append(Crash.from_json(event))
+
     def take_finished(self, event: dict[str, Any]) -> None:
         best, confirmed, untuned = event["best"], event["confirmed"], event["untuned"]
         self.finishes.append(
@@ -349,6 +356,7 @@ class _Draft:
             rejected=tuple(self.rejected),
             stage_secs=self.stage_secs,
             models=tuple(self.models),
+            crashes=tuple(self.crashes),
             finishes=tuple(self.finishes),
             ended=self.finishes[-1] if self.last["event"] == "finished" else None,
             elapsed_secs=self.last["at_secs"],

@@ -24,7 +24,7 @@ from reasoning_compiler.records import Machine
 _PROBE_VERSION = 1
 
 
-def detect(refresh: bool = False) -> Machine:
+def detect(refresh: bool = False, *, threads: int | None = None) -> Machine:
     """Returns this machine with measured peaks: at once if it was probed before, in about 3 seconds if not.
 
     What was measured is kept as JSON in `cache_dir()`, for each CPU, number of usable cores and TVM version.
@@ -32,18 +32,21 @@ def detect(refresh: bool = False) -> Machine:
 
     Args:
         refresh: measure again, as after a busy moment, and remember that.
+        threads: where it has yet to be measured, use so many cores and scale the peak; None for all.
 
     Raises:
         UsageError: TVM is missing or of a wrong version.
         ReasoningCompilerError: the measurement failed.
     """
     cpu, num_cores = read_cpu(), num_physical_cores()
-    file = cache_dir() / f"machine-{_key(cpu, num_cores)}.json"
-    machine = None if refresh else _load(file)
-    if machine is None:
-        machine, disturbed = _probe(cpu, num_cores)
-        if not disturbed:
-            _store(file, machine)
+    num_used = min(threads or num_cores, num_cores)
+    files = [cache_dir() / f"machine-{_key(cpu, num_cores, number)}.json" for number in (num_cores, num_used)]
+    known = None if refresh else _load(files[0]) or _load(files[1])
+    if known is not None:
+        return known
+    machine, disturbed = _probe(cpu, num_cores, num_used)
+    if not disturbed:
+        _store(files[1], machine)
     return machine
 
 
@@ -59,7 +62,7 @@ def cache_dir() -> Path:
     return (Path(shared) if shared else Path(os.path.expanduser("~"), ".cache")) / "reasonc"
 
 
-def _probe(cpu: Cpu, num_cores: int) -> tuple[Machine, bool]:
+def _probe(cpu: Cpu, num_cores: int, num_used: int) -> tuple[Machine, bool]:
     wrong = why_not_tvm()
     if wrong is not None:
         raise UsageError(wrong)
@@ -67,7 +70,7 @@ def _probe(cpu: Cpu, num_cores: int) -> tuple[Machine, bool]:
     try:
         measured = call_in_child(
             "reasoning_compiler.machine.peaks:measure_peaks",
-            *(num_cores, sorted(cpu.features), cpu.caches.l3_bytes, room_bytes),
+            *(num_used, sorted(cpu.features), cpu.caches.l3_bytes, room_bytes),
             timeout_secs=60,
         )
     except ChildError as error:
@@ -84,17 +87,18 @@ def _probe(cpu: Cpu, num_cores: int) -> tuple[Machine, bool]:
         l2_bytes=cpu.caches.l2_bytes,
         l3_bytes=cpu.caches.l3_bytes,
         cache_line_bytes=cpu.caches.line_bytes,
-        peak_flops=measured["peak_flops"],
+        peak_flops=measured["peak_flops"] * num_cores / num_used,
         bandwidth_bytes_per_sec=measured["bandwidth_bytes_per_sec"],
-        target=json.dumps(measured["target"]),
+        target=json.dumps(measured["target"] | {"num-cores": num_cores}),
         measured=True,
         features=tuple(measured["features"]),
     )
     return machine, measured["disturbed"]
 
 
-def _key(cpu: Cpu, num_cores: int) -> str:
+def _key(cpu: Cpu, num_cores: int, num_used: int) -> str:
     text = f"{_PROBE_VERSION} {cpu.identity} {cpu.caches} {num_cores} {TVM_VERSION}"
+    text += f" {num_used} used" if num_used < num_cores else ""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -47,7 +47,7 @@ class Instrument:
         budget_secs: time for the timings of one program, roughly.
         scratch_dir: where temporary files go; None for the system's temporary folder.
         num_build_workers: processes that build; None for `num_threads`.
-        memory_limit_bytes: the most memory that the runner may take for data; None for no limit.
+        memory_limit_bytes: the most memory that the runner may take for data; None for most of what is free.
     """
 
     def __init__(

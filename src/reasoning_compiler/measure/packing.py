@@ -41,6 +41,14 @@ class Packed:
         functions |= {str(packer.attrs["global_symbol"]): packer for packer in self.packers.values()}
         return tvm.IRModule(functions)
 
+    def layout(self, index: int) -> str:
+        """Returns a name for the layout of an argument, the same in every process; empty where it has no packer."""
+        import tvm_ffi
+
+        if index not in self.packers:
+            return ""
+        return f"{tvm_ffi.structural_hash(self.packers[index], True) & (2**64 - 1):016x}"
+
 
 def split_packing(mod: Any) -> Packed:
     """Returns the kernel without the packing of its weights, and that packing as functions of their own.

@@ -2,7 +2,7 @@
 
 A worker is `python -m reasoning_compiler.measure.worker`, never a fork: a fork would copy TVM's threads'
 locks. It is its own session, so Ctrl-C reaches only us, and it ends when we end, however we end (see
-worker.py).
+lifeline.py).
 
     ours                    worker
     requests  ───────────►  fd      JSON messages (messages.py)
@@ -47,7 +47,7 @@ class WorkerOptions:
     Args:
         role: whether it builds libraries or runs them.
         num_threads: threads of TVM's pool in it, ≥ 1.
-        memory_limit_bytes: the most memory that it may take for its data; None for no limit.
+        memory_limit_bytes: the most memory that it may take for its data; None for most of what is free.
     """
 
     role: Literal["builder", "runner"]
@@ -221,7 +221,7 @@ class _Worker:
             pass_fds=theirs,
             start_new_session=True,
             cwd="/",  # Python looks for modules in the present folder first, and the user's may have any name
-            env={**os.environ, "PYTHONPATH": _python_path()},
+            env={**os.environ, "PYTHONPATH": _python_path(), **_thread_limits(self.options.num_threads)},
         )
         for fd in (*theirs, output_write):
             os.close(fd)
@@ -341,6 +341,12 @@ def _python_path() -> str:
     own = str(Path(reasoning_compiler.measure.__file__).parents[2])
     given = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     return os.pathsep.join([own, *map(os.path.abspath, given)])
+
+
+def _thread_limits(num_threads: int) -> dict[str, str]:
+    """Returns what keeps the libraries that numpy may bring from starting a thread for each core."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+    return dict.fromkeys(names, str(num_threads))
 
 
 def _read_some(fd: int) -> bytes:

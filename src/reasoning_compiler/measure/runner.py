@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
+import resource
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import tvm
 import tvm_ffi
 
+from reasoning_compiler.machine.cgroup import memory_limit_bytes
 from reasoning_compiler.measure.racing import Race, runs_per_timing, verdict
 from reasoning_compiler.measure.serving import Action, Refused, one_line
 from reasoning_compiler.measure.signature import Signature, argument_from_json, read_signature
 from reasoning_compiler.measure.tensors import read_array, write_array
 from reasoning_compiler.measure.verify import Expected, poison
+from reasoning_compiler.measure.weights import PackedWeights
 from reasoning_compiler.records import Argument
 from reasoning_compiler.workload.workload import numpy_dtype
 
@@ -94,7 +98,7 @@ class Runner:
             save_outputs: files to write the outputs of the first run into; None not to.
 
         Returns:
-            {"latencies_secs": …, "cut": …, "verified": …, "run_secs": …, "verify_secs": …}
+            {"latencies_secs": …, "cut": …, "verified": …, "run_secs": …, "verify_secs": …, "timed_secs": …}
 
         Raises:
             Refused: "wrong_result" or "nonfinite"; "crash" where TVM itself gives up on it.
@@ -108,20 +112,23 @@ class Runner:
             hopeless_secs = max(_LEAST_LIMIT_SECS, _HOPELESS_RATIO * rules.best_secs)
             why = f"its first run took longer than {hopeless_secs:.3g} s, and the best takes {rules.best_secs:.3g} s"
             self._limit(hopeless_secs, why)
-        first_secs = kernel.time(1)
+        timed_secs = first_secs = kernel.time(1)
         self._limit(None, "")
         for (_, tensor), path in zip(data.outputs, save_outputs or [], strict=save_outputs is not None):
             write_array(Path(path), tensor.numpy())
         verify_secs = data.verify() if verify else 0.0
         latencies: list[float] = []
         while (said := verdict(rules, first_secs, latencies)) == "again":
-            latencies.append(kernel.time(runs_per_timing(rules, min([first_secs, *latencies]))))
+            number = runs_per_timing(rules, min([first_secs, *latencies]))
+            latencies.append(kernel.time(number))
+            timed_secs += number * latencies[-1]
             verify_secs += data.verify() if verify else 0.0
         return {
             "latencies_secs": latencies or [first_secs],
             "cut": said == "cut",
             "verified": verify,
             "verify_secs": verify_secs,
+            "timed_secs": timed_secs,
             "run_secs": time.perf_counter() - started,
         }
 
@@ -178,9 +185,8 @@ class Runner:
             tensors = []
             for index, (argument, tensor) in enumerate(zip(signature.arguments, data.tensors, strict=True)):
                 if argument.packer is not None:
-                    packed = data.new_packed(index, argument.packed_shape, argument.packed_dtype, reuse=alone)
-                    module[argument.packer](tensor, packed)
-                    tensor = packed
+                    pack = partial(module[argument.packer], tensor)
+                    tensor = data.packed.get(index, argument, pack, alone=alone)
                 tensors.append(tensor)
             data.device.sync()
             return _Kernel(module, module["main"], tensors, data)
@@ -209,20 +215,21 @@ class _Data:
         tensors: one per argument; weights are not packed.
         device: where they are.
         expected: what the outputs must be; None where nothing is known.
-        last_packed: per argument, the packed weight of the last library.
+        packed: the packed weights of the last libraries.
     """
 
     arguments: tuple[Argument, ...]
     tensors: tuple[Any, ...]
     device: Any
+    packed: PackedWeights
     expected: Expected | None = None
-    last_packed: dict[int, Any] = field(default_factory=dict)
 
     @classmethod
     def allocate(cls, arguments: tuple[Argument, ...], target: str) -> _Data:
         kind = json.loads(target)["kind"]
         device = tvm.runtime.device("cpu" if kind in ("llvm", "c") else kind, 0)
-        return cls(arguments, tuple(tvm.runtime.empty(a.shape, a.dtype, device) for a in arguments), device)
+        tensors = tuple(tvm.runtime.empty(a.shape, a.dtype, device) for a in arguments)
+        return cls(arguments, tensors, device, PackedWeights(device, max_bytes=_room_bytes(), view=_host_view))
 
     @property
     def inputs(self) -> list[tuple[Argument, Any]]:
@@ -231,18 +238,6 @@ class _Data:
     @property
     def outputs(self) -> list[tuple[Argument, Any]]:
         return [pair for pair in self._pairs() if pair[0].role == "output"]
-
-    def new_packed(self, index: int, shape: tuple[int, ...], dtype: str, *, reuse: bool) -> Any:
-        """Returns a tensor for a packed weight; with `reuse` in the memory of this argument's last one, where it fits.
-
-        The system has to clear fresh memory page by page, which for a large weight takes longer than to pack it.
-        """
-        old = self.last_packed.get(index) if reuse else None
-        view = _host_view(old) if old is not None and str(old.dtype) == dtype else None
-        if view is not None and view.size == math.prod(shape):
-            return tvm.runtime.from_dlpack(view.reshape(shape))
-        self.last_packed[index] = tvm.runtime.empty(shape, dtype, self.device)
-        return self.last_packed[index]
 
     def spoil_outputs(self) -> None:
         """Fills the outputs with what no kernel computes."""
@@ -289,6 +284,12 @@ class _Kernel:
             return (time.perf_counter() - started) / number
         except Exception as error:
             raise Refused("crash", one_line(error), retire=True) from None
+
+
+def _room_bytes() -> int:
+    """Returns how much memory packed weights may take: a quarter of what there is for this process."""
+    limits = [psutil.virtual_memory().available, memory_limit_bytes(), resource.getrlimit(resource.RLIMIT_DATA)[0]]
+    return min(each for each in limits if each is not None and each != resource.RLIM_INFINITY) // 4
 
 
 def _host_view(tensor: Any) -> np.ndarray | None:

@@ -27,6 +27,7 @@ class KernelArgument:
             passed.
         packed_shape: its shape as `main` takes it; equal to `shape` without a packer.
         packed_dtype: its dtype as `main` takes it; equal to `dtype` without a packer.
+        layout: what the packer does: equal for equal layouts; empty without a packer, or where it is not known.
     """
 
     name: str
@@ -36,6 +37,7 @@ class KernelArgument:
     packer: str | None
     packed_shape: tuple[int, ...]
     packed_dtype: str
+    layout: str = ""
 
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> KernelArgument:
@@ -86,6 +88,7 @@ class Signature:
                     str(packer.attrs["global_symbol"]) if packer is not None else None,
                     tuple(int(extent) for extent in param.shape),
                     str(param.dtype),
+                    packed.layout(index),
                 )
             )
         return cls(tuple(built), target)

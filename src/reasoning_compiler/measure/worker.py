@@ -5,7 +5,6 @@ Started by pool.py as `python -m reasoning_compiler.measure.worker REQUEST_FD RE
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import json
 import os
@@ -15,45 +14,36 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import psutil
+
+from reasoning_compiler.lifeline import follow_the_parent
+from reasoning_compiler.machine.cgroup import memory_limit_bytes
 from reasoning_compiler.machine.toolchain import use_threads
 from reasoning_compiler.measure.serving import limit, serve
 
 # LLVM keeps some memory of every build: a builder that has grown by this much is replaced.
 _MAX_BUILDER_GROWTH_BYTES = 1 << 30
-
-
-def _follow_the_parent(lifeline_fd: int) -> None:
-    """Makes the system end this process when the parent's end of the lifeline closes, however the parent
-    ends.
-
-    An idle worker would also see its request pipe close, but a busy one may be deep in a kernel that never
-    returns. SIGIO ends a process by default, and nobody writes into the lifeline, so closing is all it can
-    tell. (Linux' PR_SET_PDEATHSIG would follow the parent's *thread*, and end us when a thread that started
-    us returns.)
-    """
-    fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, os.getpid())
-    flags = fcntl.fcntl(lifeline_fd, fcntl.F_GETFL)
-    fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, flags | os.O_ASYNC | os.O_NONBLOCK)
-    with suppress(BlockingIOError):
-        if os.read(lifeline_fd, 1) == b"":
-            sys.exit(0)  # the parent was gone before the signal was armed
+# Of the memory that is free; so an allocation without end fails before the system has to choose whom to end.
+_MEMORY_SHARE = 0.9
 
 
 def _limit_memory(num_bytes: int | None) -> None:
     with suppress(OSError):
         # Where memory runs out all the same, the system is to end the kernel under test and not the search.
         Path("/proc/self/oom_score_adj").write_text("1000")
-    if num_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
+    if num_bytes is None:
+        limits = (psutil.virtual_memory().available, memory_limit_bytes())
+        num_bytes = int(_MEMORY_SHARE * min(limit for limit in limits if limit is not None))
+    resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
 
 
 def main() -> None:
     """Runs the worker."""
     request_fd, reply_fd, lifeline_fd = map(int, sys.argv[1:4])
     options = json.loads(sys.argv[4])
-    for fd in (request_fd, reply_fd, lifeline_fd):
+    for fd in (request_fd, reply_fd):
         os.set_inheritable(fd, False)
-    _follow_the_parent(lifeline_fd)
+    follow_the_parent(lifeline_fd)
     _limit_memory(options["memory_limit_bytes"])
     use_threads(options["num_threads"])
     max_growth_bytes = None

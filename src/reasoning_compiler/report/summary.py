@@ -47,6 +47,7 @@ class SampleCounts:
         cut: stopped early because they had lost.
         unverified: of the full ones, those whose output was not compared with the reference.
         failed: (kind, number), most frequent first.
+        messages: (kind, what most failures of the kind said), in the same order.
     """
 
     total: int
@@ -54,6 +55,7 @@ class SampleCounts:
     cut: int
     unverified: int
     failed: tuple[tuple[str, int], ...]
+    messages: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ class Summary:
         curve: the best so far after each sample.
         path: from the untuned program to the best.
         fidelity: of the predictions.
+        num_crashes: processes that TVM has ended, and from which the run went on.
     """
 
     header: Header
@@ -168,6 +171,7 @@ class Summary:
     curve: tuple[CurvePoint, ...]
     path: tuple[PathStep, ...]
     fidelity: Fidelity
+    num_crashes: int
 
 
 def summarize(run: Run) -> Summary:
@@ -198,6 +202,7 @@ def summarize(run: Run) -> Summary:
         curve=curve,
         path=_path(run, outcome.step) if outcome.step else (),
         fidelity=_fidelity(run),
+        num_crashes=len(run.crashes),
     )
 
 
@@ -260,13 +265,17 @@ def _best_so_far(run: Run, order: dict[int, int]) -> tuple[tuple[CurvePoint, ...
 def _counts(run: Run) -> SampleCounts:
     measured = [step.measurement for step in run.steps if step.measurement and step.node != 0]
     full = [m for m in measured if _is_full(m)]
-    failed = Counter(m.failure.kind for m in measured if m.failure)
+    failures = [m.failure for m in measured if m.failure]
+    kinds = Counter(failure.kind for failure in failures)
+    failed = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    said = {kind: Counter(f.message for f in failures if f.kind == kind).most_common(1)[0][0] for kind in kinds}
     return SampleCounts(
         total=len(measured),
         full=len(full),
         cut=sum(m.ok and m.cut for m in measured),
         unverified=sum(not m.verified for m in full),
-        failed=tuple(sorted(failed.items(), key=lambda item: (-item[1], item[0]))),
+        failed=tuple(failed),
+        messages=tuple((kind, said[kind]) for kind, _ in failed),
     )
 
 

@@ -133,6 +133,12 @@ def _samples(summary: Summary, width: int) -> list[str]:
     if counts.unverified:
         parts.append(f"{counts.unverified} not verified")
     lines = ["Samples", *_wrap(", ".join(parts), width, _INDENT)]
+    if summary.best is None or summary.best.node == 0:
+        for kind, message in counts.messages:
+            lines += _wrap(f"most of {kind}: {printable(message)}", width, _INDENT)
+    if summary.num_crashes:
+        times = "once" if summary.num_crashes == 1 else f"{summary.num_crashes} times"
+        lines += _wrap(f"TVM ended the search {times}; what it was applying was left out", width, _INDENT)
     if summary.samples_until_best:
         lines += _wrap(f"the best was sample {summary.samples_until_best} of {counts.total}", width, _INDENT)
     fidelity = summary.fidelity

@@ -218,14 +218,18 @@ class TreeSearch:
             max_num: most children to ask for; None for as many as the node has room for.
             settled: leave out nodes of which more will be known soon, see `Tree.select`.
         """
-        number = self.tree.select(self.best_speed, settled=settled)
-        if number is None:
-            return None
-        node = self.tree.nodes[number]
-        num = min(self.tree.room(number), max_num or self.tree.room(number))
-        draw = len(node.children) + node.rejections + node.pending
-        self.tree.expect(number, num)
-        return Expansion(number, num, self._context(number), draw)
+        while (number := self.tree.select(self.best_speed, settled=settled)) is not None:
+            node = self.tree.nodes[number]
+            try:
+                context = self._context(number)
+            except IllegalProgramError:  # the space knows better than when it made the program
+                node.full = True
+                continue
+            num = min(self.tree.room(number), max_num or self.tree.room(number))
+            draw = len(node.children) + node.rejections + node.pending
+            self.tree.expect(number, num)
+            return Expansion(number, num, context, draw)
+        return None
 
     def forget(self, expansion: Expansion) -> None:
         """Takes back an expansion for which no proposal will come."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from reasoning_compiler.errors import IllegalProgramError, UsageError
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.records import Decision, Program, Transformation, Value, as_value
+from reasoning_compiler.risk import Risk, at_risk
 from reasoning_compiler.space.extract import nests
 from reasoning_compiler.space.legality import why_wrong
 from reasoning_compiler.space.nest import Nest
@@ -35,13 +37,17 @@ class Space:
         mod: an IRModule with one schedulable PrimFunc `main`, static shapes.
         target: the TVM target, of any kind that MetaSchedule has rules for.
         rules: MetaSchedule schedule rules; None for the target's own.
+        fatal: what TVM has ended a process over; it is refused, and not tried again.
 
     Raises:
         UsageError: the rules change nothing about this module, or there are none for this kind of target.
     """
 
-    def __init__(self, mod: Any, target: Any, *, rules: list[Any] | None = None) -> None:
+    def __init__(
+        self, mod: Any, target: Any, *, rules: list[Any] | None = None, fatal: Collection[Risk] = ()
+    ) -> None:
         self._tvm = import_tvm()
+        self._fatal = {risk.text for risk in fatal}
         self.target = self._tvm.target.Target(target)
         self._sketches = SketchGenerator(mod, self.target, rules=rules)
         self.mod = self._sketches.mod
@@ -86,10 +92,12 @@ class Space:
             wanted |= {site: str(rng.choice(domain.values)) for site, domain in open_sites}
             sketch = self._sketches.make(wanted)
         for _ in range(_MAX_DRAWS):
+            draw = int(rng.integers(1, 2**30))
             try:
-                replay = self._replayer(sketch).draw(int(rng.integers(1, 2**30)))
-                program = _program(sketch, replay)
-                self._finish(program, replay.schedule)
+                with self._survived(Risk(None, seed=draw)):
+                    replay = self._replayer(sketch).draw(draw)
+                    program = _program(sketch, replay)
+                    self._finish(program, replay.schedule)
             except IllegalProgramError:
                 continue
             return program
@@ -117,9 +125,10 @@ class Space:
         if unknown:
             known = ", ".join(f"`{name}`" for name in (*sites, *replayer.kinds))
             raise IllegalProgramError(f"there is no decision `{unknown[0]}` here; there are {known}")
-        replay = replayer.take({**base.values, **edits}, strict=frozenset(edits) - sites)
-        edited = _program(sketch, replay)
-        self._finish(edited, replay.schedule)
+        with self._survived(Risk(base, tuple(edits.items()))):
+            replay = replayer.take({**base.values, **edits}, strict=frozenset(edits) - sites)
+            edited = _program(sketch, replay)
+            self._finish(edited, replay.schedule)
         return edited
 
     def why_not(self, program: Program, transformation: Transformation) -> str | None:
@@ -161,7 +170,8 @@ class Space:
         Raises:
             IllegalProgramError: it cannot be applied to this module.
         """
-        return nests(self.schedule(program).mod)
+        with self._survived(Risk(program)):
+            return nests(self.schedule(program).mod)
 
     @cached_property
     def tile_groups(self) -> tuple[TileGroup, ...]:
@@ -210,17 +220,27 @@ class Space:
         return sketch
 
     def _replay(self, program: Program, *, with_locations: bool = False) -> Replay:
-        replay = self._replayer(self._sketch_of(program)).take(program.values, with_locations=with_locations)
+        with self._survived(Risk(program)):
+            replay = self._replayer(self._sketch_of(program)).take(program.values, with_locations=with_locations)
         if tuple(replay.values.items()) != program.decisions:
             names = [n for n, v in program.decisions if replay.values.get(n) != v]
             names = names or [n for n in replay.values if n not in program.values]
             raise IllegalProgramError(f"the program's values do not fit this workload: {', '.join(names)}")
         return replay
 
+    @contextmanager
+    def _survived(self, risk: Risk) -> Iterator[None]:
+        """Notes what TVM is asked to do until the block's end; refuses what a process has ended over."""
+        if self._fatal and risk.text in self._fatal:
+            raise IllegalProgramError("TVM crashes when this is applied")
+        with at_risk(risk):
+            yield
+
     def _finish(self, program: Program, schedule: Any) -> None:
         """Postprocesses a program's schedule and keeps it."""
-        mod = postprocess(schedule, self._sketches.postprocs).mod
-        wrong = why_wrong(nests(mod)) if repeats_a_reduction(mod) else None
+        with self._survived(Risk(program)):
+            mod = postprocess(schedule, self._sketches.postprocs).mod
+            wrong = why_wrong(nests(mod)) if repeats_a_reduction(mod) else None
         if wrong is not None:
             raise IllegalProgramError(wrong)
         self._kept[program] = schedule

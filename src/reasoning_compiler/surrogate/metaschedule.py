@@ -28,16 +28,19 @@ class MetaScheduleSurrogate:
         target: the TVM target.
         schedule: returns a program's schedule.
         seed: of the random scores and of the trees.
+        threads: for fitting the trees.
     """
 
-    def __init__(self, mod: Any, target: Any, schedule: Callable[[Program], Any], *, seed: int = 0) -> None:
+    def __init__(
+        self, mod: Any, target: Any, schedule: Callable[[Program], Any], *, seed: int = 0, threads: int = 1
+    ) -> None:
         import_tvm()
         from tvm.s_tir import meta_schedule as ms
 
         self._ms, self._schedule, self._seed = ms, schedule, seed
         self._context = ms.TuneContext(mod=mod, target=target, num_threads=1)
         self._arguments = ms.arg_info.ArgInfo.from_entry_func(mod)
-        self._model = ms.cost_model.XGBModel()
+        self._model = ms.cost_model.XGBModel(num_tuning_cores=threads)
         self._known: dict[Program, float] = {}
         self._num_calls = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from reasoning_compiler.deploy.best import save_best, saved_node
 from reasoning_compiler.errors import IllegalProgramError, NothingMeasuredError
 from reasoning_compiler.journal import Journal, Rejected, Run, Sample, unknown_here
 from reasoning_compiler.measure.instrument import Instrument, Measured
-from reasoning_compiler.records import UNTUNED, Measurement, Step, Transformation
+from reasoning_compiler.records import UNTUNED, Failure, FailureKind, Measurement, Step, Transformation
 from reasoning_compiler.tuner.parts import Parts
 from reasoning_compiler.tuner.repeat import Repeat
 from reasoning_compiler.tuner.settings import Doing, Progress
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
 
 _FINALISTS = 3  # programs that are measured against each other at the end
 _CLEARLY = 0.99  # the share of the best latency that counts as clearly faster, for `patience`
+_LOOK_AT: dict[FailureKind, str] = {
+    "illegal": "TVM refuses its own schedules; try another --seed",
+    "build": "`reasonc doctor` tries the compiler; with a --target of your own, see that it is this machine's",
+    "crash": "`reasonc doctor` runs a kernel on this machine; then try smaller shapes",
+    "timeout": "give a longer --timeout, or try smaller shapes",
+    "wrong_result": "look whether the kernel, its reference and its tolerance belong together",
+    "nonfinite": "look whether the kernel overflows where its reference does not",
+    "device": "see that the device is there and has memory and disk left, with `reasonc doctor`",
+}
 _CLOSE = 3.0  # an untuned program slower than this many times the best is not timed again at the end
 
 
@@ -146,11 +156,19 @@ class Loop:
     def _measure(self, batch: list[Step]) -> None:
         """Measures what is left of a batch, journals each result as it comes, and tells the search of the whole."""
         self._show("measuring")
-        modules = [self._parts.space.schedule(step.program).mod for step in batch]
+        applied: list[Step] = []
+        modules = []
+        for step in batch:
+            try:
+                modules.append(self._parts.space.schedule(step.program).mod)
+                applied.append(step)
+            except IllegalProgramError as error:  # it was legal when it was proposed: TVM has crashed over it since
+                failed = Measurement(failure=Failure("crash", str(error)))
+                self._take_in(step, Measured(failed), is_last=step is batch[-1])
         self._instrument.measure(
             modules,
             best_secs=self._best_secs,
-            on_result=lambda index, measured: self._take_in(batch[index], measured, is_last=index == len(batch) - 1),
+            on_result=lambda i, measured: self._take_in(applied[i], measured, is_last=i == len(applied) - 1),
         )
         self._tell()
         self._journal_stages()
@@ -343,13 +361,21 @@ class Loop:
         return self._artifacts.get(number)
 
     def _why_nothing(self) -> str:
+        """Returns what went wrong with most programs, and where to look."""
         steps = [node.step for node in self._search.tree.nodes[1:] if node.step.measurement]
-        kinds = Counter(s.measurement.failure.kind for s in steps if s.measurement and s.measurement.failure)
-        told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        example = next((s.measurement.failure.message for s in steps if s.measurement and s.measurement.failure), "")
+        failures = [s.measurement.failure for s in steps if s.measurement and s.measurement.failure]
+        kinds = Counter(failure.kind for failure in failures)
+        told = [f"{count} {kind}" for kind, count in kinds.most_common()]
+        told += [f"{len(steps) - len(failures)} not verified"] if len(steps) > len(failures) else []
+        if failures:
+            (kind, _), *_ = kinds.most_common(1)
+            (message, _), *_ = Counter(f.message for f in failures if f.kind == kind).most_common(1)
+            said, look = f"most said: {message or 'nothing'}", _LOOK_AT[kind]
+        else:
+            said, look = "none of them failed" if steps else "nothing could be proposed", "see `reasonc doctor`"
         return (
-            f"none of {len(steps)} programs could be measured and verified ({told or 'nothing was proposed'}); "
-            f"the first said: {example or 'nothing'}. Look at {self._journal.folder}, or run `reasonc doctor`"
+            f"none of {len(steps)} programs could be measured and verified ({', '.join(told) or 'there were none'}); "
+            f"{said}. What to do: {look}. All of it: `reasonc report {shlex.quote(str(self._journal.folder))}`"
         )
 
     def _why_not_again(self, timed: list[Measurement]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
 from threading import RLock
@@ -17,8 +17,9 @@ from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.protocol import Context, Proposer
 from reasoning_compiler.proposer.random import RandomProposer
 from reasoning_compiler.records import Machine, Program, Proposal, Step
+from reasoning_compiler.risk import Risk, at_risk
 from reasoning_compiler.rng import stream
-from reasoning_compiler.search.search import SearchConfig, TreeSearch
+from reasoning_compiler.search.search import Known, SearchConfig, TreeSearch
 from reasoning_compiler.space.analysis import Analysis, analyze
 from reasoning_compiler.space.nest import Nest
 from reasoning_compiler.space.rules import parallel_jobs, rules_of
@@ -51,17 +52,18 @@ def with_threads(machine: Machine, threads: int) -> Machine:
     return replace(machine, num_cores=threads, peak_flops=peak, target=target)
 
 
-def make_space(workload: Workload, machine: Machine, settings: Settings) -> Space:
+def make_space(workload: Workload, machine: Machine, settings: Settings, *, fatal: Collection[Risk] = ()) -> Space:
     """Returns the space of a run.
 
     Args:
         workload: what is tuned.
         machine: what it is tuned for, with as many cores as programs may use.
         settings: of the run; in the paper's preset, what its mutator `Parallel` changes is a decision.
+        fatal: see `Space`.
     """
     target = tvm_target(machine)
     own = [*rules_of(workload.mod, target), parallel_jobs(machine.num_cores)] if settings.preset == "paper" else None
-    return Space(workload.mod, target, rules=own)
+    return Space(workload.mod, target, rules=own, fatal=fatal)
 
 
 class SharedSpace:
@@ -115,24 +117,31 @@ class Parts:
         machine: what it is tuned for.
         settings: how.
         threads: threads that a program may use; the machine that the expert sees has that many cores.
+        fatal: what TVM has ended a process over; it is not tried again.
     """
 
-    def __init__(self, workload: Workload, machine: Machine, settings: Settings, threads: int) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        machine: Machine,
+        settings: Settings,
+        threads: int,
+        *,
+        fatal: Collection[Risk] = (),
+    ) -> None:
         self.workload = workload
         self.machine = with_threads(machine, threads)
         self.target: Any = tvm_target(self.machine)
         self.settings = settings
         self.clock = Stopwatch()
         with uninterrupted():
-            self.space = SharedSpace(make_space(workload, self.machine, settings), self.clock)
-            self.surrogate = self._make_surrogate()
+            self.space = SharedSpace(make_space(workload, self.machine, settings, fatal=fatal), self.clock)
+            self.surrogate = _sparing({r.program for r in fatal if not r.edits}, self._make_surrogate())
 
     def analyze(self, program: Program) -> Analysis:
         """Returns the static analysis of a program."""
         nests: tuple[Nest, ...] = self.space.nests(program)
-        return analyze(
-            nests, self.machine, kernel_flops=self.workload.flops, kernel_bytes=self.workload.bytes
-        )
+        return analyze(nests, self.machine, kernel_flops=self.workload.flops, kernel_bytes=self.workload.bytes)
 
     @cached_property
     def proposer(self) -> Proposer:
@@ -173,7 +182,9 @@ class Parts:
     def _make_surrogate(self) -> Surrogate | MetaScheduleSurrogate:
         seed = int(stream(self.settings.seed, "surrogate").integers(2**31))
         if self.settings.preset == "paper":
-            made: Any = MetaScheduleSurrogate(self.workload.mod, self.target, self.space.schedule, seed=seed)
+            made: Any = MetaScheduleSurrogate(
+                self.workload.mod, self.target, self.space.schedule, seed=seed, threads=self.machine.num_cores
+            )
         else:
             self._features = FeatureExtractor(self.workload.mod, self.target)
             made = Surrogate(self._describe, seed=seed)
@@ -183,4 +194,22 @@ class Parts:
 
     def _describe(self, program: Program) -> Description:
         analysis = self.analyze(program)
-        return Description(analysis.secs, self._features.row(self.space.schedule(program), analysis))
+        with self.space.lock, at_risk(Risk(program)):
+            return Description(analysis.secs, self._features.row(self.space.schedule(program), analysis))
+
+
+def _sparing(fatal: Collection[Program | None], surrogate: Any) -> Any:
+    """Returns a surrogate that is not asked of programs that cannot be applied: it would have to apply them."""
+    if not fatal:
+        return surrogate
+    ask, learn = surrogate.predict, surrogate.learn
+
+    def predict(programs: Sequence[Program], anchors: Sequence[Known | None]) -> list[float | None]:
+        near = [None if anchor and anchor[0] in fatal else anchor for anchor in anchors]
+        known = [i for i, program in enumerate(programs) if program not in fatal]
+        told = dict(zip(known, ask([programs[i] for i in known], [near[i] for i in known]), strict=True))
+        return [told.get(i) for i in range(len(programs))]
+
+    surrogate.predict = predict
+    surrogate.learn = lambda known: learn([each for each in known if each[0] not in fatal])
+    return surrogate

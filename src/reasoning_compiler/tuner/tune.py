@@ -14,6 +14,7 @@ from reasoning_compiler.errors import Interrupted, LLMSetupError, UsageError
 from reasoning_compiler.journal import Header, Journal, Run, check_environment, read_run, require_free, unknown_here
 from reasoning_compiler.machine import detect, differences, fingerprint, import_tvm, with_target
 from reasoning_compiler.records import Machine, Step
+from reasoning_compiler.risk import works_on
 from reasoning_compiler.tuner.settings import Progress, Settings
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def tune(
     **changes: Any,
 ) -> Result:
     """Returns the result of tuning a workload on this machine.
+
+    The search runs in this process, which a crash of TVM takes along: `reasonc resume` goes on past it.
 
     Args:
         workload: a Workload, its spec ("llama3-attention[seq_len=512]", "kernels.py:my_matmul"), a PrimFunc or an
@@ -222,13 +225,15 @@ def _run(
 
         model = Model(settings)
     on_progress(Progress("starting", str(folder or ""), 0, settings.samples))
-    parts = Parts(workload, machine, settings, threads)
+    crashes = () if header or folder is None else read_run(folder).crashes
+    parts = Parts(workload, machine, settings, threads, fatal=[c.risk for c in crashes if c.risk is not None])
     folder = folder or _new_folder(workload.name)
     try:
         with Journal.create(folder, header, files=_files(workload)) if header else Journal.resume(folder) as journal:
             earlier = None if header else read_run(folder)
             if earlier is not None and earlier.config != settings.to_json():
                 journal.resumed(settings.to_json())
+            works_on(folder)
             with Instrument(
                 workload, parts.target, num_threads=threads, seed=settings.seed, timeout_secs=settings.timeout_secs
             ) as instrument:
@@ -264,7 +269,7 @@ def _files(workload: Workload) -> dict[str, str]:
 
 
 def _machine(settings: Settings) -> Machine:
-    machine = detect()
+    machine = detect(threads=settings.threads)
     return machine if settings.target is None else with_target(machine, settings.target)
 
 

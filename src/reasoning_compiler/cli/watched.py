@@ -1,0 +1,217 @@
+"""The command's front door: `tune` and `resume` work in a process of their own, over which this one watches.
+
+TVM may end the process that applies a schedule (see risk.py). The watcher then puts into the journal what TVM was asked
+to do and starts the next process, which goes on with the run as after a kill, and refuses what the last one died of.
+The watcher imports next to nothing, passes signals on, and ends as the last process ended. Where it dies itself, the
+other dies too.
+
+    watcher                      worker: python -c _CODE
+    lifeline  ───────────►       nothing is ever written; its closing is the signal
+    alive     ◄───────────       the same, the other way round
+    note      ◄──────────►       shared memory, see risk.py
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from reasoning_compiler.errors import CrashedError, ReasoningCompilerError
+from reasoning_compiler.lifeline import follow_the_parent
+from reasoning_compiler.risk import Crash, Note, has_ended, keep
+
+_WATCHED = ("tune", "resume")
+_HELP = ("--help", "-h")
+_QUIET = ("--json", "--quiet", "-q")
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGSYS, signal.SIGTRAP)
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_MAX_CRASHES = 10  # in a row, without a measurement between them
+_MAX_UNKNOWN = 2  # in a row, of which nobody knows what they were about: the next process may do the same again
+_STUCK_SECS = 300.0  # TVM applies a program in milliseconds; what takes so long has no end
+_LOOK_SECS = 5.0
+# The worker gets this process' import path before it imports what the working directory could shadow.
+_CODE = """
+import sys
+sys.path[:] = sys.argv[1].split({separator!r})
+from reasoning_compiler.cli.watched import work
+work([int(fd) for fd in sys.argv[2].split(",")], sys.argv[3:])
+"""
+
+
+def main() -> None:
+    """Runs the command line and exits with its code."""
+    arguments = sys.argv[1:]
+    command = next((each for each in arguments if not each.startswith("-")), "")
+    if command in _WATCHED and not set(_HELP) & set(arguments):
+        sys.exit(_watch(arguments, command))
+    from reasoning_compiler.cli.main import main as run
+
+    run()
+
+
+def work(fds: Sequence[int], arguments: list[str]) -> None:
+    """Runs the command line as the process that is watched over."""
+    *note_fds, alive_fd, lifeline_fd = fds
+    for fd in (*note_fds, alive_fd):
+        os.set_inheritable(fd, False)
+    follow_the_parent(lifeline_fd)
+    keep(Note(*note_fds))
+    sys.argv = ["reasonc", *arguments]
+    from reasoning_compiler.cli.main import main as run
+
+    try:
+        run()
+    except SystemExit as stop:
+        with suppress(OSError):
+            sys.stdout.flush()
+        has_ended(stop.code if isinstance(stop.code, int) else 0)
+        raise
+
+
+def _watch(arguments: list[str], command: str) -> int:
+    """Returns the exit code of a command, after as many processes as it took."""
+    options = arguments[: arguments.index(command)]
+    flags = [each for each in arguments if each in _QUIET]
+    crashes: list[Crash] = []
+    num_measured, folder = 0, ""
+    signals = _Signals()
+    while True:
+        note = Note.create()
+        try:
+            code, stuck = _run(arguments, note, signals)
+            ended, risk, where = note.read("ended"), note.risk, note.where
+            folder = note.read("folder") or folder
+        finally:
+            note.close()
+        if ended or code >= 0:
+            return int(ended or code)
+        if -code not in _CRASHES and not stuck:
+            return _killed(-code, folder)
+        how = f"no end after {_STUCK_SECS:.0f} s" if stuck else signal.Signals(-code).name
+        crash = Crash(how, risk[0] if risk else None, where)
+        try:
+            before, num_measured = num_measured, _keep(crash, folder)
+            crashes = [crash] if num_measured > before else [*crashes, crash]
+            _check(crashes, folder)
+        except ReasoningCompilerError as error:
+            return _say(str(error), error.exit_code)
+        if not flags:
+            left_out = "; what it was applying is left out" if risk else ""
+            _say(f"TVM ended the process ({how}){left_out}, and the run goes on", 0)
+        arguments = [*options, "resume", folder, *flags]
+
+
+def _run(arguments: list[str], note: Note, signals: _Signals) -> tuple[int, bool]:
+    """Returns how a process ended that ran the command line, and whether that was because it was stuck."""
+    lifeline_read, lifeline_write = os.pipe()
+    alive_read, alive_write = os.pipe()
+    theirs = (*note.fds, alive_write, lifeline_read)
+    path = os.pathsep.join(each or os.getcwd() for each in sys.path)
+    code = _CODE.format(separator=os.pathsep)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, path, ",".join(map(str, theirs)), *arguments],
+        pass_fds=theirs,
+        start_new_session=True,  # so that a signal reaches it once: from here
+    )
+    signals.pass_to(process)
+    os.close(lifeline_read)
+    os.close(alive_write)
+    stuck = False
+    while process.poll() is None:
+        if select.select([alive_read], [], [], _LOOK_SECS)[0]:
+            process.wait()
+        elif note.risk is not None and min(note.risk[1], signals.secs_since_pause) > _STUCK_SECS:
+            process.kill()
+            stuck = True
+    signals.pass_to(None)
+    os.close(lifeline_write)
+    os.close(alive_read)
+    return process.returncode, stuck
+
+
+class _Signals:
+    """Passes signals on to a process, as soon as there is one."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._early: list[int] = []
+        self._paused_at = -float("inf")
+        for number in _PASSED_ON:
+            signal.signal(number, self._pass_on)
+        signal.signal(signal.SIGTSTP, self._pause)
+
+    @property
+    def secs_since_pause(self) -> float:
+        """Seconds since the process was last stopped with Ctrl-Z; infinite where it never was."""
+        return time.monotonic() - self._paused_at
+
+    def pass_to(self, process: subprocess.Popen[bytes] | None) -> None:
+        """Makes a process the one that signals are passed on to, also those that came while there was none."""
+        self._process = process
+        while process is not None and self._early:
+            process.send_signal(self._early.pop(0))
+
+    def _pass_on(self, number: int, frame: Any) -> None:
+        if self._process is None:
+            self._early.append(number)
+        else:
+            self._process.send_signal(number)
+
+    def _pause(self, number: int, frame: Any) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+        self._paused_at = time.monotonic()
+
+
+def _keep(crash: Crash, folder: str) -> int:
+    """Returns how many measurements a run has, to whose journal the crash has been added."""
+    from reasoning_compiler.journal import Journal, read_run
+
+    if not folder:
+        where = f", in {crash.where}" if crash.where else ""
+        raise CrashedError(
+            f"TVM crashed ({crash.how}{where}) before there was a run; nothing was written. If `reasonc doctor` finds "
+            "nothing wrong, TVM cannot schedule this kernel"
+        )
+    with Journal.resume(folder) as journal:
+        journal.crashed(crash)
+    return len(read_run(folder).samples)
+
+
+def _check(crashes: Sequence[Crash], folder: str) -> None:
+    """Raises CrashedError where the next process would only crash again."""
+    last = crashes[-1]
+    unknown = [crash for crash in crashes[-_MAX_UNKNOWN:] if crash.risk is None]
+    if len(crashes) < _MAX_CRASHES and len(unknown) < _MAX_UNKNOWN:
+        return
+    where = f", in {last.where}" if last.where else ""
+    raise CrashedError(
+        f"TVM crashed {len(crashes)} times in a row ({last.how}{where}), and nothing was measured in between; "
+        f"what was measured before is kept in {folder}: see `reasonc report {folder}`, or try another --seed"
+    )
+
+
+def _killed(number: int, folder: str) -> int:
+    """Returns the exit code of a command that a signal from outside has ended, after a word where it is needed."""
+    if number == signal.SIGINT and not folder:
+        return _say("interrupted before there was a run; nothing was written", 130)
+    if number == signal.SIGKILL:
+        rest = f"go on with `reasonc resume {Path(folder)}`" if folder else "there was no run yet"
+        return _say(f"the search was killed (SIGKILL), perhaps because memory ran out; {rest}", 128 + number)
+    return 128 + number
+
+
+def _say(text: str, code: int) -> int:
+    sys.stderr.write(f"reasonc: {text}\n")
+    return code
