@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+NO_PRIOR_SECS = 1.0  # the same for all programs: what is predicted then comes from measurements alone
+
 # The paper's own search (section 3): B = 2, c = √2, rollouts by chance at whose end the cost model is asked, and no
 # measurement in the tree. The depth of a rollout is not in the text; its code's, up to 500 steps, takes minutes.
 PAPER_SEARCH = SearchConfig(
@@ -59,9 +61,14 @@ def make_space(workload: Workload, machine: Machine, settings: Settings) -> Spac
         machine: what it is tuned for, with as many cores as programs may use.
         settings: of the run; in the paper's preset, what its mutator `Parallel` changes is a decision.
     """
-    target = tvm_target(machine)
-    own = [*rules_of(workload.mod, target), parallel_jobs(machine.num_cores)] if settings.preset == "paper" else None
-    return Space(workload.mod, target, rules=own)
+    return Space(workload.mod, tvm_target(machine), rules=space_rules(workload, machine, settings))
+
+
+def space_rules(workload: Workload, machine: Machine, settings: Settings) -> list[Any] | None:
+    """Returns the schedule rules of a run's space; None where they are the target's own, and so TVM's. See above."""
+    if settings.preset != "paper":
+        return None
+    return [*rules_of(workload.mod, tvm_target(machine)), parallel_jobs(machine.num_cores)]
 
 
 class SharedSpace:
@@ -120,12 +127,16 @@ class Parts:
     def __init__(self, workload: Workload, machine: Machine, settings: Settings, threads: int) -> None:
         self.workload = workload
         self.machine = with_threads(machine, threads)
-        self.target: Any = tvm_target(self.machine)
         self.settings = settings
         self.clock = Stopwatch()
         with uninterrupted():
-            self.space = SharedSpace(make_space(workload, self.machine, settings), self.clock)
+            self.space = SharedSpace(self._make_space(), self.clock)
             self.surrogate = self._make_surrogate()
+
+    @cached_property
+    def target(self) -> Any:
+        """The TVM target that programs are built for."""
+        return tvm_target(self.machine)
 
     def analyze(self, program: Program) -> Analysis:
         """Returns the static analysis of a program."""
@@ -170,17 +181,27 @@ class Parts:
             on_expanded=on_expanded,
         )
 
+    def _make_space(self) -> Any:
+        return make_space(self.workload, self.machine, self.settings)
+
     def _make_surrogate(self) -> Surrogate | MetaScheduleSurrogate:
         seed = int(stream(self.settings.seed, "surrogate").integers(2**31))
         if self.settings.preset == "paper":
             made: Any = MetaScheduleSurrogate(self.workload.mod, self.target, self.space.schedule, seed=seed)
         else:
-            self._features = FeatureExtractor(self.workload.mod, self.target)
             made = Surrogate(self._describe, seed=seed)
         made.predict = self.clock.timed("predict", holding_ctrl_c(made.predict))
         made.learn = holding_ctrl_c(made.learn)
         return made
 
+    @cached_property
+    def _features(self) -> FeatureExtractor:
+        return FeatureExtractor(self.workload.mod, self.target)
+
+    def _row(self, program: Program, analysis: Analysis) -> np.ndarray:
+        return self._features.row(self.space.schedule(program), analysis)
+
     def _describe(self, program: Program) -> Description:
         analysis = self.analyze(program)
-        return Description(analysis.secs, self._features.row(self.space.schedule(program), analysis))
+        prior_secs = analysis.secs if self.settings.prior else NO_PRIOR_SECS
+        return Description(prior_secs, self._row(program, analysis))
