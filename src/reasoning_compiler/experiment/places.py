@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from reasoning_compiler.errors import Interrupted, NothingMeasuredError, ReasoningCompilerError, UsageError
 from reasoning_compiler.experiment.cell import Cell, cell_of
 from reasoning_compiler.experiment.landscape_file import is_landscape, read_landscape
-from reasoning_compiler.experiment.recorded import search
+from reasoning_compiler.experiment.recorded import check, search
 from reasoning_compiler.experiment.variants import Variant
 from reasoning_compiler.journal import JOURNAL_FILE, read_run
 from reasoning_compiler.records import Machine, Measurement
@@ -79,12 +79,17 @@ class Recorded:
 
     def run(self, variant: Variant, seed: int, folder: Path, *, samples: int, command: str, watch: Watch) -> Cell:
         """See `Place.run`; what was interrupted begins anew."""
-        if variant.settings is None:
-            raise UsageError(f"`{variant.name}` cannot run on a recording: TVM's search needs the hardware")
         shutil.rmtree(folder, ignore_errors=True)
         settings = variant.seeded(seed, key=self.key)
         run = search(self._landscape, settings, folder, command=command, on_progress=watch)
         return cell_of(run, variant.name, workload=self.spec)
+
+    @staticmethod
+    def check(variant: Variant) -> None:
+        """Raises UsageError for a variant that cannot run on a recording."""
+        if variant.settings is None:
+            raise UsageError(f"`{variant.name}` cannot run on a recording: TVM's search needs the hardware")
+        check(variant.settings)
 
     def retime(self, winners: Mapping[str, Path], *, seed: int) -> dict[str, list[float]]:
         """See `Place.retime`: the recorded latencies."""

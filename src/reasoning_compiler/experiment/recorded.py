@@ -43,11 +43,7 @@ def search(
         UsageError: the paper's preset, transformations by name, or a replay: they need schedules.
         NothingMeasuredError: all programs that the search found have failed.
     """
-    by_name = settings.llm is not None and settings.llm.names_only
-    if settings.preset != "default" or settings.replayed or by_name:
-        raise UsageError(
-            "a recording holds no schedules, which the paper's proposals and replays need; give a workload"
-        )
+    check(settings)
     model = None
     if settings.llm is not None:
         from reasoning_compiler.tuner.model import Model
@@ -70,6 +66,15 @@ def search(
         instrument: Any = RecordedInstrument(landscape)
         _RecordedLoop(parts, instrument, journal, model=model, recorded=None, on_progress=on_progress).run()
     return read_run(folder)
+
+
+def check(settings: Settings) -> None:
+    """Raises UsageError where a run with these settings needs more than a recording holds."""
+    by_name = settings.llm is not None and settings.llm.names_only
+    if settings.preset != "default" or settings.replayed or by_name:
+        raise UsageError(
+            "a recording holds no schedules, which the paper's proposals and replays need; give a workload instead"
+        )
 
 
 class RecordedParts(Parts):

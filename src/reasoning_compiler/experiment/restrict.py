@@ -64,10 +64,11 @@ class Restricted:
 
 
 def restrict(workload: Workload, machine: Machine, *, max_programs: int) -> Restricted:
-    """Returns the richest restricted space with at most so many programs.
+    """Returns the largest restricted space with at most so many programs.
 
-    Levels of tiles go first. If the coarsest tiles still leave too much, decisions are fixed at what the expert opens
-    with: places of blocks, then structures, then the tiles of all blocks but the one with the most operations.
+    Tiles have fewer and fewer levels; and then, at each number of levels, decisions are fixed at what the expert opens
+    with: the structure and the places of blocks, then the tiles of one block after the other, the one with the most
+    operations last.
 
     Args:
         workload: what is to be recorded.
@@ -77,22 +78,26 @@ def restrict(workload: Workload, machine: Machine, *, max_programs: int) -> Rest
     Raises:
         UsageError: it is too much for so few programs, or there is nothing to decide.
     """
-    least = math.inf
-    for tiling in TILINGS:
-        whole = _whole(workload, machine, tiling)
-        if whole is None:
-            continue
-        if tiling == TILINGS[-1] and whole.num_programs > max_programs:
-            whole = _with_fixed(whole, machine, max_programs)
-        if 2 <= whole.num_programs <= max_programs:
-            return whole
-        least = min(least, whole.num_programs)
-    if least < 2:
+    options = [part for tiling in TILINGS for part in _parts(workload, machine, tiling)]
+    options = [part for part in options if part.num_programs > 1]
+    if not options:
         raise UsageError(f"`{workload.name}` leaves nothing to decide; there is nothing to record")
-    raise UsageError(
-        f"`samples` is {max_programs}; the smallest space of `{workload.spec}` has {least} programs: "
-        "allow that many, or take smaller shapes"
-    )
+    fitting = [part for part in options if part.num_programs <= max_programs]
+    if not fitting:
+        least = min(part.num_programs for part in options)
+        raise UsageError(
+            f"`samples` is {max_programs}; the smallest space of `{workload.spec}` has {least} programs: "
+            "allow that many, or take smaller shapes"
+        )
+    return max(fitting, key=lambda part: part.num_programs)
+
+
+def _parts(workload: Workload, machine: Machine, tiling: str) -> Iterator[Restricted]:
+    """Yields the space with these tiles, and its parts with more and more decisions fixed."""
+    whole = _whole(workload, machine, tiling)
+    if whole is not None:
+        yield whole
+        yield from _with_fixed(whole, machine)
 
 
 def _whole(workload: Workload, machine: Machine, tiling: str) -> Restricted | None:
@@ -141,24 +146,25 @@ def _tables(space: Space) -> dict[Structure, tuple[Decision, ...]]:
     return tables
 
 
-def _with_fixed(whole: Restricted, machine: Machine, max_programs: int) -> Restricted:
-    """Returns the space with as many decisions fixed at the expert's values as must be, the least important first."""
+def _with_fixed(whole: Restricted, machine: Machine) -> Iterator[Restricted]:
     space = whole.space
     opening = _opening(space, machine)
-    groups = sorted(space.tile_groups, key=lambda group: group.nest.flops * group.nest.iterations)
-    table = {opening.structure: space.table(opening)}
-    stages = [{d.name for d in table[opening.structure] if d.kind == "location"}]
-    stages += [{name for _, name, _ in group.decisions} for group in groups[:-1]]
+    table = space.table(opening)
+    groups = sorted(whole.tile_groups, key=lambda group: group.nest.flops * group.nest.iterations)
     fixed: set[str] = set()
-    part = replace(whole, tables=table)
-    for stage in stages:
-        fixed |= stage
-        kept = tuple(d for d in table[opening.structure] if d.name not in fixed and d.kind != "structure")
-        open_groups = tuple(g for g in groups if not fixed & {name for _, name, _ in g.decisions})
-        part = replace(part, tables={opening.structure: kept}, tile_groups=open_groups)
-        if part.num_programs <= max_programs:
-            break
-    return replace(part, start=_plainest(space, opening, part.tables[opening.structure]))
+    for stage in (None, *groups[:-1]):
+        fixed |= {d.name for d in table if d.kind == "location"} if stage is None else _names(stage)
+        kept = tuple(d for d in table if d.name not in fixed and d.kind != "structure")
+        yield replace(
+            whole,
+            start=_plainest(space, opening, kept),
+            tables={opening.structure: kept},
+            tile_groups=tuple(group for group in groups if not fixed & _names(group)),
+        )
+
+
+def _names(group: TileGroup) -> set[str]:
+    return {name for _, name, _ in group.decisions}
 
 
 def _opening(space: Space, machine: Machine) -> Program:
