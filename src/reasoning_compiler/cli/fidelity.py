@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json as json_module
+import shlex
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +32,13 @@ def fidelity(
 
     found, transfers = measure_fidelity(paths)
     if json:
-        record = {"kernels": [asdict(f) for f in found], "machines": [asdict(t) for t in transfers]}
+        command = shlex.join(["reasonc", *sys.argv[1:]])
+        record = {
+            "kind": "fidelity",
+            "command": command,
+            "kernels": [asdict(f) for f in found],
+            "machines": [asdict(t) for t in transfers],
+        }
         typer.echo(json_module.dumps(record, indent=1))
         return
     for each in found:

@@ -122,4 +122,4 @@ def _num_means_below(num: int) -> int | None:
         if cumulated > allowed:
             break
         outside = rank_sum
-    return None if outside is None else outside + 1
+    return outside
