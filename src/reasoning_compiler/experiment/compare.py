@@ -118,6 +118,8 @@ def _run(
                 variant.seeded(settings.seed, key=place.key)
             if isinstance(place, Recorded):
                 place.check(variant)
+        if isinstance(place, Recorded):
+            place.check_kernel()
     folder = Path(out) if out is not None else new_folder(kind)
     results = run_experiment(
         kind,

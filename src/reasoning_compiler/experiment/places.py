@@ -72,6 +72,7 @@ class Recorded:
     """
 
     def __init__(self, path: str) -> None:
+        self._path = path
         self._landscape = read_landscape(path)
         workload = self._landscape.workload
         self.spec, self.key = f"{workload.spec} (recorded, {self._landscape.tiling})", workload.key
@@ -83,6 +84,17 @@ class Recorded:
         settings = variant.seeded(seed, key=self.key)
         run = search(self._landscape, settings, folder, command=command, on_progress=watch)
         return cell_of(run, variant.name, workload=self.spec)
+
+    def check_kernel(self) -> None:
+        """Raises UsageError where the recording does not fit the workload that its spec names today."""
+        from reasoning_compiler.tuner.tune import as_workload
+
+        workload = self._landscape.workload
+        if as_workload(workload.spec).key != workload.key:
+            raise UsageError(
+                f"`{self._path}` was recorded of another version of this kernel than `{workload.spec}` is now; "
+                "record it anew"
+            )
 
     @staticmethod
     def check(variant: Variant) -> None:

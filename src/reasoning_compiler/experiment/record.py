@@ -196,6 +196,9 @@ def _earlier(partial: Path, landscape: Landscape, about: dict[str, Any]) -> list
             f"`{partial}` is a recording of {header['workload']['spec']} with {same['samples']} samples and seed "
             f"{same['seed']}; go on with these, or remove it"
         )
+    now = json.loads(json.dumps(header_json(landscape)))
+    if any(header[name] != now[name] for name in ("tiling", "start", "tables")):
+        raise UsageError(f"`{partial}` is of another space than this version records; remove it to record anew")
     content = partial.read_bytes()
     partial.write_bytes(content[: content.rfind(b"\n") + 1])
     return rows

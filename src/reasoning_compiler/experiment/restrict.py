@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 TILINGS = ("SSRSRS", "SRSRS", "SSRS", "SRRS", "SRS")
 """Tiling structures from MetaSchedule's own to the coarsest that still has a register tile."""
 
-_MAX_INNERMOST = 64  # as MetaSchedule's rules for CPUs have it
+_MAX_INNERMOST, _JOBS_PER_CORE = 64, 16  # as MetaSchedule's rules for CPUs have it
+_UNROLLS = (0, 16, 64)  # without its 512, with which an attention takes half a minute to build
 _MAX_STRUCTURES = 64
 
 
@@ -121,6 +122,13 @@ def _rules(mod: Any, target: Any, tiling: str) -> list[Any]:
         if name == "MultiLevelTiling":
             reuse = ms.schedule_rule.ReuseType("may", [1], "global")
             rule = ms.schedule_rule.MultiLevelTiling(tiling, max_innermost_factor=_MAX_INNERMOST, reuse_write=reuse)
+        elif name == "ParallelizeVectorizeUnroll":
+            rule = ms.schedule_rule.ParallelizeVectorizeUnroll(
+                max_jobs_per_core=_JOBS_PER_CORE,
+                max_vectorize_extent=_MAX_INNERMOST,
+                unroll_max_steps=list(_UNROLLS),
+                unroll_explicit=True,
+            )
         if not name.startswith(("MultiLevelTilingW", "AddRFactor")):
             rules.append(rule)
     return rules
