@@ -305,7 +305,6 @@ def cell(variant: str, seed: int, *secs: float | None, workload: str = "w") -> d
         "usd": 0.01,
         "fallback_rate": 0.25,
         "ended": "samples",
-        "library": True,
     }
 
 

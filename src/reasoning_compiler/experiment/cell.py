@@ -27,7 +27,6 @@ class Cell:
         usd: None where the price is unknown.
         fallback_rate: share of the expansions of which nothing was usable; None where there were none.
         ended: why.
-        library: whether the winner's library lies beside it.
     """
 
     workload: str
@@ -41,7 +40,6 @@ class Cell:
     usd: float | None = 0.0
     fallback_rate: float | None = None
     ended: str = "samples"
-    library: bool = False
 
     @property
     def best_secs(self) -> list[float]:

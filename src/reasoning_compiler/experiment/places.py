@@ -6,7 +6,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -151,8 +150,7 @@ class Hardware:
                 run = tune(self._workload, out=folder, settings=settings, command=command, on_progress=watch).run
         except Interrupted:
             raise KeyboardInterrupt from None  # how to go on is said of the experiment, not of this run
-        cell = cell_of(run, variant.name, workload=self.spec)
-        return replace(cell, library=(folder / LIBRARY).exists())
+        return cell_of(run, variant.name, workload=self.spec)
 
     def retime(self, winners: Mapping[str, Path], *, seed: int) -> dict[str, list[float]]:
         """See `Place.retime`."""
@@ -200,7 +198,7 @@ class Hardware:
             (folder / LIBRARY).parent.mkdir(parents=True, exist_ok=True)
             about = {"workload": self.spec, "num_threads": self._threads}
             write_library(built.artifact, folder / LIBRARY, about=about)
-        return Cell(self.spec, variant.name, seed, tuple(found), None, wall_secs, library=True)
+        return Cell(self.spec, variant.name, seed, tuple(found), None, wall_secs)
 
 
 def failed_cell(place: Place, variant: Variant, seed: int, error: ReasoningCompilerError) -> Cell:

@@ -94,6 +94,10 @@ def methods(
             raise UsageError(f"there is no method `{name}`; there are {', '.join(METHODS)}")
         if names.count(name) > 1:
             raise UsageError(f"`methods` has {name} twice; name each once")
+    presets = {folder: read_run(folder).config.get("preset") for folder in replays}
+    unused = [folder for folder, preset in presets.items() if ("paper" if preset == "paper" else "llm") not in names]
+    if unused:
+        raise UsageError(f"`replay` {unused[0]} is a run with the preset {presets[unused[0]]}: no method repeats it")
     return tuple(_method(name, base, llm, tuple(replays)) for name in names)
 
 
