@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import mean
 
 import pytest
 from fake_server import FakeServer, Script
@@ -54,8 +55,10 @@ def test_context_depth_is_what_the_prompts_tell(tmp_path: Path) -> None:
             repeats=1,
             out=tmp_path / "out",
         )
-    without, deep = (cell for cell in results["cells"])
-    assert without["tokens"] / without["calls"] < deep["tokens"] / deep["calls"]
+    sizes = [sum(len(message["content"]) for message in request["messages"]) for request in server.requests]
+    without, deep = (cell["calls"] for cell in results["cells"])
+    assert without + deep == len(sizes)
+    assert mean(sizes[:without]) < mean(sizes[without:])
 
 
 def test_the_fallback_that_is_asked_for_stands_in(tmp_path: Path) -> None:
@@ -76,7 +79,7 @@ def test_names_only_asks_as_the_paper_does_and_draws_the_values(
         run = tune(
             "gemm[64,64,64]",
             out=tmp_path / "run",
-            settings=Settings(samples=4, batch=2, llm=model(server, names_only=True)),
+            settings=Settings(samples=12, batch=2, llm=model(server, names_only=True)),
         ).run
     ours = [step for step in run.steps if step.proposer == "paper"]
     assert ours and all(step.transformation is not None for step in ours)
