@@ -367,6 +367,13 @@ def test_curves_are_bands_over_seeds() -> None:
     es, ours = Outcome(RESULTS).curves()
     assert ours.speedups == ((3.0, 4.0, 4.0, 4.0), pytest.approx((12 / 8, 12 / 7, 12 / 7, 12 / 7)))
     assert math.isnan(es.speedups[1][0])
+    assert (
+        es.median_at(1) is None
+        and es.median_at(2) == pytest.approx((1.5 + 2.0) / 2)
+        and ours.median_at(9) == (4 + 12 / 7) / 2
+    )
+    table = next(table for table in page_of(RESULTS).tables if "after so many samples" in table.title)
+    assert table.head == ("", "1", "2", "4") and table.rows[0] == ("es", "–", "1.75×", "2.5×")
 
 
 # -- fidelity ---------------------------------------------------------------------------------------------------------

@@ -100,6 +100,11 @@ class CurveBand:
     variant: str
     speedups: tuple[tuple[float, ...], ...]
 
+    def median_at(self, sample: int) -> float | None:
+        """Returns the median over seeds after so many samples, or at a run's end; None while a seed has nothing."""
+        values = [line[min(sample, len(line)) - 1] for line in self.speedups]
+        return None if any(map(math.isnan, values)) else statistics.median(values)
+
 
 class Outcome:
     """The numbers of an experiment.

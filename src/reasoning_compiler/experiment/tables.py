@@ -52,6 +52,7 @@ def page_of(results: dict[str, Any]) -> Page:
     for workload in outcome.workloads:
         mine = [row for row in rows if row.workload == workload]
         tables.append(Table(workload, _HEAD, tuple(_row(row, outcome.baseline) for row in mine)))
+        tables += _progress(outcome, workload)
         tables.append(Table(f"{workload}: what it took, for one run", _COSTS, tuple(map(_cost_row, mine))))
     overall = outcome.overall()
     if len(outcome.workloads) > 1:
@@ -148,6 +149,15 @@ def _facts(results: dict[str, Any], outcome: Outcome) -> tuple[str, ...]:
         f"Command: {results['command']}",
         f"Baseline: {outcome.baseline}",
     )
+
+
+def _progress(outcome: Outcome, workload: str) -> list[Table]:
+    """Returns the table of the best so far after some numbers of samples, as the paper's figures have it."""
+    bands = [band for band in outcome.curves() if band.workload == workload]
+    most = max((len(line) for band in bands for line in band.speedups), default=0)
+    at = [n for n in (1, 2, *(4 * 2**k for k in range(20))) if n < most] + [most]
+    rows = tuple((band.variant, *(_ratio(band.median_at(n)) for n in at)) for band in bands)
+    return [Table(f"{workload}: speed-up after so many samples", ("", *map(str, at)), rows)] if rows else []
 
 
 def _definitions(outcome: Outcome) -> list[str]:
