@@ -37,7 +37,7 @@ def table(results: Path = RESULTS) -> str:
         if path.exists():
             record = json.loads(path.read_text(encoding="utf-8"))
             rows += read(record)
-            notes.setdefault(_where(record), []).append(f"`{record['command']}`")
+            notes.setdefault(where(record), []).append(f"`{record['command']}`")
     if not rows:
         return _EMPTY
     lines = ["| | this project | TVM | compared |", "|---|---|---|---|"]
@@ -97,7 +97,8 @@ _READERS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
 }
 
 
-def _where(record: dict[str, Any]) -> str:
+def where(record: dict[str, Any]) -> str:
+    """Returns the machine and the version of TVM that a result is of."""
     machine, versions = record["machine"], record["fingerprint"]["versions"]
     return (
         f"{machine['name']}, {machine['num_cores']} cores, {machine['isa']}, peak {machine['peak_flops'] / 1e9:.0f} "

@@ -114,6 +114,8 @@ def _table(rows: Iterator[Parameter] | list[Parameter]) -> str:
 def _type(annotation: Any) -> str:
     if get_origin(annotation) in (Union, UnionType):
         annotation = next(a for a in get_args(annotation) if a is not NoneType)
+    if get_origin(annotation) is list:
+        return f"{_TYPES[get_args(annotation)[0]]}, several"
     return _TYPES[annotation]
 
 

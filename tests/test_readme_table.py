@@ -89,7 +89,7 @@ def test_a_page_without_markers_is_refused(readme_table):
 
 def test_the_picture_is_drawn_from_the_results(picture):
     record = json.loads(picture.RESULTS.read_text(encoding="utf-8"))
-    fresh = picture.draw(picture.from_results(record), footnote=picture.footnote(record))
+    fresh = picture.picture(picture.from_results(record), footnote=picture.footnote(record))
     assert picture.IMAGE.read_text(encoding="utf-8") == fresh, "run `python benchmarks/picture.py`"
 
 

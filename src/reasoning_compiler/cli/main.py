@@ -14,7 +14,21 @@ from typing import Annotated
 
 import typer
 
-from reasoning_compiler.cli import doctor, export, machine, report, resume, run, transcript, tune, workloads
+from reasoning_compiler.cli import (
+    ablate,
+    compare,
+    doctor,
+    export,
+    fidelity,
+    machine,
+    record,
+    report,
+    resume,
+    run,
+    transcript,
+    tune,
+    workloads,
+)
 from reasoning_compiler.errors import ReasoningCompilerError
 
 app = typer.Typer(
@@ -26,7 +40,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (tune, resume, report, run, export, transcript, workloads, machine, doctor):
+for command in (
+    tune,
+    resume,
+    report,
+    run,
+    export,
+    transcript,
+    workloads,
+    machine,
+    doctor,
+    compare,
+    ablate,
+    fidelity,
+    record,
+):
     command.register(app)
 
 

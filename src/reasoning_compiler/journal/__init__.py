@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reasoning_compiler.journal.canonical import canonical_lines
-from reasoning_compiler.journal.format import ENVIRONMENT_FILE, FORMAT_VERSION, JOURNAL_FILE, Header
+from reasoning_compiler.journal.format import ENVIRONMENT_FILE, FORMAT_VERSION, JOURNAL_FILE, Header, package_version
 from reasoning_compiler.journal.journal import Journal, require_free
 from reasoning_compiler.journal.run import (
     Finish,
@@ -31,6 +31,7 @@ __all__ = [
     "Sample",
     "canonical_lines",
     "check_environment",
+    "package_version",
     "read_run",
     "require_free",
     "unknown_here",

@@ -37,7 +37,8 @@ JOURNAL_FILE = "journal.jsonl"
 ENVIRONMENT_FILE = "environment.json"
 
 
-def _package_version() -> str:
+def package_version() -> str:
+    """Returns the version of this package that is installed, or "unknown"."""
     try:
         return importlib.metadata.version("reasoning-compiler")
     except importlib.metadata.PackageNotFoundError:
@@ -78,7 +79,7 @@ class Header:
     command: str = ""
     created: str = field(default_factory=_now)
     format_version: int = FORMAT_VERSION
-    package_version: str = field(default_factory=_package_version)
+    package_version: str = field(default_factory=package_version)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"machine": self.machine.to_json()}

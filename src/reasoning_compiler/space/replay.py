@@ -168,7 +168,7 @@ class Replayer:
             if why is not None:
                 if slot.name in strict:
                     replay.refused.append(f"`{slot.name}` = {show(wish)} {why}")
-                wish = _plainest(domain)
+                wish = plainest(domain)
             return domain.values.index(wish) if isinstance(domain, ChoiceDomain) else list(wish)
 
         with _refused_by_tvm():
@@ -259,7 +259,7 @@ def _domain(schedule: Any, kind: str, inputs: Any, attrs: Any) -> TileDomain | C
     return TileDomain(extent, num, None, multiple, position)
 
 
-def _plainest(domain: TileDomain | ChoiceDomain) -> Any:
+def plainest(domain: TileDomain | ChoiceDomain) -> Any:
     """Returns the first choice, or a loop left whole as far as its domain lets it."""
     if isinstance(domain, ChoiceDomain):
         return domain.values[0]

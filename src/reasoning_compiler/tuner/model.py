@@ -36,7 +36,7 @@ class Model:
 
     def __init__(self, settings: Settings) -> None:
         assert settings.llm is not None
-        self._preset = settings.preset
+        self._names_only = settings.preset == "paper" or settings.llm.names_only
         self._llm = replace(settings.llm, seed=settings.seed)
         self._client = open_client(self._llm)
         open_model(self._llm, client=self._client)  # says now what is wrong with the budget
@@ -54,7 +54,7 @@ class Model:
         spent = spending(read_transcript(path)) if path.exists() else None
         model = open_model(self._llm, transcript=self.transcript, spent=spent, client=self._client)
         space = parts.space
-        if self._preset == "paper":
+        if self._names_only:
             return PaperProposer(
                 model,
                 source=lambda program: space.schedule(program).mod.script(),

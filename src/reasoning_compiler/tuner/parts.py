@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+NO_PRIOR_SECS = 1.0  # the same for all programs: what is predicted then comes from measurements alone
+
 # The paper's own search (section 3): B = 2, c = √2, rollouts by chance at whose end the cost model is asked, and no
 # measurement in the tree. The depth of a rollout is not in the text; its code's, up to 500 steps, takes minutes.
 PAPER_SEARCH = SearchConfig(
@@ -61,9 +63,14 @@ def make_space(workload: Workload, machine: Machine, settings: Settings, *, fata
         settings: of the run; in the paper's preset, what its mutator `Parallel` changes is a decision.
         fatal: see `Space`.
     """
-    target = tvm_target(machine)
-    own = [*rules_of(workload.mod, target), parallel_jobs(machine.num_cores)] if settings.preset == "paper" else None
-    return Space(workload.mod, target, rules=own, fatal=fatal)
+    return Space(workload.mod, tvm_target(machine), rules=space_rules(workload, machine, settings), fatal=fatal)
+
+
+def space_rules(workload: Workload, machine: Machine, settings: Settings) -> list[Any] | None:
+    """Returns the schedule rules of a run's space; None where they are the target's own, and so TVM's. See above."""
+    if settings.preset != "paper":
+        return None
+    return [*rules_of(workload.mod, tvm_target(machine)), parallel_jobs(machine.num_cores)]
 
 
 class SharedSpace:
@@ -131,12 +138,17 @@ class Parts:
     ) -> None:
         self.workload = workload
         self.machine = with_threads(machine, threads)
-        self.target: Any = tvm_target(self.machine)
         self.settings = settings
         self.clock = Stopwatch()
+        self._fatal = fatal
         with uninterrupted():
-            self.space = SharedSpace(make_space(workload, self.machine, settings, fatal=fatal), self.clock)
+            self.space = SharedSpace(self._make_space(), self.clock)
             self.surrogate = _sparing({r.program for r in fatal if not r.edits}, self._make_surrogate())
+
+    @cached_property
+    def target(self) -> Any:
+        """The TVM target that programs are built for."""
+        return tvm_target(self.machine)
 
     def analyze(self, program: Program) -> Analysis:
         """Returns the static analysis of a program."""
@@ -179,6 +191,9 @@ class Parts:
             on_expanded=on_expanded,
         )
 
+    def _make_space(self) -> Any:
+        return make_space(self.workload, self.machine, self.settings, fatal=self._fatal)
+
     def _make_surrogate(self) -> Surrogate | MetaScheduleSurrogate:
         seed = int(stream(self.settings.seed, "surrogate").integers(2**31))
         if self.settings.preset == "paper":
@@ -186,16 +201,23 @@ class Parts:
                 self.workload.mod, self.target, self.space.schedule, seed=seed, threads=self.machine.num_cores
             )
         else:
-            self._features = FeatureExtractor(self.workload.mod, self.target)
             made = Surrogate(self._describe, seed=seed)
         made.predict = self.clock.timed("predict", holding_ctrl_c(made.predict))
         made.learn = holding_ctrl_c(made.learn)
         return made
 
+    @cached_property
+    def _features(self) -> FeatureExtractor:
+        return FeatureExtractor(self.workload.mod, self.target)
+
+    def _row(self, program: Program, analysis: Analysis) -> np.ndarray:
+        return self._features.row(self.space.schedule(program), analysis)
+
     def _describe(self, program: Program) -> Description:
         analysis = self.analyze(program)
+        prior_secs = analysis.secs if self.settings.prior else NO_PRIOR_SECS
         with self.space.lock, at_risk(Risk(program)):
-            return Description(analysis.secs, self._features.row(self.space.schedule(program), analysis))
+            return Description(prior_secs, self._row(program, analysis))
 
 
 def _sparing(fatal: Collection[Program | None], surrogate: Any) -> Any:

@@ -34,6 +34,7 @@ class Settings:
         threads: threads that a program may use; None for every physical core.
         target: the TVM target as JSON or by name; None for this machine's own.
         timeout_secs: the longest that one program may take in the runner.
+        prior: whether predictions start from the analysis; without it, they come from measurements alone.
         search: see `SearchConfig`.
 
     Raises:
@@ -51,6 +52,7 @@ class Settings:
     threads: int | None = None
     target: str | None = None
     timeout_secs: float = 30.0
+    prior: bool = True
     search: SearchConfig = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:

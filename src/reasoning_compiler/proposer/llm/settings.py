@@ -39,6 +39,7 @@ class LLMSettings:
         stream: read answers as they are written.
         children: transformations asked for in one call.
         expert_share: most of the measured programs that the expert may propose while the model thinks, in [0, 1).
+        names_only: the model names transformations, as in the paper, and chance draws their values.
 
     Raises:
         UsageError: a number is out of its range.
@@ -61,6 +62,7 @@ class LLMSettings:
     stream: bool = False
     children: int = 4
     expert_share: float = 0.5
+    names_only: bool = False
 
     def __post_init__(self) -> None:
         least = {

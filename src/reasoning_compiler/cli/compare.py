@@ -1,0 +1,97 @@
+"""`reasonc compare`: methods against each other."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reasoning_compiler.cli.experimenting import conduct
+from reasoning_compiler.cli.model_options import (
+    ApiKeyEnv,
+    BaseUrl,
+    BudgetUsd,
+    Llm,
+    MaxLlmCalls,
+    PriceOption,
+    model_settings,
+)
+from reasoning_compiler.cli.tune import Json, Quiet
+
+Workloads = Annotated[
+    list[str],
+    typer.Argument(help="Kernels as `reasonc tune` takes them, or recordings (*.landscape.gz) of `reasonc record`."),
+]
+Samples = Annotated[int, typer.Option(help="Programs that each run measures.")]
+Repeats = Annotated[int, typer.Option(help="Runs of each, with seeds one after the other.")]
+Seed = Annotated[int, typer.Option(help="The first seed.")]
+Threads = Annotated[int | None, typer.Option(help="Threads to use; all physical cores if not given.")]
+Timeout = Annotated[float, typer.Option(help="Seconds that one program may take.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="The folder of results, also of those to go on with; a new one in experiments/ if not given."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("compare")(compare)
+
+
+def compare(
+    workloads: Workloads,
+    methods: Annotated[
+        str,
+        typer.Option(help="Of evolutionary, evolutionary+space, random, mcts, expert, llm, paper; with commas."),
+    ] = "evolutionary,mcts,expert",
+    samples: Samples = 64,
+    repeats: Repeats = 3,
+    seed: Seed = 0,
+    batch: Annotated[int, typer.Option(help="Programs measured between two looks at the tree.")] = 4,
+    threads: Threads = None,
+    timeout: Timeout = 30.0,
+    out: Out = None,
+    replay: Annotated[
+        list[Path] | None, typer.Option(help="A run that llm or paper repeats instead of asking a model.")
+    ] = None,
+    llm: Llm = None,
+    base_url: BaseUrl = None,
+    api_key_env: ApiKeyEnv = None,
+    budget_usd: BudgetUsd = None,
+    max_llm_calls: MaxLlmCalls = None,
+    price: PriceOption = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare methods: one instrument, equal samples, seeds in turns, and whether what differs is more than luck."""
+    from reasoning_compiler.experiment.compare import compare as compare_methods
+    from reasoning_compiler.experiment.compare import new_folder
+    from reasoning_compiler.tuner import Settings
+
+    folder = out or new_folder("compare")
+    model = model_settings(
+        llm,
+        base_url=base_url,
+        api_key_env=api_key_env,
+        budget_usd=budget_usd,
+        max_llm_calls=max_llm_calls,
+        price=price,
+    )
+    conduct(
+        lambda watch: compare_methods(
+            workloads,
+            [name.strip() for name in methods.split(",") if name.strip()],
+            settings=Settings(samples=samples, seed=seed, batch=batch, threads=threads, timeout_secs=timeout),
+            repeats=repeats,
+            llm=model,
+            replays=replay or (),
+            out=folder,
+            command=shlex.join(["reasonc", *sys.argv[1:]]),
+            watch=watch,
+        ),
+        folder=folder,
+        quiet=quiet,
+        as_json=json,
+    )

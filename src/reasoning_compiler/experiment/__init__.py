@@ -1,0 +1,9 @@
+"""Experiments that anyone can repeat: methods compared, settings ablated, predictions judged, landscapes recorded."""
+
+from __future__ import annotations
+
+from reasoning_compiler.experiment.compare import ablate, compare
+from reasoning_compiler.experiment.fidelity import fidelity
+from reasoning_compiler.experiment.record import record
+
+__all__ = ["ablate", "compare", "fidelity", "record"]

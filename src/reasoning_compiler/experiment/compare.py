@@ -1,0 +1,147 @@
+"""Comparing methods, and the variants of one method, on workloads or on recordings of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from reasoning_compiler.errors import JournalError, UsageError
+from reasoning_compiler.experiment import variants
+from reasoning_compiler.experiment.experiment import Watched, run_experiment
+from reasoning_compiler.experiment.places import Recorded, open_place
+from reasoning_compiler.experiment.tables import curves_svg, page_of, to_html, to_text
+from reasoning_compiler.experiment.variants import BASELINE, Variant
+from reasoning_compiler.tuner.settings import LLMSettings, Settings
+
+PAGE_FILE, CURVES_FILE, TEXT_FILE = "results.html", "curves.svg", "results.txt"
+
+Watch = Callable[[Watched], None]
+
+
+def compare(
+    workloads: Sequence[str],
+    methods: Sequence[str],
+    *,
+    settings: Settings | None = None,
+    repeats: int = 3,
+    llm: LLMSettings | None = None,
+    replays: Sequence[str | Path] = (),
+    out: str | Path | None = None,
+    command: str = "",
+    watch: Watch = lambda watched: None,
+) -> dict[str, Any]:
+    """Returns the results of methods on workloads, with one instrument, equal samples, in turns, seed by seed.
+
+    Args:
+        workloads: specs as `tune` takes them, or recordings (`*.landscape.gz`); not both.
+        methods: of `variants.METHODS`. The others are compared with `evolutionary`, or with the first one given.
+        settings: samples, batch, threads and timeout of every run, and the first seed.
+        repeats: how many seeds.
+        llm: the model of `llm` and `paper`.
+        replays: run folders that these two repeat in place of asking a model.
+        out: the results folder, also of an interrupted comparison; None for a new one below `experiments/`.
+        command: the command line, for the results.
+        watch: is called whenever there is something new.
+
+    Raises:
+        UsageError: a method or workload does not exist, a model is missing, `repeats` < 1, or the folder holds
+            something else.
+        EnvironmentMismatchError: the folder is from another machine or version.
+        KeyboardInterrupt: Ctrl-C; the same call goes on in the same folder.
+    """
+    settings = settings or Settings()
+    chosen = variants.methods(methods, settings, llm=llm, replays=[Path(path) for path in replays])
+    baseline = BASELINE if BASELINE in methods else methods[0]
+    return _run("compare", workloads, chosen, baseline, settings, repeats, out, command, watch)
+
+
+def ablate(
+    workloads: Sequence[str],
+    what: str,
+    values: Sequence[str] = (),
+    *,
+    settings: Settings | None = None,
+    repeats: int = 3,
+    llm: LLMSettings | None = None,
+    out: str | Path | None = None,
+    command: str = "",
+    watch: Watch = lambda watched: None,
+) -> dict[str, Any]:
+    """Returns the results of runs that differ in one setting.
+
+    Args:
+        workloads: as for `compare`.
+        what: of `variants.ABLATIONS`.
+        values: to be tried; empty for all of `variants.VALUES`.
+        settings: of which that one is changed.
+        repeats, llm, out, command, watch: as for `compare`.
+
+    Raises:
+        UsageError, EnvironmentMismatchError, KeyboardInterrupt: as for `compare`.
+    """
+    settings = settings or Settings()
+    chosen, baseline = variants.ablation(what, values, settings, llm=llm)
+    return _run("ablate", workloads, chosen, baseline, settings, repeats, out, command, watch)
+
+
+def new_folder(kind: str) -> Path:
+    """Returns the folder that results go to where none is given."""
+    return Path("experiments") / f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _run(
+    kind: str,
+    workloads: Sequence[str],
+    chosen: Sequence[Variant],
+    baseline: str,
+    settings: Settings,
+    repeats: int,
+    out: str | Path | None,
+    command: str,
+    watch: Watch,
+) -> dict[str, Any]:
+    if not workloads:
+        raise UsageError("`workloads` is empty; `reasonc workloads` lists the named ones")
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+        raise UsageError(f"`repeats` is {repeats!r}; it must be a whole number of at least 1")
+    for variant in chosen:
+        if variant.settings is not None and variant.settings.llm is not None:
+            from reasoning_compiler.tuner.model import Model
+
+            Model(variant.settings)  # says now what is wrong with the model, its key or its budget
+    places = [open_place(text, settings) for text in workloads]
+    for place in places:
+        for variant in chosen:
+            if variant.replays:
+                variant.seeded(settings.seed, key=place.key)
+            if isinstance(place, Recorded):
+                place.check(variant)
+        if isinstance(place, Recorded):
+            place.check_kernel()
+    folder = Path(out) if out is not None else new_folder(kind)
+    results = run_experiment(
+        kind,
+        places,
+        chosen,
+        baseline=baseline,
+        samples=settings.samples,
+        repeats=repeats,
+        seed=settings.seed,
+        out=folder,
+        command=command,
+        watch=watch,
+    )
+    _save_pages(folder, results)
+    return results
+
+
+def _save_pages(folder: Path, results: dict[str, Any]) -> None:
+    page, picture = page_of(results), curves_svg(results)
+    try:
+        (folder / TEXT_FILE).write_text(to_text(page), encoding="utf-8")
+        (folder / CURVES_FILE).write_text(picture, encoding="utf-8")
+        (folder / PAGE_FILE).write_text(to_html(page, picture=picture), encoding="utf-8")
+    except OSError as error:
+        raise JournalError(f"`{folder}` could not be written ({error.strerror}); its results.json is intact") from error

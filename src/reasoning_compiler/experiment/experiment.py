@@ -1,0 +1,274 @@
+"""Running what is to be compared, cell by cell, into a folder that can be gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from reasoning_compiler.errors import EnvironmentMismatchError, JournalError, NothingMeasuredError, UsageError
+from reasoning_compiler.experiment.cell import Cell
+from reasoning_compiler.experiment.places import Place, failed_cell
+from reasoning_compiler.experiment.variants import Variant
+from reasoning_compiler.journal import package_version
+from reasoning_compiler.machine import differences
+from reasoning_compiler.tuner.settings import Progress
+
+FORMAT_VERSION = 1
+PLAN_FILE, RESULTS_FILE = "experiment.json", "results.json"
+_CELLS, _FINALS = "cells", "finals"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What an experiment tells those who watch it.
+
+    Args:
+        cell: "workload, variant, seed" of the run that it is at.
+        num_done: runs that are done.
+        num_cells: runs in all.
+        progress: of the present run; None when it begins, or when winners are being timed.
+    """
+
+    cell: str
+    num_done: int
+    num_cells: int
+    progress: Progress | None = None
+
+
+def run_experiment(
+    kind: str,
+    places: Sequence[Place],
+    variants: Sequence[Variant],
+    *,
+    baseline: str,
+    samples: int,
+    repeats: int,
+    seed: int,
+    out: Path,
+    command: str = "",
+    watch: Callable[[Watched], None] = lambda watched: None,
+) -> dict[str, Any]:
+    """Returns the results of all runs, which are also written to `results.json` in the folder.
+
+    For each seed and workload the variants run one after the other; their order rotates with the seed and turns round
+    with every second one. When all of them are done, their winners are timed against each other in turns. A run that is
+    done already is not done again.
+
+    Args:
+        kind: "compare" or "ablate".
+        places: the workloads.
+        variants: what is compared.
+        baseline: the variant that the others are compared with.
+        samples: programs that each run measures.
+        repeats: seeds.
+        seed: the first one.
+        out: the results folder.
+        command: the command line, for the results.
+        watch: is called whenever there is something new.
+
+    Raises:
+        UsageError: the folder holds another experiment, or something else.
+        EnvironmentMismatchError: the folder is from another machine or version.
+        KeyboardInterrupt: Ctrl-C; what is done is kept.
+    """
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+        raise UsageError(f"`repeats` is {repeats!r}; it must be a whole number of at least 1")
+    keys = [place.key for place in places]
+    if len(set(keys)) < len(keys):
+        raise UsageError("`workload`: the same kernel is given twice; give each once")
+    environments = {json.dumps([p.fingerprint, p.machine.to_json()], sort_keys=True) for p in places}
+    if len(environments) != 1:
+        raise UsageError("`workload`: these come from different machines or thread counts; compare them one by one")
+    plan = _plan(kind, places, variants, baseline=baseline, samples=samples, seed=seed, command=command)
+    _adopt(out, plan)
+    seeds = range(seed, seed + repeats)
+    num_cells, num_done = len(places) * len(variants) * repeats, 0
+    cells: list[Cell] = []
+    finals: list[dict[str, Any]] = []
+    for number, each in enumerate(seeds):
+        for place in places:
+            for variant in in_turn(variants, number):
+                name = f"{place.spec}, {variant.name}, seed {each}"
+                watch(Watched(name, num_done, num_cells))
+                done = num_done
+                cell = _run(
+                    place,
+                    variant,
+                    each,
+                    out,
+                    samples=samples,
+                    command=command,
+                    watch=lambda progress, name=name, done=done: watch(Watched(name, done, num_cells, progress)),
+                )
+                num_done += 1
+                cells.append(cell)
+            watch(Watched(f"{place.spec}, seed {each}: timing the winners in turns", num_done, num_cells))
+            finals.append(_retime(place, variants, cells, each, out))
+            results = _stored(out) | {
+                "repeats": number + 1,
+                "cells": [c.to_json() for c in cells],
+                "finals": finals,
+            }
+            _write(out / RESULTS_FILE, results)
+    return results
+
+
+def in_turn(variants: Sequence[Variant], number: int) -> list[Variant]:
+    """Returns the variants in the order of the seed with that number: rotated, and every second time backwards."""
+    shift = number % len(variants)
+    order = [*variants[shift:], *variants[:shift]]
+    return order[::-1] if number % 2 else order
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Returns the results in an experiment's folder.
+
+    Raises:
+        UsageError: there are none, or they are damaged.
+    """
+    path = folder / RESULTS_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"`{folder}` holds no results: there is no {path}") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"`{path}` cannot be read ({error})") from None
+
+
+# -- cells ------------------------------------------------------------------------------------------------------------
+
+
+def _run(
+    place: Place,
+    variant: Variant,
+    seed: int,
+    out: Path,
+    *,
+    samples: int,
+    command: str,
+    watch: Callable[[Progress], None],
+) -> Cell:
+    folder = _folder(out, place, variant.name, seed)
+    record = folder.with_suffix(".json")
+    if record.exists():
+        return Cell.from_json(json.loads(record.read_text(encoding="utf-8")))
+    try:
+        cell = place.run(variant, seed, folder, samples=samples, command=command, watch=watch)
+    except NothingMeasuredError as error:
+        cell = failed_cell(place, variant, seed, error)
+    _write(record, cell.to_json())
+    return cell
+
+
+def _retime(place: Place, variants: Sequence[Variant], cells: Sequence[Cell], seed: int, out: Path) -> dict[str, Any]:
+    """Returns the latencies of one seed's winners; taken again when there are others than before."""
+    mine = [c for c in cells if c.seed == seed and c.workload == place.spec and c.samples]
+    names = sorted(c.variant for c in mine)
+    record = out / _FINALS / f"{_safe(place)}-{seed}.json"
+    if record.exists():
+        stored = json.loads(record.read_text(encoding="utf-8"))
+        if sorted(stored["of"]) == names:
+            return stored
+    folders = {name: _folder(out, place, name, seed) for name in names}
+    final = {"workload": place.spec, "seed": seed, "of": names, "secs": place.retime(folders, seed=seed)}
+    _write(record, final)
+    return final
+
+
+def _folder(out: Path, place: Place, variant: str, seed: int) -> Path:
+    safe = "".join(c if c.isalnum() or c in "+-=." else "_" for c in variant)
+    return out / _CELLS / f"{_safe(place)}-{safe}-{seed}"
+
+
+def _safe(place: Place) -> str:
+    name = place.spec.partition("[")[0].rpartition("/")[2]
+    return f"{''.join(c if c.isalnum() or c in '-_' else '_' for c in name)}-{place.key}"
+
+
+# -- the folder -------------------------------------------------------------------------------------------------------
+
+
+def _plan(
+    kind: str,
+    places: Sequence[Place],
+    variants: Sequence[Variant],
+    *,
+    baseline: str,
+    samples: int,
+    seed: int,
+    command: str,
+) -> dict[str, Any]:
+    return {
+        "experiment": FORMAT_VERSION,
+        "kind": kind,
+        "command": command,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": places[0].machine.to_json(),
+        "fingerprint": places[0].fingerprint,
+        "package_version": package_version(),
+        "samples": samples,
+        "seed": seed,
+        "baseline": baseline,
+        "workloads": {place.spec: place.key for place in places},
+        "variants": [variant.to_json() for variant in variants],
+    }
+
+
+def _adopt(out: Path, plan: dict[str, Any]) -> None:
+    """Makes the folder this experiment's, or checks that it is: more workloads, methods and seeds may be added.
+
+    Raises:
+        UsageError: it holds another experiment, or something else.
+        EnvironmentMismatchError: it is from another machine or version.
+    """
+    path = out / PLAN_FILE
+    if not path.exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(f"`{out}` holds something else; choose another folder for the results")
+        _write(path, plan)
+        return
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        old = {variant["name"]: variant for variant in stored["variants"]}
+        lines = differences(stored["fingerprint"], plan["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"`{path}` cannot be read ({type(error).__name__}); choose another folder") from error
+    version, now = stored.get("package_version"), plan["package_version"]
+    if version != now:
+        lines.append(f"reasoning-compiler: was {version}, is {now}")
+    if lines:
+        raise EnvironmentMismatchError(
+            f"`{out}` holds results of another environment ({'; '.join(lines)}): they cannot be mixed with new ones; "
+            "go on where they were made, or choose another folder"
+        )
+    for name in ("experiment", "kind", "samples", "seed"):
+        if stored[name] != plan[name]:
+            raise UsageError(
+                f"`{out}` holds results with `{name}` {stored[name]}, not {plan[name]}; choose another folder"
+            )
+    new = {variant["name"]: variant for variant in json.loads(json.dumps(plan["variants"]))}
+    for name in old.keys() & new.keys():
+        if old[name] != new[name]:
+            raise UsageError(f"`{out}` holds results of {name} with other settings; choose another folder")
+    same = ("created",)
+    _write(path, plan | {key: stored[key] for key in same})
+
+
+def _stored(out: Path) -> dict[str, Any]:
+    return json.loads((out / PLAN_FILE).read_text(encoding="utf-8"))
+
+
+def _write(path: Path, obj: dict[str, Any]) -> None:
+    """Writes JSON, whole or not at all."""
+    new = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(json.dumps(obj, indent=1) + "\n", encoding="utf-8")
+        os.replace(new, path)
+    except OSError as error:
+        raise JournalError(f"`{path}` could not be written ({error.strerror})") from error

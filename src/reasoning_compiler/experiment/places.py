@@ -1,0 +1,210 @@
+"""Where runs are made: a workload on this machine, or a recorded landscape."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from reasoning_compiler.errors import Interrupted, NothingMeasuredError, ReasoningCompilerError, UsageError
+from reasoning_compiler.experiment.cell import Cell, cell_of
+from reasoning_compiler.experiment.landscape_file import is_landscape, read_landscape
+from reasoning_compiler.experiment.recorded import check, search
+from reasoning_compiler.experiment.variants import Variant
+from reasoning_compiler.journal import JOURNAL_FILE, read_run
+from reasoning_compiler.records import Machine, Measurement
+from reasoning_compiler.tuner.settings import Progress, Settings
+
+LIBRARY = Path("best") / "kernel.so"
+_ROUNDS, _ROUNDS_SECS = 20, 20.0  # of timing the winners of one seed against each other
+_SPACE_SEED = 1_000_003  # where our space is TVM's own, the two methods must differ in what they draw
+
+Watch = Callable[[Progress], None]
+
+
+class Place(Protocol):
+    """Where the runs of one workload are made.
+
+    Args:
+        spec: what the experiment calls the workload.
+        key: identifies the kernel.
+        machine: that its times are of, with as many cores as programs have threads.
+        fingerprint: of that environment.
+    """
+
+    spec: str
+    key: str
+    machine: Machine
+    fingerprint: dict[str, Any]
+
+    def run(self, variant: Variant, seed: int, folder: Path, *, samples: int, command: str, watch: Watch) -> Cell:
+        """Returns one run, gone on with where it was interrupted; its folder holds what it found.
+
+        Raises:
+            NothingMeasuredError: no program could be measured and verified.
+            KeyboardInterrupt: Ctrl-C; what was measured is kept.
+        """
+        ...
+
+    def retime(self, winners: Mapping[str, Path], *, seed: int) -> dict[str, list[float]]:
+        """Returns latencies in seconds of winners (run folders by name) and of "untuned", taken in turns."""
+        ...
+
+
+def open_place(text: str, settings: Settings) -> Place:
+    """Returns the place for a workload's spec or a recording's file.
+
+    Raises:
+        UsageError: there is no such workload or recording.
+    """
+    return Recorded(text) if is_landscape(text) else Hardware(text, settings)
+
+
+class Recorded:
+    """A recorded landscape: exact, repeatable answers in no time. See `Place`.
+
+    Args:
+        path: of the recording.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._landscape = read_landscape(path)
+        workload = self._landscape.workload
+        self.spec, self.key = f"{workload.spec} (recorded, {self._landscape.tiling})", workload.key
+        self.machine, self.fingerprint = self._landscape.machine, self._landscape.fingerprint
+
+    def run(self, variant: Variant, seed: int, folder: Path, *, samples: int, command: str, watch: Watch) -> Cell:
+        """See `Place.run`; what was interrupted begins anew."""
+        shutil.rmtree(folder, ignore_errors=True)
+        settings = variant.seeded(seed, key=self.key)
+        run = search(self._landscape, settings, folder, command=command, on_progress=watch)
+        return cell_of(run, variant.name, workload=self.spec)
+
+    def check_kernel(self) -> None:
+        """Raises UsageError where the recording does not fit the workload that its spec names today."""
+        from reasoning_compiler.tuner.tune import as_workload
+
+        workload = self._landscape.workload
+        if as_workload(workload.spec).key != workload.key:
+            raise UsageError(
+                f"`{self._path}` was recorded of another version of this kernel than `{workload.spec}` is now; "
+                "record it anew"
+            )
+
+    @staticmethod
+    def check(variant: Variant) -> None:
+        """Raises UsageError for a variant that cannot run on a recording."""
+        if variant.settings is None:
+            raise UsageError(f"`{variant.name}` cannot run on a recording: TVM's search needs the hardware")
+        check(variant.settings)
+
+    def retime(self, winners: Mapping[str, Path], *, seed: int) -> dict[str, list[float]]:
+        """See `Place.retime`: the recorded latencies."""
+        times = {}
+        for name, folder in winners.items():
+            step = read_run(folder).outcome.step
+            if step is not None:
+                times[name] = list(self._landscape.measurement(step.program).latencies_secs)
+        return times | {"untuned": list(self._landscape.untuned.latencies_secs)}
+
+
+class Hardware:
+    """A workload on this machine; one run at a time, so that nothing disturbs its timing. See `Place`.
+
+    Args:
+        spec: of the workload.
+        settings: with the number of threads.
+    """
+
+    def __init__(self, spec: str, settings: Settings) -> None:
+        from reasoning_compiler.machine import detect, fingerprint
+        from reasoning_compiler.tuner.parts import with_threads
+        from reasoning_compiler.tuner.tune import as_workload
+
+        found = detect()
+        threads = settings.threads or found.num_cores
+        if threads > found.num_cores:
+            raise UsageError(f"`threads` is {threads}; this process may use {found.num_cores} physical cores")
+        self._workload, self._settings, self._threads = as_workload(spec), settings, threads
+        self.spec, self.key = self._workload.spec, self._workload.key
+        self.machine = with_threads(found, threads)
+        self.fingerprint = fingerprint(found, threads)
+
+    def run(self, variant: Variant, seed: int, folder: Path, *, samples: int, command: str, watch: Watch) -> Cell:
+        """See `Place.run`; TVM's own search begins anew where it was interrupted."""
+        if variant.settings is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            return self._evolutionary(variant, seed, folder, samples=samples, watch=watch)
+        from reasoning_compiler.tuner.tune import resume, tune
+
+        journal = folder / JOURNAL_FILE
+        try:
+            if journal.exists() and b"\n" in journal.read_bytes():
+                run = resume(folder, on_progress=watch).run
+            else:
+                settings = variant.seeded(seed, key=self.key)
+                run = tune(self._workload, out=folder, settings=settings, command=command, on_progress=watch).run
+        except Interrupted:
+            raise KeyboardInterrupt from None  # how to go on is said of the experiment, not of this run
+        return cell_of(run, variant.name, workload=self.spec)
+
+    def retime(self, winners: Mapping[str, Path], *, seed: int) -> dict[str, list[float]]:
+        """See `Place.retime`."""
+        from reasoning_compiler.machine import tvm_target
+        from reasoning_compiler.measure.instrument import Instrument
+
+        names = list(winners)
+        with Instrument(
+            self._workload,
+            tvm_target(self.machine),
+            num_threads=self._threads,
+            seed=seed,
+            timeout_secs=self._settings.timeout_secs,
+        ) as instrument:
+            untuned = instrument.measure_untuned().measurement
+            libraries = [winners[name] / LIBRARY for name in names]
+            timed = instrument.confirm(libraries, rounds=_ROUNDS, budget_secs=_ROUNDS_SECS) if libraries else []
+        return {name: _latencies(m) for name, m in zip([*names, "untuned"], [*timed, untuned], strict=True) if m.ok}
+
+    def _evolutionary(self, variant: Variant, seed: int, folder: Path, *, samples: int, watch: Watch) -> Cell:
+        from reasoning_compiler.deploy.library import write_library
+        from reasoning_compiler.experiment.evolutionary import evolutionary
+        from reasoning_compiler.machine import tvm_target
+        from reasoning_compiler.measure.instrument import Instrument
+        from reasoning_compiler.tuner.parts import space_rules
+
+        started = time.perf_counter()
+        found: list[tuple[float, float | None]] = []
+
+        def note(secs: float) -> None:
+            at_secs = time.perf_counter() - started
+            found.append((at_secs, None if math.isinf(secs) else secs))
+            best = min((s for _, s in found if s is not None), default=None)
+            watch(Progress("measuring", str(folder), len(found), samples, best_secs=best, elapsed_secs=at_secs))
+
+        rules = space_rules(self._workload, self.machine, self._settings) if variant.in_our_space else None
+        drawn = seed + (_SPACE_SEED if variant.in_our_space and rules is None else 0)
+        module, wall_secs = evolutionary(
+            self._workload, samples=samples, seed=drawn, threads=self._threads, rules=rules, on_latency=note
+        )
+        with Instrument(self._workload, tvm_target(self.machine), num_threads=self._threads, seed=seed) as instrument:
+            (built,) = instrument.measure([module], best_secs=None)
+            if built.artifact is None:
+                raise NothingMeasuredError(f"evolutionary search's winner fails: {built.measurement.failure}")
+            (folder / LIBRARY).parent.mkdir(parents=True, exist_ok=True)
+            about = {"workload": self.spec, "num_threads": self._threads}
+            write_library(built.artifact, folder / LIBRARY, about=about)
+        return Cell(self.spec, variant.name, seed, tuple(found), None, wall_secs)
+
+
+def failed_cell(place: Place, variant: Variant, seed: int, error: ReasoningCompilerError) -> Cell:
+    """Returns the cell of a run that measured nothing: it counts, as one that found nothing."""
+    return Cell(place.spec, variant.name, seed, (), None, 0.0, ended=str(error))
+
+
+def _latencies(measurement: Measurement) -> list[float]:
+    return [float(f"{secs:.5g}") for secs in measurement.latencies_secs]

@@ -1,0 +1,229 @@
+"""An experiment's tables, as text for a terminal, as Markdown, and as one HTML page with its curves."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reasoning_compiler.experiment.outcome import DEFINITIONS, Outcome, Row, Spread
+from reasoning_compiler.experiment.significance import in_words
+from reasoning_compiler.report.picture import Curve, draw
+from reasoning_compiler.report.units import ratio_text, share_text, time_text
+
+_HEAD = ("", "speed-up", "samples to reach it", "sample reduction", "efficiency gain", "matches the baseline at")
+_COSTS = ("", "wall time", "LLM calls", "tokens", "USD", "fallback rate")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, columns, and rows of text."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What an experiment has to say, in order.
+
+    Args:
+        title: of the page.
+        facts: machine, seeds, command: a line each.
+        tables: the tables.
+        words: what can be concluded, a sentence each.
+        notes: definitions and remarks, a line each.
+    """
+
+    title: str
+    facts: tuple[str, ...]
+    tables: tuple[Table, ...]
+    words: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def page_of(results: dict[str, Any]) -> Page:
+    """Returns what the results of an experiment have to say."""
+    outcome = Outcome(results)
+    rows = outcome.rows()
+    tables = []
+    for workload in outcome.workloads:
+        mine = [row for row in rows if row.workload == workload]
+        tables.append(Table(workload, _HEAD, tuple(_row(row, outcome.baseline) for row in mine)))
+        tables += _progress(outcome, workload)
+        tables.append(Table(f"{workload}: what it took, for one run", _COSTS, tuple(map(_cost_row, mine))))
+    overall = outcome.overall()
+    if len(outcome.workloads) > 1:
+        lines = tuple((o.variant, _ratio(o.speedup), _ratio(o.reduction), _ratio(o.efficiency)) for o in overall)
+        head = ("", "speed-up", "sample reduction", "efficiency gain")
+        tables.append(Table(f"Geometric mean over {len(outcome.workloads)} workloads", head, lines))
+    words = tuple(
+        in_words(o.variant, outcome.baseline, o.test, p=o.p, num_workloads=len(outcome.workloads))
+        for o in overall
+        if o.test is not None
+    )
+    noise = outcome.noise()
+    if noise:
+        words += (f"Timings of one and the same winner spread by {share_text(noise)} (middle half, of the median).",)
+    if len(words) > 2:
+        words += ("The p-values are adjusted for how many methods are compared (Holm).",)
+    return Page(
+        title=" and ".join(outcome.variants) if len(outcome.variants) < 3 else f"{len(outcome.variants)} compared",
+        facts=_facts(results, outcome),
+        tables=tuple(tables),
+        words=words,
+        notes=(*(f"{name}: {says}" for name, says in outcome.says.items()), *_definitions(outcome)),
+    )
+
+
+def to_text(page: Page) -> str:
+    """Returns a page for a terminal."""
+    blocks = ["\n".join(page.facts)]
+    blocks += [f"{table.title}\n{_aligned(table)}" for table in page.tables]
+    blocks += ["\n".join(page.words), "\n".join(page.notes)]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def to_markdown(page: Page, *, level: int = 3) -> str:
+    """Returns a page as Markdown, its tables under headings of that level."""
+    lines = [*(f"- {fact}" for fact in page.facts), ""]
+    for table in page.tables:
+        lines += [f"{'#' * level} {table.title}", "", _markdown_row(table.head), "|" + "---|" * len(table.head)]
+        lines += [*map(_markdown_row, table.rows), ""]
+    lines += [*(f"- {word}" for word in page.words), ""] if page.words else []
+    lines += [*(f"- *{name}*: {rest}" for name, _, rest in (note.partition(": ") for note in page.notes)), ""]
+    return "\n".join(lines)
+
+
+def to_html(page: Page, *, picture: str) -> str:
+    """Returns a page as one HTML file that needs no other.
+
+    Args:
+        page: what it says.
+        picture: an SVG.
+    """
+    escape = html.escape
+    parts = [
+        '<!doctype html><html lang="en"><meta charset="utf-8">',
+        f"<title>{escape(page.title)}</title>",
+        "<style>body{font:14px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}"
+        "table{border-collapse:collapse;margin:.5rem 0 1.5rem}td,th{border-bottom:1px solid #ddd;padding:.25rem .7rem;"
+        "text-align:right}td:first-child,th:first-child{text-align:left}svg{max-width:100%;height:auto}</style>",
+        f"<h1>{escape(page.title)}</h1>",
+        *(f"<p>{escape(fact)}</p>" for fact in page.facts),
+        picture,
+    ]
+    for table in page.tables:
+        parts.append(f"<h2>{escape(table.title)}</h2><table>")
+        parts.append("<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in table.head) + "</tr>")
+        parts += ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows]
+        parts.append("</table>")
+    for title, items in (("What can be concluded", page.words), ("What the words mean", page.notes)):
+        if items:
+            parts += [f"<h2>{title}</h2><ul>", *(f"<li>{escape(item)}</li>" for item in items), "</ul>"]
+    return "\n".join([*parts, "</html>"]) + "\n"
+
+
+def curves_svg(results: dict[str, Any]) -> str:
+    """Returns the best-so-far speed-ups against samples as an SVG: medians, bands from the slowest to the fastest."""
+    outcome = Outcome(results)
+    panels: dict[str, list[Curve]] = {}
+    for band in outcome.curves():
+        panels.setdefault(band.workload, []).append(Curve(band.variant, band.speedups))
+    footnote = _facts(results, outcome)[0]
+    return draw(panels, footnote=footnote, title="Speed-up of the best program so far", axis="times as fast as untuned")
+
+
+# -- inside -----------------------------------------------------------------------------------------------------------
+
+
+def _facts(results: dict[str, Any], outcome: Outcome) -> tuple[str, ...]:
+    machine, versions = results["machine"], results["fingerprint"]["versions"]
+    seeds = len(outcome.seeds)
+    return (
+        f"{machine['name']}, {machine['num_cores']} cores, {machine['isa']}, peak {machine['peak_flops'] / 1e9:.0f} "
+        f"GFLOP/s, apache-tvm {versions['apache-tvm']}; {results['samples']} samples, "
+        f"{seeds} seed{'s' if seeds != 1 else ''}, median (least to greatest)",
+        f"Command: {results['command']}",
+        f"Baseline: {outcome.baseline}",
+    )
+
+
+def _progress(outcome: Outcome, workload: str) -> list[Table]:
+    """Returns the table of the best so far after some numbers of samples, as the paper's figures have it."""
+    bands = [band for band in outcome.curves() if band.workload == workload]
+    most = max((len(line) for band in bands for line in band.speedups), default=0)
+    at = [n for n in (1, 2, *(4 * 2**k for k in range(20))) if n < most] + [most]
+    rows = tuple((band.variant, *(_ratio(band.median_at(n)) for n in at)) for band in bands)
+    return [Table(f"{workload}: speed-up after so many samples", ("", *map(str, at)), rows)] if rows else []
+
+
+def _definitions(outcome: Outcome) -> list[str]:
+    lines = [f"{name}: {says}" for name, says in DEFINITIONS]
+    if "evolutionary+space" in outcome.variants and "evolutionary" in outcome.variants:
+        lines.append(
+            "evolutionary+space: our default space is made of TVM's own schedule rules and postprocessors, so where it "
+            "differs from evolutionary, that is luck: the same method with other draws"
+        )
+    return lines
+
+
+def _row(row: Row, baseline: str) -> tuple[str, ...]:
+    name = f"{row.variant} (baseline)" if row.variant == baseline else row.variant
+    if row.num_failed:
+        name += f" ({row.num_failed} of {row.num_failed + row.num_seeds} runs measured nothing)"
+    matched = "never"
+    if row.matched is not None:
+        seeds = "" if row.num_matched == row.num_seeds else f", in {row.num_matched} of {row.num_seeds} seeds"
+        matched = f"{_spread(row.matched, _whole)}{seeds}"
+    return (
+        name,
+        _spread(row.speedup, ratio_text),
+        _spread(row.samples, _whole),
+        _ratio(row.reduction),
+        _ratio(row.efficiency),
+        matched,
+    )
+
+
+def _cost_row(row: Row) -> tuple[str, ...]:
+    return (
+        row.variant,
+        _spread(row.wall_secs, time_text),
+        f"{row.calls:.3g}" if row.calls else "–",
+        f"{row.tokens:,.0f}" if row.tokens else "–",
+        "unknown" if row.usd is None else f"{row.usd:.4f}" if row.usd else "–",
+        "–" if row.fallback_rate is None else share_text(row.fallback_rate),
+    )
+
+
+def _spread(spread: Spread | None, text: Any) -> str:
+    if spread is None:
+        return "–"
+    if spread.low == spread.high:
+        return text(spread.median)
+    return f"{text(spread.median)} ({text(spread.low)} to {text(spread.high)})"
+
+
+def _whole(value: float) -> str:
+    return f"{value:g}"
+
+
+def _ratio(value: float | None) -> str:
+    return "–" if value is None else ratio_text(value)
+
+
+def _aligned(table: Table) -> str:
+    lines: Sequence[tuple[str, ...]] = (table.head, *table.rows)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.head))]
+    return "\n".join(
+        "  "
+        + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    )
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
