@@ -16,7 +16,7 @@ import tvm_ffi
 
 from reasoning_compiler.measure.instrument import Measured
 from reasoning_compiler.measure.signature import KernelArgument, Signature, write_signature
-from reasoning_compiler.records import Failure, Measurement
+from reasoning_compiler.records import Comparison, Failure, Measurement, Noise
 from reasoning_compiler.workload import Workload
 
 UNTUNED_SECS = 5e-3
@@ -57,6 +57,7 @@ class FakeInstrument:
         num_threads: int,
         seed: int = 0,
         timeout_secs: float = 30.0,
+        flush_cache: bool = False,
         judge: Judge = rugged,
         untuned: Judge = _untuned,
     ) -> None:
@@ -99,6 +100,9 @@ class FakeInstrument:
 
     def confirm(self, artifacts: Sequence[Path], *, rounds: int = 10, budget_secs: float = 10.0) -> list[Measurement]:
         return [judge(bits) for judge, bits in (self._judges[path] for path in artifacts)]
+
+    def noise(self, artifact: Path) -> Noise | None:
+        return Noise(Comparison("no difference", 1.0, 1.0, 1.0, 12), spread=0.0)
 
     def close(self) -> None:
         shutil.rmtree(self._scratch, ignore_errors=True)

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from reasoning_compiler.journal import Header, Journal
 from reasoning_compiler.records import (
     UNTUNED,
+    Comparison,
     Failure,
     Machine,
     Measurement,
+    Noise,
     Program,
     Step,
     Transformation,
@@ -152,6 +154,8 @@ def write_gemm(folder: Path) -> None:
         journal.measured(7, ok(0.09, 0.088))
         journal.stages({"build": 2.0, "run": 1.5, "wait": 0.01})
         confirmed = ok(0.0241, 0.024, 0.0244)
+        same = Comparison("no difference", ratio=1.0012, low=0.9961, high=1.0049, num_pairs=12)
+        journal.noise(Noise(same, spread=0.004, drift=(1.002, 0.998, 1.13), left_out=("large",)))
         journal.finished("samples", best=6, confirmed=confirmed, untuned=ok(0.413, 0.41, 0.414))
 
 

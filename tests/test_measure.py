@@ -102,7 +102,7 @@ class TestPackedWeights:
     @staticmethod
     def weights(max_bytes: int = 1 << 20) -> tuple[list[str], Callable[..., Any]]:
         """Returns the layouts that were packed, and a function that asks for one, filled with its number."""
-        kept = PackedWeights(tvm.runtime.cpu(), max_bytes=max_bytes, view=np.from_dlpack)
+        kept = PackedWeights(tvm.runtime.cpu(), max_bytes=max_bytes)
         packed: list[str] = []
 
         def get(layout: str, shape: tuple[int, ...] = (4, 4), **options: bool) -> np.ndarray:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from reasoning_compiler.errors import ReasoningCompilerError
 from reasoning_compiler.measure.messages import MAX_BYTES, Decoder, GarbledError, encode, receive, send
-from reasoning_compiler.measure.racing import Race, runs_per_timing, verdict
+from reasoning_compiler.measure.racing import Race, half_width, runs_per_timing, verdict
 from reasoning_compiler.measure.scratch import Scratch
 from reasoning_compiler.measure.serving import Refused, serve
 from reasoning_compiler.measure.verify import Expected, poison
@@ -46,6 +46,25 @@ class TestRacing:
         assert verdict(race, 0.13, [0.13] * 2) == "again"
         assert verdict(race, 0.13, [0.13] * 3) == "enough"
         assert verdict(race, 0.11, [0.11] * 3) == "again"
+
+    def test_timings_that_disagree_are_repeated_until_they_agree_or_are_too_many(self) -> None:
+        race = Race(repeats=5, max_repeats=15, precision=0.02, budget_secs=100)
+        agreeing, disagreeing = [0.1, 0.1001, 0.0999, 0.1, 0.1002], [0.1, 0.13, 0.11, 0.12, 0.105]
+        assert verdict(race, 0.1, agreeing) == "enough"
+        assert verdict(race, 0.1, disagreeing) == "again"
+        assert verdict(race, 0.1, [*disagreeing, *[0.1] * 9]) == "enough"
+        assert verdict(race, 0.1, disagreeing * 3) == "enough"
+        assert verdict(Race(repeats=5, budget_secs=0.7), 0.1, disagreeing) == "enough"
+
+    def test_one_wild_timing_does_not_make_the_others_disagree(self) -> None:
+        assert verdict(Race(repeats=5, budget_secs=100), 0.1, [0.1, 0.1, 9.0, 0.1, 0.1]) == "enough"
+
+    def test_the_half_width_is_that_of_a_medians_interval(self) -> None:
+        """Of a thousand medians of normal timings, about 95 % lie within it of the true one."""
+        rng = np.random.default_rng(0)
+        samples = 1 + 0.01 * rng.standard_normal((1000, 51))
+        inside = sum(abs(np.median(each) - 1) <= half_width(list(each)) * np.median(each) for each in samples)
+        assert 900 < inside < 990
 
     def test_the_budget_ends_it(self) -> None:
         race = Race(repeats=10, budget_secs=1.0)
@@ -112,6 +131,14 @@ class TestVerification:
         values = np.arange(10, dtype=np.int8)
         assert failure_kind(values, values.copy(), rtol=0, atol=0) is None
         assert failure_kind(values, values + np.int8(1), rtol=0, atol=0) == "wrong_result"
+
+    def test_what_numbers_lose_near_zero_does_not_count(self) -> None:
+        values = np.full((4, 4), 1e-40, np.float32)
+        assert failure_kind(values, np.zeros_like(values)) == "wrong_result"
+        expected = Expected.of([values], rtol=1e-3, atol=1e-3, least=1e-38)
+        assert expected.why_not([np.zeros_like(values)]) is None
+        assert expected.why_not([np.full_like(values, 1e-37)]) is not None
+        assert expected.with_values([2 * values]).why_not([values + np.float32(1.1e-38)]) is not None
 
     def test_every_output_counts(self) -> None:
         expected = Expected.of([self.VALUES, self.VALUES], rtol=1e-3, atol=0)

@@ -63,6 +63,23 @@ def test_the_example_in_numbers(gemm: Run) -> None:
     assert [stage for stage, _ in summary.stage_secs] == ["build", "run", "propose", "wait"]
 
 
+def test_the_noise_is_told(gemm: Run, tmp_path: Path) -> None:
+    noise = summarize(gemm).noise
+    assert noise == gemm.noise
+    assert (noise.same.num_pairs, noise.drift, noise.left_out) == (12, (1.002, 0.998, 1.13), ("large",))
+    assert to_json(summarize(gemm))["noise"]["same"]["verdict"] == "no difference"
+    bare = told(tmp_path, ("node", step(0, None)))
+    assert bare.noise is None and "Noise" not in to_text(bare)
+
+
+def test_a_difference_that_is_noise_is_called_so(gemm: Run) -> None:
+    noise = summarize(gemm).noise
+    same = replace(noise.same, verdict="faster", ratio=0.97)
+    text = to_text(replace(summarize(gemm), noise=replace(noise, same=same, drift=(1.01,), left_out=())))
+    assert "faster, so that differences of this size mean nothing here" in " ".join(text.split())
+    assert "clock dropped" not in text and "not verified" not in text
+
+
 def test_the_curve_never_falls_and_starts_at_untuned(gemm: Run) -> None:
     curve = summarize(gemm).curve
     assert [point.sample for point in curve] == list(range(8))

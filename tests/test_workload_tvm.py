@@ -15,7 +15,17 @@ import pytest
 from reasoning_compiler import workload as workloads
 from reasoning_compiler.errors import UsageError
 from reasoning_compiler.machine import import_tvm
-from reasoning_compiler.workload import CATALOGUE, describe, disagreement, from_file, from_tvm, parse, tolerance
+from reasoning_compiler.workload import (
+    CATALOGUE,
+    describe,
+    disagreement,
+    from_file,
+    from_tvm,
+    parse,
+    smallest_difference,
+    tolerance,
+)
+from reasoning_compiler.workload.input_sets import INPUT_SETS, make_input_set
 from reasoning_compiler.workload.vector_math import MAX_EXPONENT, exp_below_88, sigmoid
 
 pytestmark = pytest.mark.tvm
@@ -55,10 +65,13 @@ def this_cpu():
     return target(mcpu=str(llvm_get_system_cpu()))
 
 
-def run(mod, arrays, arguments):
-    """Returns the outputs of the module, unscheduled."""
+def compiled(mod):
+    return import_tvm().compile(mod, target=target())
+
+
+def run(library, arrays, arguments):
+    """Returns the outputs of a compiled module."""
     tvm = import_tvm()
-    library = tvm.compile(mod, target=target())
     inputs = iter(arrays)
     tensors = [
         tvm.runtime.tensor(np.zeros(a.shape, workloads.numpy_dtype(a.dtype)) if a.role == "output" else next(inputs))
@@ -76,7 +89,7 @@ def test_the_unscheduled_kernel_computes_the_reference(spec):
     w = parse(spec)
     inputs = w.make_inputs(1)
     expected = w.expected(inputs)
-    outputs = run(w.mod, inputs, w.arguments)
+    outputs = run(compiled(w.mod), inputs, w.arguments)
     rtol, atol = tolerance(w)
     assert disagreement(outputs, expected, rtol=rtol, atol=atol) is None
     assert all(np.isfinite(e.astype(np.float64)).all() and np.abs(e).max() > 0 for e in expected)
@@ -86,13 +99,32 @@ def test_the_unscheduled_kernel_computes_the_reference(spec):
         assert disagreement(outputs, w.expected(swapped), rtol=rtol, atol=atol) is not None
 
 
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_unscheduled_kernel_computes_the_reference_of_every_input_set(spec):
+    w = parse(spec)
+    taken = [a for a in w.arguments if a.role != "output"]
+    random = w.make_inputs(1)
+    rtol, atol = tolerance(w)
+    library = compiled(w.mod)
+    for name in INPUT_SETS:
+        made = make_input_set(name, taken, random, seed=1)
+        inputs = [old if new is None else new for old, new in zip(random, made, strict=True)]
+        assert all((new is None) == (a.role == "weight") for new, a in zip(made, taken, strict=True)) or "int8" in spec
+        with np.errstate(over="ignore"):
+            expected = w.expected(inputs)
+        assert all(np.isfinite(e.astype(np.float64)).all() for e in expected), name
+        outputs = run(library, inputs, w.arguments)
+        why = disagreement(outputs, expected, rtol=rtol, atol=atol, least=smallest_difference(w))
+        assert why is None, (name, why)
+
+
 @pytest.mark.parametrize("name", list(SMALL))
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_one_term_left_out_of_the_sum_is_seen(name, dtype):
     """The hardest wrong result to see: the last input loses one element of its last row, as an off-by-one would."""
     w = parse(f"{name}[{SMALL[name]},dtype={dtype}]")
     inputs = w.make_inputs(2)
-    outputs = run(w.mod, inputs, w.arguments)
+    outputs = run(compiled(w.mod), inputs, w.arguments)
     rtol, atol = tolerance(w)
     short = [*inputs[:-1], inputs[-1].copy()]
     short[-1][..., -1, :] = 0
@@ -264,7 +296,7 @@ def test_exp_keeps_masked_scores_out_of_the_sum():
     w = parse("llama3-attention[seq_len=16,num_heads=1,num_kv_heads=1,head_dim=4]")
     q, k, v = w.make_inputs(0)
     v[:, 1:] = np.nan  # the first row may see the first key alone
-    (out,) = run(w.mod, [q, k, np.nan_to_num(v, nan=1e30)], w.arguments)
+    (out,) = run(compiled(w.mod), [q, k, np.nan_to_num(v, nan=1e30)], w.arguments)
     np.testing.assert_array_equal(out[0, 0], v[0, 0])
 
 
@@ -329,7 +361,7 @@ def test_a_users_function(write):
     ]
     assert (w.name, w.spec, w.flops, w.reference) == ("make", f"{path}:make", 2 * 8**3, None)
     a, b = w.make_inputs(0)
-    np.testing.assert_allclose(run(w.mod, [a, b], w.arguments)[0], a @ b, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run(compiled(w.mod), [a, b], w.arguments)[0], a @ b, rtol=1e-4, atol=1e-5)
     assert parse(w.spec).key == w.key
 
 
@@ -338,7 +370,7 @@ def test_a_users_tvmscript_and_its_renaming(write):
     assert [a.role for a in w.arguments] == ["input", "input", "output"]
     assert [var.name_hint for var in w.mod.functions] == ["main"]
     a, b = w.make_inputs(0)
-    np.testing.assert_array_equal(run(w.mod, [a, b], w.arguments)[0], a + b)
+    np.testing.assert_array_equal(run(compiled(w.mod), [a, b], w.arguments)[0], a + b)
 
 
 def test_a_users_workload_brings_its_reference(write):

@@ -268,6 +268,49 @@ class Measurement:
         return cls(**(obj | {"latencies_secs": tuple(obj["latencies_secs"]), "failure": failure}))
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What timings of two programs, taken in turns, say of their difference.
+
+    Args:
+        verdict: of the first program, against the second.
+        ratio: the first's latency over the second's.
+        low, high: an interval that holds the true ratio with 99 % confidence.
+        num_pairs: timings of each.
+    """
+
+    verdict: Literal["faster", "slower", "no difference"]
+    ratio: float
+    low: float
+    high: float
+    num_pairs: int
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How much timings vary where nothing differs, and so what a difference between two programs can mean.
+
+    Args:
+        same: one program timed in turns with itself.
+        spread: half of what the middle half of these timings spans, over their median.
+        drift: the best program so far, timed again during the run: its latency over the one it became the best with.
+        left_out: input sets that nothing was verified on, because the untuned program is not right on them.
+    """
+
+    same: Comparison
+    spread: float
+    drift: tuple[float, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"drift": list(self.drift), "left_out": list(self.left_out)}
+
+    @classmethod
+    def from_json(cls, obj: dict[str, Any]) -> Noise:
+        same = Comparison(**obj["same"])
+        return cls(same, obj["spread"], tuple(obj["drift"]), tuple(obj["left_out"]))
+
+
 # -- the machine and the workload's arguments ---------------------------------------------------------------------
 
 

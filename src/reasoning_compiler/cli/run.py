@@ -33,7 +33,13 @@ def run(
     if not library.exists():
         raise UsageError(f"`{run}` has no library yet; go on with `reasonc resume {run}`")
     threads = int(found.header.fingerprint["threads"])
-    tuned, untuned = time_against_untuned(library, load_workload(found), num_threads=threads, rounds=rounds)
+    tuned, untuned = time_against_untuned(
+        library,
+        load_workload(found),
+        num_threads=threads,
+        rounds=rounds,
+        flush_cache=bool(found.config.get("flush_cache")),
+    )
     speedup = untuned.latency_secs / tuned.latency_secs if tuned.ok and untuned.ok else None
     if json:
         record = {"tuned": tuned.to_json(), "untuned": untuned.to_json(), "speedup": speedup}

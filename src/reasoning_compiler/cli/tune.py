@@ -44,6 +44,7 @@ def tune(
         str | None, typer.Option(help="The TVM target, as JSON; this machine's own if not given.")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that one program may take.")] = 30.0,
+    flush_cache: Annotated[bool, typer.Option("--flush-cache", help="Empty the caches before each timing.")] = False,
     out: Annotated[Path | None, typer.Option(help="The run folder; a new one under runs/ if not given.")] = None,
     preset: Annotated[str, typer.Option(help="default, or paper for the paper's own method.")] = "default",
     llm: Annotated[
@@ -99,6 +100,7 @@ def tune(
         threads=threads,
         target=target,
         timeout_secs=timeout,
+        flush_cache=flush_cache,
     )
     conduct(
         lambda watch: tune_workload(

@@ -221,6 +221,7 @@ def time_against_untuned(
     seed: int = 0,
     rounds: int = 10,
     budget_secs: float = 30.0,
+    flush_cache: bool = False,
 ) -> tuple[Measurement, Measurement]:
     """Returns (tuned, untuned) measurements, made in turns in a fresh process, outputs verified.
 
@@ -231,6 +232,7 @@ def time_against_untuned(
         seed: of the inputs.
         rounds: timings of each.
         budget_secs: no further round starts when this much time has been spent.
+        flush_cache: whether each timing begins with cold caches.
 
     Raises:
         UsageError: the library is of another workload.
@@ -242,7 +244,14 @@ def time_against_untuned(
     wanted = [(a.name, a.shape, a.dtype, a.role) for a in workload.arguments]
     if [(a.name, a.shape, a.dtype, a.role) for a in signature.arguments] != wanted:
         raise UsageError(f"`library` is {library}, whose arguments are not those of the workload: export it again")
-    with Instrument(workload, signature.target, num_threads=num_threads, seed=seed, num_build_workers=1) as instrument:
+    with Instrument(
+        workload,
+        signature.target,
+        num_threads=num_threads,
+        seed=seed,
+        num_build_workers=1,
+        flush_cache=flush_cache,
+    ) as instrument:
         untuned = instrument.measure_untuned()
         if untuned.artifact is None:
             failure = untuned.measurement.failure

@@ -13,6 +13,7 @@ Text is escaped to ASCII, so that no compiler's message and no model's answer ca
 | `asked` | a batch was chosen for measurement |
 | `measured` | the hardware's word on one node |
 | `model` | what a language model did for the run, and what it cost |
+| `noise` | how much timings vary where nothing differs |
 | `stages` | where a batch's seconds went |
 | `resumed` | the run goes on with other settings |
 | `crashed` | TVM has ended the process that worked on the run |

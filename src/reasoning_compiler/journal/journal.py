@@ -15,7 +15,7 @@ from typing import Any
 from reasoning_compiler.errors import JournalError, UsageError
 from reasoning_compiler.journal.format import ENVIRONMENT_FILE, JOURNAL_FILE, Header, encode, whole_size
 from reasoning_compiler.journal.run import Rejected, read_run
-from reasoning_compiler.records import Measurement, Step, Transformation
+from reasoning_compiler.records import Measurement, Noise, Step, Transformation
 from reasoning_compiler.risk import Crash
 
 try:
@@ -178,6 +178,10 @@ class Journal:
             notices: what the user was told of it.
         """
         self._append("model", {"stats": stats, "notices": list(notices)})
+
+    def noise(self, noise: Noise) -> None:
+        """Appends how much timings vary where nothing differs; told again, the later word counts."""
+        self._append("noise", {"noise": noise.to_json()})
 
     def resumed(self, config: dict[str, Any]) -> None:
         """Appends that the run goes on with other settings, all of which are given, JSON values only."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from reasoning_compiler.errors import EnvironmentMismatchError, JournalError, UsageError
 from reasoning_compiler.journal.format import FORMAT_VERSION, JOURNAL_FILE, Header, damaged, read_events
-from reasoning_compiler.records import Measurement, Program, Step, Transformation
+from reasoning_compiler.records import Measurement, Noise, Program, Step, Transformation
 from reasoning_compiler.risk import Crash
 
 
@@ -111,6 +111,7 @@ class Run:
         stage_secs: seconds by stage, all told.
         models: what a language model did, for each process that worked on the run with one.
         crashes: of processes that worked on the run, in order.
+        noise: how much its timings vary where nothing differs; None where that was not measured.
         finishes: every ending; more than one after a resume.
         ended: the ending that nothing followed; None for a run that is still going or was interrupted.
         elapsed_secs: seconds that the run had been going at its last event.
@@ -127,6 +128,7 @@ class Run:
     stage_secs: dict[str, float] = field(default_factory=dict)
     models: tuple[ModelUse, ...] = ()
     crashes: tuple[Crash, ...] = ()
+    noise: Noise | None = None
     finishes: tuple[Finish, ...] = ()
     ended: Finish | None = None
     elapsed_secs: float = 0.0
@@ -272,6 +274,7 @@ class _Draft:
         self.stage_secs: dict[str, float] = {}
         self.models: list[ModelUse] = []
         self.crashes: list[Crash] = []
+        self.noise: Noise | None = None
         self.finishes: list[Finish] = []
         self.last: dict[str, Any] = {"event": "run", "at_secs": 0.0}
 
@@ -332,6 +335,9 @@ class _Draft:
     def take_crashed(self, event: dict[str, Any]) -> None:
         self.crashes.append(Crash.from_json(event))
 
+    def take_noise(self, event: dict[str, Any]) -> None:
+        self.noise = Noise.from_json(event["noise"])
+
     def take_finished(self, event: dict[str, Any]) -> None:
         best, confirmed, untuned = event["best"], event["confirmed"], event["untuned"]
         self.finishes.append(
@@ -357,6 +363,7 @@ class _Draft:
             stage_secs=self.stage_secs,
             models=tuple(self.models),
             crashes=tuple(self.crashes),
+            noise=self.noise,
             finishes=tuple(self.finishes),
             ended=self.finishes[-1] if self.last["event"] == "finished" else None,
             elapsed_secs=self.last["at_secs"],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -18,10 +19,15 @@ from reasoning_compiler.measure.racing import Race
 from reasoning_compiler.measure.scratch import Scratch, no_space
 from reasoning_compiler.measure.tensors import write_array
 from reasoning_compiler.records import Argument, Failure, Measurement
-from reasoning_compiler.workload.workload import Workload, tolerance
+from reasoning_compiler.workload.input_sets import INPUT_SETS, InputSet, make_input_set, nans
+from reasoning_compiler.workload.workload import Workload, smallest_difference, tolerance
 
 LONG_TIMEOUT_SECS = 600.0
 """For what may be slow by nature: reading a workload's data, running the untuned program."""
+
+# References that are computed while a program is timed take a core from it; those of small workloads are soon there.
+_WAIT_FOR_SETS_SECS = 5.0
+_NANS = "NaN"
 
 
 @dataclass(frozen=True)
@@ -47,14 +53,22 @@ class Bench:
         race: how long programs are timed; its `best_secs` is not used.
         timeout_secs: the longest that a program may take, all its runs together.
         memory_limit_bytes: the most memory that the process may take for data; None for most of what is free.
+        flush_bytes: as much memory is read before each timing, to empty the caches; 0 for warm caches.
     """
 
     def __init__(
-        self, num_threads: int, *, race: Race, timeout_secs: float, memory_limit_bytes: int | None = None
+        self,
+        num_threads: int,
+        *,
+        race: Race,
+        timeout_secs: float,
+        memory_limit_bytes: int | None = None,
+        flush_bytes: int = 0,
     ) -> None:
         self._num_threads = num_threads
-        self._pool = Pool(1, WorkerOptions("runner", num_threads, memory_limit_bytes))
-        self._race = race
+        self._pool = Pool(1, WorkerOptions("runner", num_threads, memory_limit_bytes, flush_bytes))
+        # A run after the first finds the caches warm, so each is timed alone.
+        self._race = replace(race, min_timing_secs=0.0) if flush_bytes else race
         self._timeout_secs = timeout_secs
         self._data: _Data | None = None
         self._data_are_sent = True
@@ -90,6 +104,72 @@ class Bench:
         self._data.adopt_outputs()
         self._data_are_sent = False
 
+    def check(self, library: Path) -> tuple[Failure | None, float]:
+        """Returns (why a library is wrong on other inputs or when run again, None if it is right; seconds).
+
+        It is run on NaN, whose results are not looked at but which lie in its memory afterwards, on every input set of
+        the workload, and repeatedly on the inputs that it is timed on. Without a workload nothing is known to be wrong.
+
+        Args:
+            library: a library that `run` has found right.
+        """
+        if self._data is None or self._data.expected() is None:
+            return None, 0.0
+        self.wait_until_ready()
+        started = time.perf_counter()
+        failure = self._check(library, self._data.sets())
+        return failure, time.perf_counter() - started
+
+    def failing_sets(self, library: Path, *, but: Collection[str]) -> list[str]:
+        """Returns the names of the input sets on which a library fails; none where it also fails without them.
+
+        Args:
+            library: a library that `check` has found wrong.
+            but: names of sets that need not be tried.
+        """
+        assert self._data is not None
+        sets = [each for each in self._data.sets() if each["name"] not in but]
+        if not sets or self._check(library, []) is not None:
+            return []
+        return [each["name"] for each in sets if self._check(library, [each]) is not None]
+
+    def try_sets(
+        self, untuned: Path, *, only: Collection[str] | None = None, budget_secs: float = math.inf
+    ) -> list[str]:
+        """Leaves out the input sets on which the untuned program itself is not right; returns their names.
+
+        Where the workload has no reference, its outputs become what is expected of each set.
+
+        Args:
+            untuned: the library of the untuned program.
+            only: the sets to try; None for all.
+            budget_secs: no further set is tried, and so used, when this much time has been spent.
+        """
+        assert self._data is not None
+        self.wait_until_ready()
+        started, left_out = time.perf_counter(), []
+        for each in self._data.sets(save=True):
+            if only is not None and each["name"] not in only:
+                continue
+            is_late = time.perf_counter() - started > budget_secs
+            if is_late or self._check(untuned, [each], timeout_secs=LONG_TIMEOUT_SECS) is not None:
+                left_out.append(each["name"])
+        self._data.leave_out_sets(left_out)
+        return left_out
+
+    def _check(self, library: Path, sets: list[dict[str, Any]], *, timeout_secs: float | None = None) -> Failure | None:
+        assert self._data is not None
+        payload = {
+            "library": str(library.resolve()),
+            "sets": sets,
+            "inputs": self._data.input_files(),
+            "verify": self._data.expected() is not None,
+        }
+        # None of these runs takes longer than the first, which had this time too.
+        timeout_secs = (timeout_secs or self._timeout_secs) * (len(sets) + 1)
+        answer = self._pool.ask(Request("check", payload, timeout_secs))
+        return answer if isinstance(answer, Failure) else None
+
     def wait_until_ready(self) -> float:
         """Returns the seconds it still took until the runner had started and read the workload."""
         started = time.perf_counter()
@@ -98,6 +178,8 @@ class Bench:
             self._pool.set_up(Request("set_up", payload, LONG_TIMEOUT_SECS))
             self._data_are_sent = True
         self._pool.wait_until_ready()
+        if self._data is not None:
+            self._data.wait_for_sets(_WAIT_FOR_SETS_SECS)
         return time.perf_counter() - started
 
     def run(
@@ -186,7 +268,11 @@ class _Data:
         self._adopted: list[_File] | None = None
         # numpy takes seconds for the reference of a large workload; meanwhile processes start and programs build.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="reference")
+        self._random: list[np.ndarray] | None = None
         self._written: Future[tuple[list[_File], list[_File] | None]] = self._executor.submit(self._write, seed)
+        self._written_sets: Future[list[_Set]] = self._executor.submit(self._write_sets, seed)
+        self._kept_sets: list[_Set] | None = None
+        self._waits_until: float | None = None
 
     @property
     def output_files(self) -> list[Path]:
@@ -215,7 +301,43 @@ class _Data:
             "expected": None if expected is None else [asdict(file) for file in expected],
             "rtol": rtol,
             "atol": atol,
+            "least": smallest_difference(self._workload),
         }
+
+    def input_files(self) -> list[dict[str, Any]]:
+        """Returns the files of the inputs that programs are timed on, in order."""
+        return [asdict(file) for file in self._files()[0]]
+
+    def wait_for_sets(self, secs: float) -> None:
+        """Returns when the input sets are written, or so many seconds after it was first called."""
+        if self._waits_until is None:
+            self._waits_until = time.monotonic() + secs
+        wait([self._written_sets], timeout=max(0.0, self._waits_until - time.monotonic()))
+
+    def sets(self, *, save: bool = False) -> list[dict[str, Any]]:
+        """Returns the runner's word for each input set; waits until they are written.
+
+        Args:
+            save: whether the outputs become what is expected, where that is not known.
+        """
+        if self._kept_sets is None:
+            try:
+                self._kept_sets = self._written_sets.result()
+            except OSError as error:
+                raise no_space(error) from None
+        return [each.to_json(save=self._saved(each) if save else None) for each in self._kept_sets]
+
+    def leave_out_sets(self, names: Sequence[str]) -> None:
+        """Leaves out these input sets; what was saved of the others is now expected of them."""
+        kept = [each for each in self._kept_sets or [] if each.name not in names]
+        self._kept_sets = [replace(each, expected=self._saved(each) or each.expected) for each in kept]
+
+    def _saved(self, each: _Set) -> list[_File] | None:
+        """Returns where a run saves the outputs of a set; None where they are known, or nobody wants to know them."""
+        if each.expected is not None or each.name == _NANS:
+            return None
+        pairs = enumerate(self._outputs)
+        return [_File(str(each.folder / f"output{i}"), a.shape, a.dtype) for i, a in pairs]
 
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
@@ -230,24 +352,88 @@ class _Data:
         except OSError as error:
             raise no_space(error) from None
 
+    @property
+    def _taken(self) -> list[Argument]:
+        return [argument for argument in self._workload.arguments if argument.role != "output"]
+
     def _write(self, seed: int) -> tuple[list[_File], list[_File] | None]:
-        inputs = self._workload.make_inputs(seed)
-        taken = [argument for argument in self._workload.arguments if argument.role != "output"]
-        input_files = [self._write_one(a, array) for a, array in zip(taken, inputs, strict=True)]
+        inputs = self._random = self._workload.make_inputs(seed)
+        input_files = [self._write_one(a, array) for a, array in zip(self._taken, inputs, strict=True)]
         if self._workload.reference is None:
             return input_files, None
         with threadpool_limits(self._num_threads):  # numpy would take every core for the reference
             expected = self._workload.expected(inputs)
         return input_files, [self._write_one(a, array) for a, array in zip(self._outputs, expected, strict=True)]
 
-    def _write_one(self, argument: Argument, array: np.ndarray) -> _File:
+    def _write_sets(self, seed: int) -> list[_Set]:
+        """Writes the inputs, and by the reference the outputs, of each set that differs from the random one."""
+        random, self._random = self._random, None
+        assert random is not None
+        sets = [self._write_set(_NANS, nans(self._taken), random)]
+        for name in INPUT_SETS:
+            made = make_input_set(name, self._taken, random, seed=seed)
+            sets.append(self._write_set(name, made, random))
+        return [each for each in sets if each is not None]
+
+    def _write_set(
+        self, name: InputSet | Literal["NaN"], made: list[np.ndarray | None], random: list[np.ndarray]
+    ) -> _Set | None:
+        if all(array is None for array in made):
+            return None
+        folder = self.folder / f"set-{name}"
+        folder.mkdir()
+        expected = None
+        if self._workload.reference is not None and name != _NANS:
+            inputs = [old if new is None else new for old, new in zip(random, made, strict=True)]
+            try:
+                with np.errstate(all="ignore"), threadpool_limits(self._num_threads):
+                    values = self._workload.expected(inputs)
+            except (ArithmeticError, ValueError):
+                return None  # a user's own reference that is not made for such inputs
+            # Where the right result overflows, the order of summing up decides between Inf and NaN.
+            if not all(np.isfinite(each.astype(np.float64, copy=False)).all() for each in values):
+                return None
+            pairs = zip(self._outputs, values, strict=True)
+            expected = [self._write_one(a, array, folder) for a, array in pairs]
+        files = [
+            None if array is None else self._write_one(a, array, folder)
+            for a, array in zip(self._taken, made, strict=True)
+        ]
+        return _Set(name, folder, files, expected)
+
+    def _write_one(self, argument: Argument, array: np.ndarray, folder: Path | None = None) -> _File:
         if array.shape != argument.shape:
             raise UsageError(
                 f"`{argument.name}` has shape {argument.shape} in the kernel, but the workload makes {array.shape}"
             )
-        path = self.folder / argument.name
+        path = (folder or self.folder) / argument.name
         write_array(path, array)
         return _File(str(path), array.shape, array.dtype.name)
+
+
+@dataclass(frozen=True)
+class _Set:
+    """Other inputs than those that programs are timed on.
+
+    Args:
+        name: of the input set.
+        folder: where its files are.
+        inputs: per argument that is no output, its file; None where it keeps its values.
+        expected: per output, its file; None where nothing is known.
+    """
+
+    name: str
+    folder: Path
+    inputs: list[_File | None]
+    expected: list[_File] | None
+
+    def to_json(self, *, save: list[_File] | None) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "inputs": [None if file is None else asdict(file) for file in self.inputs],
+            "expected": None if self.expected is None else [asdict(file) for file in self.expected],
+            "save": None if save is None else [file.path for file in save],
+        }
 
 
 @dataclass(frozen=True)

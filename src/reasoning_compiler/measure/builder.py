@@ -16,6 +16,7 @@ import tvm.s_tir
 
 from reasoning_compiler.machine.toolchain import c_compiler
 from reasoning_compiler.measure.packing import split_packing
+from reasoning_compiler.measure.races import racing_loop
 from reasoning_compiler.measure.serving import Refused, one_line
 from reasoning_compiler.measure.signature import Signature, argument_from_json, arguments_of, write_signature
 
@@ -33,12 +34,16 @@ def build(*, module: str, target: str, arguments: list[dict[str, Any]] | None, l
         {"build_secs": time to generate and link the code}
 
     Raises:
-        Refused: "build" where TVM or the linker fails, "device" where the library cannot be written.
+        Refused: "wrong_result" where parallel iterations write the same, "build" where TVM or the linker fails,
+            "device" where the library cannot be written.
     """
     started = time.perf_counter()
     try:
         mod = tvm.ir.load_json(Path(module).read_text())
         known = arguments_of(mod) if arguments is None else [argument_from_json(each) for each in arguments]
+        racing = racing_loop(mod["main"])
+        if racing is not None:
+            raise Refused("wrong_result", racing)
         packed = split_packing(mod)
         executable = tvm.compile(packed.library, target=tvm.target.Target(json.loads(target)))
         _link(executable.mod, Path(library), target=target)

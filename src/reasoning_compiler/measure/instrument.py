@@ -9,12 +9,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from reasoning_compiler.machine.cpu import read_cpu
 from reasoning_compiler.measure.bench import LONG_TIMEOUT_SECS, Bench, Ran
 from reasoning_compiler.measure.builders import Builders, Built
+from reasoning_compiler.measure.comparison import compare
 from reasoning_compiler.measure.racing import Race
 from reasoning_compiler.measure.scratch import Scratch
-from reasoning_compiler.records import Measurement
+from reasoning_compiler.records import Failure, Measurement, Noise
 from reasoning_compiler.workload.workload import Workload
+
+# The untuned program may be slow. Where it is the reference, this much time is spent on input sets beyond the first.
+_SETS_BUDGET_SECS = 10.0
+# The incumbent is timed again where that takes at most this part of the time since it was last done.
+_TIME_AGAIN_SHARE = 0.02
+_TIME_AGAIN_ROUNDS = 3
+_NOISE_ROUNDS = 12
+_NOISE_BUDGET_SECS = 3.0
+_LEAST_FLUSH_BYTES = 64 << 20
+
+
+def bytes_to_flush() -> int:
+    """Returns how much memory must be read to empty this machine's caches: twice what they hold."""
+    caches = read_cpu().caches
+    return max(2 * (caches.l3_bytes + caches.l2_bytes), _LEAST_FLUSH_BYTES)
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,7 @@ class Instrument:
         scratch_dir: where temporary files go; None for the system's temporary folder.
         num_build_workers: processes that build; None for `num_threads`.
         memory_limit_bytes: the most memory that the runner may take for data; None for most of what is free.
+        flush_cache: whether each timing begins with cold caches.
     """
 
     def __init__(
@@ -63,10 +81,18 @@ class Instrument:
         scratch_dir: Path | None = None,
         num_build_workers: int | None = None,
         memory_limit_bytes: int | None = None,
+        flush_cache: bool = False,
     ) -> None:
         self._workload = workload
         self._target = str(target)
         self._untuned: Measured | None = None
+        self._tried_sets: set[str] = set()
+        self._left_out_sets: list[str] = []
+        self._checked: set[Path] = set()
+        self._incumbent: tuple[Path, float] | None = None
+        self._slower = 1.0
+        self._drift: list[float] = []
+        self._time_again_at = 0.0
         self._stage_secs = dict.fromkeys(("build", "run", "verify", "wait"), 0.0)
         self._scratch = Scratch(scratch_dir)
         self._bench = Bench(
@@ -74,6 +100,7 @@ class Instrument:
             race=Race(repeats=repeats, budget_secs=budget_secs),
             timeout_secs=timeout_secs,
             memory_limit_bytes=memory_limit_bytes,
+            flush_bytes=bytes_to_flush() if flush_cache else 0,
         )
         self._builders = Builders(num_build_workers or num_threads, self._scratch)
         self._bench.use(workload, self._target, seed=seed, scratch=self._scratch)
@@ -118,15 +145,20 @@ class Instrument:
             ReasoningCompilerError: the worker processes cannot start, or temporary files cannot be written.
         """
         built = self._build(modules)
+        if best_secs is not None:
+            best_secs *= self._time_incumbent_again()
         if verify and self._untuned is None and not self._has_reference():
             self.measure_untuned()
         verify = verify and self._has_reference()
         results = []
         for index, each in enumerate(built):
             result = self._run(each, best_secs=best_secs, verify=verify)
-            measurement = result.measurement
-            if measurement.ok and not measurement.cut:
-                best_secs = min(measurement.latency_secs, best_secs or measurement.latency_secs)
+            if _beats(result, best_secs) and verify:
+                result = self._checked_too(result)
+            if _beats(result, best_secs):
+                best_secs = result.measurement.latency_secs
+                assert result.artifact is not None
+                self._incumbent, self._slower = (result.artifact, best_secs), 1.0
             results.append(result)
             if on_result is not None:
                 on_result(index, result)
@@ -135,8 +167,8 @@ class Instrument:
     def measure_untuned(self) -> Measured:
         """Returns what the hardware says of the workload as it was given; it has a timeout of its own.
 
-        Where the workload has no reference, the outputs of this run become it; where this run fails too,
-        nothing can be verified, and no later measurement says that it is.
+        Where the workload has no reference, the outputs of this run become it, and so do those on the input sets; where
+        this run fails too, nothing can be verified, and no later measurement says that it is.
         """
         (built,) = self._build([self._workload.mod])
         verify = self._has_reference()
@@ -147,6 +179,10 @@ class Instrument:
             self._bench.adopt_outputs()
             verified = replace(self._untuned.measurement, verified=True)
             self._untuned = replace(self._untuned, measurement=verified)
+            assert self._untuned.artifact is not None
+            self._left_out_sets += self._bench.try_sets(self._untuned.artifact, budget_secs=_SETS_BUDGET_SECS)
+        if self._untuned.artifact is not None:
+            self._checked.add(self._untuned.artifact)  # it is what was given; it may be too slow to be run so often
         return self._untuned
 
     def confirm(self, artifacts: Sequence[Path], *, rounds: int = 10, budget_secs: float = 10.0) -> list[Measurement]:
@@ -158,16 +194,86 @@ class Instrument:
             budget_secs: no further round starts when this much time has been spent.
         """
         self._stage_secs["wait"] += self._bench.wait_until_ready()
+        wrong = {artifact: self._why_wrong(artifact) for artifact in dict.fromkeys(artifacts)}
+        right = [artifact for artifact in artifacts if wrong[artifact] is None]
         started = time.perf_counter()
-        measurements = self._bench.compare(artifacts, rounds=rounds, budget_secs=budget_secs)
+        timed = iter(self._bench.compare(right, rounds=rounds, budget_secs=budget_secs) if right else ())
         self._stage_secs["run"] += time.perf_counter() - started
-        return measurements
+        return [Measurement(failure=why) if (why := wrong[artifact]) else next(timed) for artifact in artifacts]
+
+    def noise(self, artifact: Path) -> Noise | None:
+        """Returns how much timings vary here: one program timed in turns with itself, and over the time so far.
+
+        Args:
+            artifact: a library that `measure` or `measure_untuned` returned; None comes back where it fails now.
+        """
+        started = time.perf_counter()
+        pair = self._bench.compare([artifact, artifact], rounds=_NOISE_ROUNDS, budget_secs=_NOISE_BUDGET_SECS)
+        self._stage_secs["run"] += time.perf_counter() - started
+        if not all(measurement.ok for measurement in pair):
+            return None
+        first, second = (measurement.latencies_secs for measurement in pair)
+        both = sorted([*first, *second])
+        low, high = both[len(both) // 4], both[-1 - len(both) // 4]
+        return Noise(
+            same=compare(first, second),
+            spread=(high - low) / 2 / both[len(both) // 2],
+            drift=tuple(self._drift),
+            left_out=tuple(self._left_out_sets),
+        )
 
     def close(self) -> None:
         """Ends the workers and removes all temporary files. May be called again."""
         self._builders.close()
         self._bench.close()
         self._scratch.close()
+
+    def _checked_too(self, result: Measured) -> Measured:
+        """Returns what a program that may become the best comes to when it is verified on more than random inputs."""
+        assert result.artifact is not None
+        failure = self._why_wrong(result.artifact)
+        if failure is None:
+            return result
+        shutil.rmtree(result.artifact.parent)
+        measurement = result.measurement
+        return Measured(Measurement(failure=failure, build_secs=measurement.build_secs, run_secs=measurement.run_secs))
+
+    def _why_wrong(self, artifact: Path) -> Failure | None:
+        """Returns why a library is wrong on an input set or when it is run again; None where it is right.
+
+        An input set says nothing of a program if the untuned one fails on it, which is tried when it first matters.
+        """
+        if artifact in self._checked:
+            return None
+        failure, secs = self._bench.check(artifact)
+        if failure is not None:
+            failing = self._bench.failing_sets(artifact, but=self._tried_sets)
+            untuned = self._untuned or (self.measure_untuned() if failing else None)
+            if failing and untuned is not None and untuned.artifact is not None:
+                left_out = self._bench.try_sets(untuned.artifact, only=failing)
+                self._tried_sets.update(failing)
+                self._left_out_sets += left_out
+                if left_out:
+                    failure, secs = self._bench.check(artifact)
+        self._stage_secs["verify"] += secs
+        if failure is None:
+            self._checked.add(artifact)
+        return failure
+
+    def _time_incumbent_again(self) -> float:
+        """Returns by which factor the machine is slower than when the best so far was measured, at least 1."""
+        started = time.perf_counter()
+        if self._incumbent is None or started < self._time_again_at:
+            return self._slower
+        artifact, secs = self._incumbent
+        (again,) = self._bench.compare([artifact], rounds=_TIME_AGAIN_ROUNDS, budget_secs=secs)
+        spent = time.perf_counter() - started
+        self._stage_secs["run"] += spent
+        self._time_again_at = started + spent / _TIME_AGAIN_SHARE
+        if again.ok:
+            self._drift.append(again.latency_secs / secs)
+            self._slower = max(1.0, self._drift[-1])
+        return self._slower
 
     def _has_reference(self) -> bool:
         started = time.perf_counter()
@@ -212,3 +318,8 @@ class Instrument:
             return Measured(measurement, built.library)
         shutil.rmtree(built.library.parent)
         return Measured(measurement)
+
+
+def _beats(result: Measured, best_secs: float | None) -> bool:
+    measurement = result.measurement
+    return measurement.ok and not measurement.cut and (best_secs is None or measurement.latency_secs < best_secs)

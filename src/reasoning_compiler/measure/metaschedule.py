@@ -116,8 +116,11 @@ class ReasoningRunner(PyRunner):
         measurement = self._bench.run(library, best_secs=best_secs, verify=self._bench.has_reference).measurement
         if measurement.failure is not None:
             return _Done(None, f"{measurement.failure.kind}: {measurement.failure.message}")
-        if not measurement.cut:
-            self._best_secs = min(measurement.latency_secs, self._best_secs or measurement.latency_secs)
+        if not measurement.cut and (self._best_secs is None or measurement.latency_secs < self._best_secs):
+            failure, _ = self._bench.check(library)
+            if failure is not None:
+                return _Done(None, f"{failure.kind}: {failure.message}")
+            self._best_secs = measurement.latency_secs
         return _Done(list(measurement.latencies_secs), None)
 
 

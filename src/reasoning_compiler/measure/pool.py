@@ -48,11 +48,13 @@ class WorkerOptions:
         role: whether it builds libraries or runs them.
         num_threads: threads of TVM's pool in it, ≥ 1.
         memory_limit_bytes: the most memory that it may take for its data; None for most of what is free.
+        flush_bytes: see `Runner`.
     """
 
     role: Literal["builder", "runner"]
     num_threads: int = 1
     memory_limit_bytes: int | None = None
+    flush_bytes: int = 0
 
 
 @dataclass(frozen=True)

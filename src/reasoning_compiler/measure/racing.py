@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +13,8 @@ _WARM_UP_SECS = 0.005
 # Beyond this ratio to the best, a few timings are enough: more precision would not make it win.
 _CONTENDER_RATIO = 1.15
 _FEW = 3
+# The half-width of a median's 95 % interval, in median absolute deviations over √n, if timings were normal.
+_HALF_WIDTH = 1.96 * 1.2533 * 1.4826
 
 
 @dataclass(frozen=True)
@@ -19,10 +23,12 @@ class Race:
 
     Args:
         best_secs: the latency to beat; None where there is none, and everything is timed to the end.
-        repeats: timings of a program that may win.
+        repeats: timings of a program that may win, at least.
         budget_secs: no further timing starts when this much time has been spent on timings.
         min_timing_secs: a timing of a shorter kernel is of several runs together, so that it lasts this long.
         cut_ratio: a program slower than the best by this factor has lost.
+        max_repeats: timings of a program that may win, at most, where they disagree.
+        precision: they agree if half of the median's 95 % interval, over the median, is at most this.
     """
 
     best_secs: float | None = None
@@ -30,6 +36,8 @@ class Race:
     budget_secs: float = 1.0
     min_timing_secs: float = 0.01
     cut_ratio: float = 1.5
+    max_repeats: int = 15
+    precision: float = 0.02
 
 
 def verdict(race: Race, first_secs: float, latencies_secs: Sequence[float]) -> Literal["again", "cut", "enough"]:
@@ -49,12 +57,21 @@ def verdict(race: Race, first_secs: float, latencies_secs: Sequence[float]) -> L
     fastest = min(latencies_secs)
     if best is not None and fastest > race.cut_ratio * best:
         return "cut"
-    if len(latencies_secs) >= race.repeats:
+    if len(latencies_secs) >= race.repeats and (
+        len(latencies_secs) >= race.max_repeats or half_width(latencies_secs) <= race.precision
+    ):
         return "enough"
     if best is not None and fastest > _CONTENDER_RATIO * best and len(latencies_secs) >= _FEW:
         return "enough"
     next_secs = max(fastest, race.min_timing_secs)
     return "again" if first_secs + (len(latencies_secs) + 1) * next_secs <= race.budget_secs else "enough"
+
+
+def half_width(latencies_secs: Sequence[float]) -> float:
+    """Returns how exactly the median of some timings is known: half of its 95 % interval, over the median."""
+    median = statistics.median(latencies_secs)
+    deviation = statistics.median(abs(secs - median) for secs in latencies_secs)
+    return _HALF_WIDTH * deviation / math.sqrt(len(latencies_secs)) / median
 
 
 def runs_per_timing(race: Race, run_secs: float) -> int:

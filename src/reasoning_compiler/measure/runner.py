@@ -17,6 +17,7 @@ import tvm
 import tvm_ffi
 
 from reasoning_compiler.machine.cgroup import memory_limit_bytes
+from reasoning_compiler.measure.memory import Memory, allocate
 from reasoning_compiler.measure.racing import Race, runs_per_timing, verdict
 from reasoning_compiler.measure.serving import Action, Refused, one_line
 from reasoning_compiler.measure.signature import Signature, argument_from_json, read_signature
@@ -30,6 +31,9 @@ from reasoning_compiler.workload.workload import numpy_dtype
 # is worth while only where waiting takes longer than to start another process.
 _HOPELESS_RATIO = 20.0
 _LEAST_LIMIT_SECS = 2.0
+# A race between threads goes wrong only sometimes: short programs are run this often, or for this long, to see it.
+_MAX_REPEATED_RUNS = 1000
+_REPEATED_SECS = 0.1
 # In a comparison a fast library is timed more often than a slow one, up to this often.
 _MAX_TIMINGS_PER_ROUND = 5
 
@@ -39,17 +43,23 @@ class Runner:
 
     Args:
         limit: tells the parent (seconds, why) after which to kill this process; None for the request's own timeout.
+        flush_bytes: as much memory is read before each timing, so that it begins with cold caches; 0 for warm ones.
     """
 
-    def __init__(self, limit: Callable[[float | None, str], None]) -> None:
+    def __init__(self, limit: Callable[[float | None, str], None], *, flush_bytes: int = 0) -> None:
         self._limit = limit
+        self._eviction = None
+        if flush_bytes:
+            from reasoning_compiler.measure.eviction import Eviction  # with TVM's compiler, that others do not need
+
+            self._eviction = Eviction(flush_bytes)
         self._data: _Data | None = None
         self._random: dict[tuple[Argument, ...], _Data] = {}
 
     @property
     def actions(self) -> dict[str, Action]:
         """What this process can be asked for."""
-        return {"set_up": self.set_up, "run": self.run, "compare": self.compare}
+        return {"set_up": self.set_up, "run": self.run, "check": self.check, "compare": self.compare}
 
     def set_up(
         self,
@@ -60,6 +70,7 @@ class Runner:
         expected: list[dict[str, Any]] | None,
         rtol: float,
         atol: float,
+        least: float = 0.0,
     ) -> dict[str, Any]:
         """Reads the workload that the following requests run.
 
@@ -70,15 +81,15 @@ class Runner:
             expected: the files with what each output must be, in order; None where nothing is known.
             rtol: see `workload.tolerance`.
             atol: see `workload.tolerance`.
+            least: see `workload.smallest_difference`.
         """
         self._data = None  # the old go before the new come
         known = tuple(argument_from_json(argument) for argument in arguments)
         data = _Data.allocate(known, target)
-        for (_, tensor), file in zip(data.inputs, inputs, strict=True):
-            tensor.copyfrom(read_array(**file))
+        data.fill_inputs([read_array(**file) for file in inputs])
         if expected is not None:
             values = [read_array(**file) for file in expected]
-            data = replace(data, expected=Expected.of(values, rtol=rtol, atol=atol))
+            data = replace(data, expected=Expected.of(values, rtol=rtol, atol=atol, least=least))
         self._data = data
         return {}
 
@@ -114,13 +125,14 @@ class Runner:
             self._limit(hopeless_secs, why)
         timed_secs = first_secs = kernel.time(1)
         self._limit(None, "")
-        for (_, tensor), path in zip(data.outputs, save_outputs or [], strict=save_outputs is not None):
-            write_array(Path(path), tensor.numpy())
-        verify_secs = data.verify() if verify else 0.0
+        if save_outputs is not None:
+            data.save_outputs(save_outputs)
+        verify_secs = data.verify() if verify else data.look_at_fences()
         latencies: list[float] = []
         while (said := verdict(rules, first_secs, latencies)) == "again":
             number = runs_per_timing(rules, min([first_secs, *latencies]))
-            latencies.append(kernel.time(number))
+            data.spoil_outputs()
+            latencies.append(self._time(kernel, number))
             timed_secs += number * latencies[-1]
             verify_secs += data.verify() if verify else 0.0
         return {
@@ -131,6 +143,55 @@ class Runner:
             "timed_secs": timed_secs,
             "run_secs": time.perf_counter() - started,
         }
+
+    def check(
+        self, *, library: str, sets: list[dict[str, Any]], inputs: list[dict[str, Any]], verify: bool
+    ) -> dict[str, Any]:
+        """Verifies a library on other inputs than those it is timed on, and again on those, several times.
+
+        Outputs are spoiled before every run, and the data of one set lie in the memory that the kernel has taken for
+        itself when the next one runs: what is read before it is written shows.
+
+        Args:
+            library: the shared library, with its signature beside it.
+            sets: for each set of inputs {"name": …, "inputs": a file per argument that is no output, or None where it
+                keeps its values, "expected": a file per output, or None where nothing is known, "save": files to write
+                the outputs into, or None not to}.
+            inputs: the files of the inputs that it is timed on, in order.
+            verify: whether these are verified too.
+
+        Returns:
+            {"run_secs": …}
+
+        Raises:
+            Refused: as `run`, with the name of the set; "nonfinite" also where outputs to be saved are not finite.
+        """
+        started = time.perf_counter()
+        kernel = self._load(library)
+        data = kernel.data
+        usual: list[dict[str, Any] | None] = [None for _ in inputs]  # the file of what the set before has changed
+        for each in sets:
+            data.fill_inputs(_read(new or old for new, old in zip(each["inputs"], usual, strict=True)))
+            usual = [None if new is None else file for new, file in zip(each["inputs"], inputs, strict=True)]
+            data.spoil_outputs()
+            kernel.time(1)
+            if each["expected"] is not None:
+                assert data.expected is not None
+                expected = data.expected.with_values([read_array(**file) for file in each["expected"]])
+                data.verify(expected, on=f"on {each['name']} inputs: ")
+            data.look_at_fences()
+            if each["save"] is not None:
+                data.require_finite_outputs()
+                data.save_outputs(each["save"])
+        data.fill_inputs(_read(usual))
+        repeating = time.perf_counter()
+        for number in range(_MAX_REPEATED_RUNS if verify else 0):
+            if number and time.perf_counter() - repeating > _REPEATED_SECS:
+                break
+            data.spoil_outputs()
+            kernel.time(1)
+            data.verify(on="run again: ")
+        return {"run_secs": time.perf_counter() - started}
 
     def compare(
         self, *, libraries: list[str], rounds: int, budget_secs: float, min_timing_secs: float, verify: bool
@@ -170,10 +231,18 @@ class Runner:
                 break
             order = range(len(kernels)) if round_number % 2 == 0 else reversed(range(len(kernels)))
             for i in order:
-                latencies[i] += [kernels[i].time(numbers[i]) for _ in range(turns[i])]
-                if verify:
-                    kernels[i].data.verify()
+                for _ in range(turns[i]):
+                    kernels[i].data.spoil_outputs()
+                    latencies[i].append(self._time(kernels[i], numbers[i]))
+                    if verify:
+                        kernels[i].data.verify()
         return {"latencies_secs": latencies, "run_secs": time.perf_counter() - started}
+
+    def _time(self, kernel: _Kernel, number: int) -> float:
+        """Returns the seconds of one run, the mean of `number` in a row, with cold caches where they are flushed."""
+        if self._eviction is not None:
+            self._eviction.evict()
+        return kernel.time(number)
 
     def _load(self, library: str, *, alone: bool = True) -> _Kernel:
         """Returns a library ready to run; `alone` when the one before it will not run again."""
@@ -200,8 +269,9 @@ class Runner:
             self._random.clear()
             data = _Data.allocate(arguments, signature.target)
             fill = tvm.get_global_func("tvm.contrib.random.random_fill_for_measure")
-            for _, tensor in data.inputs:
-                fill(tensor)
+            for memory in data.inputs:
+                fill(memory.tensor)
+                memory.allow_writing(False)
             self._random[arguments] = data
         return self._random[arguments]
 
@@ -212,14 +282,14 @@ class _Data:
 
     Args:
         arguments: what they are.
-        tensors: one per argument; weights are not packed.
+        memory: one per argument; weights are not packed.
         device: where they are.
-        expected: what the outputs must be; None where nothing is known.
         packed: the packed weights of the last libraries.
+        expected: what the outputs must be; None where nothing is known.
     """
 
     arguments: tuple[Argument, ...]
-    tensors: tuple[Any, ...]
+    memory: tuple[Memory, ...]
     device: Any
     packed: PackedWeights
     expected: Expected | None = None
@@ -228,40 +298,76 @@ class _Data:
     def allocate(cls, arguments: tuple[Argument, ...], target: str) -> _Data:
         kind = json.loads(target)["kind"]
         device = tvm.runtime.device("cpu" if kind in ("llvm", "c") else kind, 0)
-        tensors = tuple(tvm.runtime.empty(a.shape, a.dtype, device) for a in arguments)
-        return cls(arguments, tensors, device, PackedWeights(device, max_bytes=_room_bytes(), view=_host_view))
+        memory = tuple(allocate(a.shape, a.dtype, device) for a in arguments)
+        return cls(arguments, memory, device, PackedWeights(device, max_bytes=_room_bytes()))
 
     @property
-    def inputs(self) -> list[tuple[Argument, Any]]:
-        return [pair for pair in self._pairs() if pair[0].role != "output"]
+    def tensors(self) -> list[Any]:
+        return [memory.tensor for memory in self.memory]
 
     @property
-    def outputs(self) -> list[tuple[Argument, Any]]:
-        return [pair for pair in self._pairs() if pair[0].role == "output"]
+    def inputs(self) -> list[Memory]:
+        return [memory for argument, memory in self._pairs() if argument.role != "output"]
+
+    @property
+    def outputs(self) -> list[Memory]:
+        return [memory for argument, memory in self._pairs() if argument.role == "output"]
+
+    def fill_inputs(self, values: Sequence[np.ndarray | None]) -> None:
+        """Gives the arguments that are no outputs new values; None leaves one as it is. No kernel may change them."""
+        for memory, array in zip(self.inputs, values, strict=True):
+            if array is not None:
+                memory.allow_writing(True)
+                memory.tensor.copyfrom(array)
+                memory.allow_writing(False)
 
     def spoil_outputs(self) -> None:
         """Fills the outputs with what no kernel computes."""
-        for argument, tensor in self.outputs:
-            dtype = numpy_dtype(argument.dtype)
-            view = _host_view(tensor)
-            if view is not None:
-                view[...] = poison(dtype)
-            else:
-                tensor.copyfrom(np.full(argument.shape, poison(dtype), dtype))
+        for argument, memory in self._pairs():
+            if argument.role == "output":
+                memory.fill(poison(numpy_dtype(argument.dtype)))
 
-    def verify(self) -> float:
-        """Returns the seconds that it took to find the outputs right. Raises Refused where they are not."""
-        assert self.expected is not None
+    def verify(self, expected: Expected | None = None, *, on: str = "") -> float:
+        """Returns the seconds that it took to find the outputs right.
+
+        Args:
+            expected: what they must be; None for what is expected of the usual inputs.
+            on: what a failure's message begins with.
+
+        Raises:
+            Refused: they are not right, or something beside them has been written.
+        """
+        expected = expected if expected is not None else self.expected
+        assert expected is not None
         started = time.perf_counter()
-        views = [(tensor, _host_view(tensor)) for _, tensor in self.outputs]
-        failure = self.expected.why_not([tensor.numpy() if view is None else view for tensor, view in views])
+        failure = expected.why_not([memory.read() for memory in self.outputs])
         if failure is not None:
-            # What has computed wrong may have written anywhere, into the inputs of the next as well.
-            raise Refused(failure.kind, failure.message, retire=True)
+            # What has computed wrong may have written anywhere, into what we cannot protect as well.
+            raise Refused(failure.kind, on + failure.message, retire=True)
+        self.look_at_fences()
         return time.perf_counter() - started
 
-    def _pairs(self) -> Iterable[tuple[Argument, Any]]:
-        return zip(self.arguments, self.tensors, strict=True)
+    def save_outputs(self, paths: Sequence[str]) -> None:
+        """Writes the outputs into files."""
+        for memory, path in zip(self.outputs, paths, strict=True):
+            write_array(Path(path), memory.read())
+
+    def require_finite_outputs(self) -> None:
+        """Returns if all outputs are finite. Raises Refused."""
+        for argument, memory in self._pairs():
+            if argument.role == "output" and not np.isfinite(memory.read().astype(np.float64, copy=False)).all():
+                raise Refused("nonfinite", f"{argument.name} holds NaN or Inf")
+
+    def look_at_fences(self) -> float:
+        """Returns the seconds that it took to find everything as it was beside the arguments. Raises Refused."""
+        started = time.perf_counter()
+        touched = [argument.name for argument, memory in self._pairs() if not memory.is_intact]
+        if touched:
+            raise Refused("wrong_result", f"it wrote beside its argument {', '.join(touched)}", retire=True)
+        return time.perf_counter() - started
+
+    def _pairs(self) -> Iterable[tuple[Argument, Memory]]:
+        return zip(self.arguments, self.memory, strict=True)
 
 
 @dataclass(frozen=True)
@@ -292,11 +398,5 @@ def _room_bytes() -> int:
     return min(each for each in limits if each is not None and each != resource.RLIM_INFINITY) // 4
 
 
-def _host_view(tensor: Any) -> np.ndarray | None:
-    """Returns the tensor's own memory as an array, None where numpy cannot see it."""
-    if tensor.device.dlpack_device_type() != tvm.runtime.cpu().dlpack_device_type():
-        return None
-    try:
-        return np.from_dlpack(tensor)
-    except (BufferError, RuntimeError, TypeError):
-        return None  # bfloat16 and the 8-bit floats
+def _read(files: Iterable[dict[str, Any] | None]) -> list[np.ndarray | None]:
+    return [None if file is None else read_array(**file) for file in files]

@@ -28,19 +28,25 @@ class Expected:
         values: the reference's outputs.
         rtol: see `workload.tolerance`.
         atol: see `workload.tolerance`.
+        least: see `workload.smallest_difference`.
         slack: per output and element, how far off it may be; NaN where the reference is not finite.
     """
 
     values: tuple[np.ndarray, ...]
     rtol: float
     atol: float
+    least: float
     slack: tuple[np.ndarray, ...]
 
     @classmethod
-    def of(cls, values: Sequence[np.ndarray], *, rtol: float, atol: float) -> Expected:
+    def of(cls, values: Sequence[np.ndarray], *, rtol: float, atol: float, least: float = 0.0) -> Expected:
         """Returns what the outputs must be, from the reference's outputs."""
-        slack = tuple(_slack(_comparable(each), rtol=rtol, atol=atol) for each in values)
-        return cls(tuple(values), rtol, atol, slack)
+        slack = tuple(_slack(_comparable(each), rtol=rtol, atol=atol, least=least) for each in values)
+        return cls(tuple(values), rtol, atol, least, slack)
+
+    def with_values(self, values: Sequence[np.ndarray]) -> Expected:
+        """Returns what the outputs must be where the reference has given these, with the same tolerance."""
+        return Expected.of(values, rtol=self.rtol, atol=self.atol, least=self.least)
 
     def why_not(self, outputs: Sequence[np.ndarray]) -> Failure | None:
         """Returns how the outputs differ, None where they agree."""
@@ -48,7 +54,7 @@ class Expected:
         if all(_is_close(output, value, slack) for output, value, slack in every):
             return None
         with np.errstate(invalid="ignore", over="ignore"):
-            failure = disagreement(outputs, self.values, rtol=self.rtol, atol=self.atol)
+            failure = disagreement(outputs, self.values, rtol=self.rtol, atol=self.atol, least=self.least)
         if failure is None:
             return None
         unwritten = sum(int((output == poison(output.dtype)).sum()) for output in outputs)
@@ -69,11 +75,11 @@ def poison(dtype: np.dtype) -> np.ndarray:
     return np.array(-0.77 * float(ml_dtypes.finfo(dtype).max)).astype(dtype)
 
 
-def _slack(values: np.ndarray, *, rtol: float, atol: float) -> np.ndarray:
+def _slack(values: np.ndarray, *, rtol: float, atol: float, least: float) -> np.ndarray:
     finite = np.isfinite(values)
     scale = float(np.abs(values, where=finite, out=np.zeros_like(values)).max(initial=0.0))
     with np.errstate(invalid="ignore", over="ignore"):
-        slack = rtol * np.abs(values) + atol * scale
+        slack = rtol * np.abs(values) + (atol * scale + least)
     slack[~finite] = np.nan  # compares as false, which leaves the answer to `disagreement`
     return slack.astype(values.dtype, copy=False)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import tvm
 
+from reasoning_compiler.measure.memory import Memory, allocate
 from reasoning_compiler.measure.signature import KernelArgument
 
 _LAYOUTS = 4  # of each argument: in a search of 48 programs they make three of four packings needless, 8 no more
@@ -24,16 +25,15 @@ class PackedWeights:
     Args:
         device: where they are.
         max_bytes: the most that they may take together; the layouts of the last program are kept in any case.
-        view: returns a tensor's own memory as an array, None where numpy cannot see it.
     """
 
-    def __init__(self, device: Any, *, max_bytes: int, view: Callable[[Any], Any]) -> None:
-        self._device, self._max_bytes, self._view = device, max_bytes, view
-        self._kept: dict[int, OrderedDict[str, Any]] = {}
+    def __init__(self, device: Any, *, max_bytes: int) -> None:
+        self._device, self._max_bytes = device, max_bytes
+        self._kept: dict[int, OrderedDict[str, Memory]] = {}
         self._num_bytes = 0
 
     def get(self, index: int, argument: KernelArgument, pack: Callable[[Any], None], *, alone: bool = True) -> Any:
-        """Returns an argument in the layout that a program takes it in.
+        """Returns an argument in the layout that a program takes it in, which no program may change.
 
         Args:
             index: the argument's.
@@ -44,27 +44,27 @@ class PackedWeights:
         kept = self._kept.setdefault(index, OrderedDict())
         if argument.layout in kept:
             kept.move_to_end(argument.layout)
-            return kept[argument.layout]
+            return kept[argument.layout].tensor
         if not (alone and argument.layout):
-            packed = tvm.runtime.empty(argument.packed_shape, argument.packed_dtype, self._device)
-            pack(packed)
-            return packed
-        packed = self._room(kept, argument)
-        pack(packed)
-        kept[argument.layout] = packed
-        return packed
+            packed = allocate(argument.packed_shape, argument.packed_dtype, self._device)
+        else:
+            packed = kept[argument.layout] = self._room(kept, argument)
+        packed.allow_writing(True)
+        pack(packed.tensor)
+        packed.allow_writing(False)
+        return packed.tensor
 
-    def _room(self, kept: OrderedDict[str, Any], argument: KernelArgument) -> Any:
-        """Returns a tensor for a layout, in the memory of the one that must go for it where that fits.
+    def _room(self, kept: OrderedDict[str, Memory], argument: KernelArgument) -> Memory:
+        """Returns memory for a layout, in the memory of the one that must go for it where that fits.
 
         The system has to clear fresh memory page by page, which for a large weight takes longer than to pack it.
         """
         num_bytes = math.prod(argument.packed_shape) * tvm.DataType(argument.packed_dtype).bits // 8
         while kept and (len(kept) >= _LAYOUTS or self._num_bytes + num_bytes > self._max_bytes):
             _, old = kept.popitem(last=False)
-            view = self._view(old) if str(old.dtype) == argument.packed_dtype else None
-            if view is not None and view.size == math.prod(argument.packed_shape):
-                return tvm.runtime.from_dlpack(view.reshape(argument.packed_shape))
-            self._num_bytes -= math.prod(old.shape) * tvm.DataType(str(old.dtype)).bits // 8
+            same = old.viewed_as(argument.packed_shape, argument.packed_dtype)
+            if same is not None:
+                return same
+            self._num_bytes -= math.prod(old.tensor.shape) * tvm.DataType(str(old.tensor.dtype)).bits // 8
         self._num_bytes += num_bytes
-        return tvm.runtime.empty(argument.packed_shape, argument.packed_dtype, self._device)
+        return allocate(argument.packed_shape, argument.packed_dtype, self._device)

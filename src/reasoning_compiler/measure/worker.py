@@ -55,7 +55,7 @@ def main() -> None:
     else:
         from reasoning_compiler.measure.runner import Runner
 
-        actions = Runner(partial(limit, reply_fd)).actions
+        actions = Runner(partial(limit, reply_fd), flush_bytes=options["flush_bytes"]).actions
         gc.disable()  # a collection in the middle of a timing is noise, and there is no garbage to speak of
     serve(actions, request_fd=request_fd, reply_fd=reply_fd, max_growth_bytes=max_growth_bytes)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from reasoning_compiler.journal import Header, ModelUse, Run
 from reasoning_compiler.ranking import kendall_tau
-from reasoning_compiler.records import Measurement, Step, Value, difference
+from reasoning_compiler.records import Measurement, Noise, Step, Value, difference
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,7 @@ class Summary:
         best: the timing of what the run hands out; None where nothing was measured and verified.
         confirmed: `untuned` and `best` were measured side by side at the end.
         speedup: untuned over best.
+        noise: how much timings vary where nothing differs; None where that was not measured.
         samples: what became of the measured programs.
         samples_until_best: samples up to the best, itself counted; None without a best.
         proposers: the most nodes first.
@@ -159,6 +160,7 @@ class Summary:
     best: Timing | None
     confirmed: bool
     speedup: float | None
+    noise: Noise | None
     samples: SampleCounts
     samples_until_best: int | None
     proposers: tuple[ProposerShare, ...]
@@ -190,6 +192,7 @@ def summarize(run: Run) -> Summary:
         best=_timing(run.header, outcome.step.node, outcome.best) if outcome.step else None,
         confirmed=outcome.confirmed,
         speedup=outcome.speedup,
+        noise=run.noise,
         samples=_counts(run),
         samples_until_best=order.get(outcome.step.node) if outcome.step else None,
         proposers=_proposers(run, improvements),

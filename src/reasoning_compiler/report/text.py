@@ -23,6 +23,7 @@ _MIN_WIDTH = 60
 _MIN_NAME_WIDTH = 8
 _BAR_WIDTH = 30
 _REASONING_LINES = 12
+_DISTURBED = 1.1  # a program timed again that takes this many times as long has been disturbed
 _MODEL_PROPOSERS = ("llm", "paper")
 _INDENT = "  "
 
@@ -36,6 +37,7 @@ def to_text(summary: Summary, *, width: int = 100) -> str:
     sections: tuple[Callable[[Summary, int], list[str]], ...] = (
         _head,
         _result,
+        _noise,
         _curve,
         _samples,
         _proposers,
@@ -99,7 +101,47 @@ def _result(summary: Summary, width: int) -> list[str]:
         how = "measured side by side at the end" if summary.confirmed else "as measured during the search"
         runs = f"medians of {summary.untuned.num_runs} and {summary.best.num_runs} runs"
         lines += _wrap(f"{ratio_text(summary.speedup)} as fast as untuned, {how} ({runs})", width, _INDENT)
+    if summary.header.config.get("flush_cache"):
+        lines += _wrap("each timing began with cold caches", width, _INDENT)
     return lines
+
+
+def _noise(summary: Summary, width: int) -> list[str]:
+    noise = summary.noise
+    if noise is None:
+        return []
+    same = noise.same
+    is_same = same.verdict == "no difference"
+    verdict = same.verdict if is_same else f"{same.verdict}, so that differences of this size mean nothing here"
+    lines = [
+        "Noise",
+        *_wrap(
+            f"one program timed in turns with itself: {_percent_text(same.ratio)} "
+            f"({_percent_text(same.low)} to {_percent_text(same.high)}, {same.num_pairs} pairs): {verdict}",
+            width,
+            _INDENT,
+        ),
+        *_wrap(f"the middle half of its timings lies within ±{noise.spread:.1%} of the median", width, _INDENT),
+    ]
+    if noise.drift:
+        least, most = min(noise.drift), max(noise.drift)
+        text = (
+            f"the best program so far, timed again {_count(len(noise.drift), 'time')} during the run: "
+            f"{_percent_text(least)} to {_percent_text(most)} against when it was new"
+        )
+        lines += _wrap(text, width, _INDENT)
+        if most > _DISTURBED:
+            why = "the machine was slower for a while: something else ran on it, or its clock dropped"
+            lines += _wrap(f"{why}; times of programs from then are too long", width, _INDENT)
+    if noise.left_out:
+        sets = ", ".join(noise.left_out)
+        text = f"not verified on {sets} inputs, on which the untuned program is not right itself, or takes too long"
+        lines += _wrap(text, width, _INDENT)
+    return lines
+
+
+def _percent_text(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+.1f}%"
 
 
 def _timing_row(name: str, timing: Timing) -> tuple[str, ...]:

@@ -340,8 +340,14 @@ class Loop:
         winner = min(confirmed, key=lambda n: confirmed[n].latency_secs)
         self._show("saving")
         self._save(self._search.tree.nodes[winner].step, confirmed[winner])
+        self._journal_noise(winner)
         self._journal_stages()
         return _Ending(winner, confirmed[winner], confirmed.get(0))
+
+    def _journal_noise(self, winner: int) -> None:
+        noise = self._instrument.noise(self._artifacts[winner])
+        if noise is not None:
+            self._journal.noise(noise)
 
     def _finalists(self) -> list[Step]:
         steps = (node.step for node in self._search.tree.nodes[1:])

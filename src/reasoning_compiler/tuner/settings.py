@@ -35,6 +35,7 @@ class Settings:
         target: the TVM target as JSON or by name; None for this machine's own.
         timeout_secs: the longest that one program may take in the runner.
         prior: whether predictions start from the analysis; without it, they come from measurements alone.
+        flush_cache: whether each timing begins with cold caches, as where the program runs seldom or among others.
         search: see `SearchConfig`.
 
     Raises:
@@ -53,6 +54,7 @@ class Settings:
     target: str | None = None
     timeout_secs: float = 30.0
     prior: bool = True
+    flush_cache: bool = False
     search: SearchConfig = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
@@ -70,6 +72,8 @@ class Settings:
                 raise UsageError(f"`{name}` is {value!r}; it must be a number above 0, and finite")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise UsageError(f"`seed` is {self.seed!r}; it must be a whole number")
+        if not isinstance(self.flush_cache, bool):
+            raise UsageError(f"`flush_cache` is {self.flush_cache!r}; it must be true or false")
         if self.proposer not in PROPOSERS and not self.replayed:
             raise UsageError(f"`proposer` is {self.proposer!r}; allowed: {', '.join(PROPOSERS)}, or replay:RUN")
         if self.preset not in PRESETS:

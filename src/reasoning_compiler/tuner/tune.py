@@ -235,7 +235,12 @@ def _run(
                 journal.resumed(settings.to_json())
             works_on(folder)
             with Instrument(
-                workload, parts.target, num_threads=threads, seed=settings.seed, timeout_secs=settings.timeout_secs
+                workload,
+                parts.target,
+                num_threads=threads,
+                seed=settings.seed,
+                timeout_secs=settings.timeout_secs,
+                flush_cache=settings.flush_cache,
             ) as instrument:
                 loop = Loop(parts, instrument, journal, model=model, recorded=recorded, on_progress=on_progress)
                 loop.run(earlier)

@@ -12,7 +12,7 @@ from reasoning_compiler.workload.kernels import (
     llama4_mlp,
 )
 from reasoning_compiler.workload.user import from_file, from_tvm
-from reasoning_compiler.workload.workload import Workload, disagreement, numpy_dtype, tolerance
+from reasoning_compiler.workload.workload import Workload, disagreement, numpy_dtype, smallest_difference, tolerance
 
 __all__ = [
     "CATALOGUE",
@@ -32,5 +32,6 @@ __all__ = [
     "llama4_mlp",
     "numpy_dtype",
     "parse",
+    "smallest_difference",
     "tolerance",
 ]

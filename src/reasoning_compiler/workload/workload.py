@@ -20,6 +20,9 @@ from reasoning_compiler.workload.primfunc import blocks
 if TYPE_CHECKING:
     from tvm import IRModule
 
+# The smallest normal number of bfloat16, float32 and float64 lies below; those of float16 and 8-bit floats do not.
+_NEGLIGIBLE = 1e-30
+
 Reference = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
@@ -103,12 +106,31 @@ def tolerance(workload: Workload) -> tuple[float, float]:
     return 2 * _eps({a.dtype for a in workload.arguments if a.role == "output"}), atol
 
 
+def smallest_difference(workload: Workload) -> float:
+    """Returns an absolute difference that no right result need stay below: what numbers lose near zero.
+
+    Below the smallest normal number precision is absolute, and some processors flush there to zero, in every term of a
+    sum: sums of n terms may be off by n times that number, in the block that sums up most. In types whose smallest
+    normal number is not negligible, as float16, none does, and the distance between two denormal numbers counts.
+    """
+    longest = max((block.reduction_length for block in blocks(workload.mod["main"])), default=1)
+    arithmetic = {dtype for block in blocks(workload.mod["main"]) for dtype in block.arithmetic}
+    computed = max((_least(dtype) for dtype in arithmetic), default=0.0) * longest
+    return computed + max((_least(a.dtype) for a in workload.arguments if a.role == "output"), default=0.0)
+
+
 def disagreement(
-    outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], *, rtol: float, atol: float
+    outputs: Sequence[np.ndarray],
+    expected: Sequence[np.ndarray],
+    *,
+    rtol: float,
+    atol: float,
+    least: float = 0.0,
 ) -> Failure | None:
     """Returns how `outputs` differ from `expected`, or None if they agree as `tolerance` defines it.
 
-    An integer output of a program that computes in floats (atol > 0) may be off by one: it was rounded.
+    Differences up to `least` never count. An integer output of a program that computes in floats (atol > 0) may be off
+    by one: it was rounded.
     """
     for index, (actual, right) in enumerate(zip(outputs, expected, strict=True)):
         if actual.shape != right.shape:
@@ -122,7 +144,7 @@ def disagreement(
         rounding = 1.0 if atol and actual.dtype.kind in "iu" else 0.0
         with np.errstate(invalid="ignore"):
             error = np.where(finite, np.abs(y - e), 0.0)
-            wrong = error > rtol * np.where(finite, np.abs(e), 0.0) + atol * scale + rounding
+            wrong = error > rtol * np.where(finite, np.abs(e), 0.0) + atol * scale + rounding + least
             wrong |= ~finite & ~((y == e) | (np.isnan(y) & np.isnan(e)))
         if wrong.any():
             return Failure(
@@ -156,6 +178,14 @@ def _random_array(argument: Argument, rng: np.random.Generator, bound: int) -> n
     array -= 0.5
     array *= scale
     return array.astype(dtype, copy=False)
+
+
+def _least(dtype: str) -> float:
+    """The smallest normal number of a float's wide types, the smallest denormal one of its narrow types."""
+    if numpy_dtype(dtype).kind in "biu":
+        return 0.0
+    info = ml_dtypes.finfo(numpy_dtype(dtype))
+    return float(info.tiny if float(info.tiny) < _NEGLIGIBLE else info.smallest_subnormal)
 
 
 def _eps(dtypes: Iterable[str]) -> float:

@@ -1,0 +1,60 @@
+"""Whether one program is faster than another, from timings that were taken in turns."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from itertools import combinations_with_replacement
+
+from reasoning_compiler.records import Comparison
+
+CONFIDENCE = 0.99
+NEGLIGIBLE = 0.005
+"""A difference that timings may show and nobody should act on: where code lies in memory changes as much."""
+
+
+def compare(first_secs: Sequence[float], second_secs: Sequence[float]) -> Comparison:
+    """Returns whether the first program is faster, slower or neither, and by how much.
+
+    Timings of one round make a pair, so what slows the machine down for longer than a round hits both. The pairs' log
+    ratios give an estimate (Hodges and Lehmann, 1963) and an interval (Tukey's, by the null distribution of Wilcoxon's
+    signed ranks), for which one wild timing is one wild timing. They assume no normal distribution, only that of two
+    equal programs neither has the better moments, which turns see to, every other round in reverse.
+
+    Args:
+        first_secs: timings of the first program, one per round; longer than the other, its end is left out.
+        second_secs: timings of the second.
+
+    Raises:
+        ValueError: one of the two is empty, or a timing is not positive.
+    """
+    pairs = list(zip(first_secs, second_secs, strict=False))
+    if not pairs:
+        raise ValueError("`first_secs` and `second_secs` must have a timing each")
+    logs = [math.log(first / second) for first, second in pairs]
+    averages = sorted((a + b) / 2 for a, b in combinations_with_replacement(logs, 2))
+    left_out = _most_left_out(len(logs))
+    ratio, low, high = (math.exp(x) for x in (statistics.median(averages), averages[left_out], averages[-1 - left_out]))
+    # Too few pairs cannot speak: even if all of them agreed, chance could have done it.
+    can_tell = 2.0 ** (1 - len(logs)) <= 1 - CONFIDENCE
+    if can_tell and high < 1 and ratio < 1 - NEGLIGIBLE:
+        return Comparison("faster", ratio, low, high, len(pairs))
+    if can_tell and low > 1 and ratio > 1 + NEGLIGIBLE:
+        return Comparison("slower", ratio, low, high, len(pairs))
+    return Comparison("no difference", ratio, low, high, len(pairs))
+
+
+def _most_left_out(num: int) -> int:
+    """Returns how many of the sorted averages lie outside the interval at each end, by Wilcoxon's distribution."""
+    # counts[s]: in how many of the 2^num equally likely ways the positive ranks add up to s.
+    counts = [1] + [0] * (num * (num + 1) // 2)
+    for rank in range(1, num + 1):
+        for total in range(len(counts) - 1, rank - 1, -1):
+            counts[total] += counts[total - rank]
+    allowed = (1 - CONFIDENCE) / 2 * 2**num
+    below, number = 0, 0
+    while below + counts[number] <= allowed:
+        below += counts[number]
+        number += 1
+    return max(0, number - 1)

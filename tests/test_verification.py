@@ -1,0 +1,232 @@
+"""Planted errors that random inputs alone would not always show: caught every time, and never the best."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tvm")
+
+from faulty_kernels import DEADLY, GEMM, WRONG, fused_gemm, module
+from judge_faults import SCHEDULES
+from measure_kernels import Gemm, scheduled, slow_gemm, target
+from reasoning_compiler.measure.instrument import Instrument
+from reasoning_compiler.measure.memory import Fenced
+from reasoning_compiler.measure.races import racing_loop
+from reasoning_compiler.space.space import Space
+from reasoning_compiler.workload import CATALOGUE, parse
+from test_workload_tvm import SMALL
+
+pytestmark = pytest.mark.tvm
+TIMES = 25
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    here = Path(__file__).parent
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), *sys.path])}
+    folder = tmp_path_factory.mktemp("judged")
+    command = [sys.executable, str(here / "judge_faults.py"), str(folder), str(TIMES)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_program_is_caught_every_time(judged: dict[str, list[str]], name: str) -> None:
+    kinds = Counter(said.partition(":")[0] for said in judged[name])
+    assert set(kinds) <= {"wrong_result", "nonfinite"} and kinds.total() == TIMES, kinds
+
+
+def test_a_right_program_never_is(judged: dict[str, list[str]]) -> None:
+    assert judged["right"] == ["passed"] * TIMES
+
+
+def test_it_takes_the_input_sets_to_see_some_of_them(judged: dict[str, list[str]]) -> None:
+    said = judged["memory read before it is written, times almost nothing"][0]
+    assert "on mixed inputs: output 0" in said
+
+
+@pytest.fixture(scope="module")
+def instrument() -> Iterator[Instrument]:
+    with Instrument(GEMM, target(), num_threads=2, timeout_secs=10, repeats=3) as instrument:
+        yield instrument
+
+
+@pytest.mark.parametrize("name", DEADLY)
+def test_a_program_that_reaches_where_it_must_not_dies_of_it(instrument: Instrument, name: str) -> None:
+    _, func = DEADLY[name]
+    bad, good = instrument.measure([module(func), scheduled(GEMM)], best_secs=None)
+    assert bad.measurement.failure is not None and bad.measurement.failure.kind == "crash"
+    assert "SIGSEGV" in bad.measurement.failure.message
+    assert good.measurement.verified
+
+
+def test_what_fails_on_an_input_set_is_not_the_best_and_not_handed_out() -> None:
+    workload, func = WRONG["a maximum that is not initialised"]
+    with Instrument(workload, target(), num_threads=2, repeats=3) as instrument:
+        bad, good = instrument.measure([module(func), workload.mod], best_secs=None)
+        assert bad.measurement.failure is not None and bad.measurement.failure.kind == "wrong_result"
+        assert bad.artifact is None
+        assert good.measurement.counts and not good.measurement.cut
+        # One that never was the best is checked before it is handed out.
+        (slower,) = instrument.measure([module(func)], best_secs=1e-9 + good.measurement.latency_secs / 100)
+        assert slower.measurement.cut or slower.measurement.failure is not None
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_schedules_of_every_kernel_pass_all_input_sets(judged: dict[str, list[str]], name: str) -> None:
+    said = [outcome for each, outcomes in judged.items() if each.startswith(f"{name} ") for outcome in outcomes]
+    assert len(said) == SCHEDULES and set(said) == {"passed"}
+
+
+def test_a_finalist_that_never_was_the_best_is_checked_before_the_end(instrument: Instrument) -> None:
+    workload, func = WRONG["a maximum that is not initialised"]
+    with Instrument(workload, target(), num_threads=2, repeats=3) as other:
+        built = other._build([module(func), workload.mod])
+        bad, good = other.confirm([each.library for each in built], rounds=3)
+    assert bad.failure is not None and bad.failure.kind == "wrong_result"
+    assert good.ok and good.verified
+
+
+def test_an_input_set_on_which_the_untuned_program_fails_says_nothing() -> None:
+    """A reference that clips what is large, which the kernel does not: no program could be right there."""
+
+    def clipping(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.minimum(a, 1e3) @ b
+
+    with Instrument(Gemm(reference=clipping), target(), num_threads=2, repeats=3) as instrument:
+        (measured,) = instrument.measure([scheduled(GEMM)], best_secs=None)
+        assert measured.measurement.counts and measured.artifact is not None
+        noise = instrument.noise(measured.artifact)
+    assert noise is not None and noise.left_out == ("large",)
+
+
+def test_without_a_reference_the_untuned_program_answers_for_the_input_sets_too() -> None:
+    workload, func = WRONG["a maximum that is not initialised"]
+
+    class WithoutReference(type(workload)):  # type: ignore[misc]
+        pass
+
+    bare = WithoutReference(reference=None)
+    with Instrument(bare, target(), num_threads=2, repeats=3) as instrument:
+        bad, good = instrument.measure([module(func), bare.mod], best_secs=None)
+    assert bad.measurement.failure is not None and bad.measurement.failure.kind == "wrong_result"
+    assert good.measurement.counts
+
+
+def test_a_program_against_itself_is_no_difference(instrument: Instrument) -> None:
+    (measured,) = instrument.measure([slow_gemm(20)], best_secs=None)
+    assert measured.artifact is not None
+    noise = instrument.noise(measured.artifact)
+    assert noise is not None and noise.same.num_pairs >= 8
+    # The machine may be anything but quiet: then the interval says so.
+    assert noise.same.verdict == "no difference" or abs(noise.same.ratio - 1) < 0.02
+    assert 0 < noise.spread < 0.5
+
+
+def test_caches_are_cold_after_an_eviction() -> None:
+    code = (
+        "import time, statistics, numpy as np\n"
+        "from reasoning_compiler.machine import import_tvm; import_tvm()\n"
+        "from reasoning_compiler.measure.eviction import Eviction\n"
+        "from reasoning_compiler.measure.instrument import bytes_to_flush\n"
+        "eviction, data, out = Eviction(bytes_to_flush()), np.ones(1 << 18, 'float32'), np.empty(1 << 18, 'float32')\n"
+        "def secs(cold):\n"
+        "    np.add(data, data, out=out)\n"
+        "    if cold: eviction.evict()\n"
+        "    started = time.perf_counter(); np.add(data, data, out=out); return time.perf_counter() - started\n"
+        "print(*(statistics.median(secs(cold) for _ in range(15)) for cold in (False, True)))\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TVM_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    warm, cold = map(float, done.stdout.split())
+    assert cold > 1.2 * warm
+
+
+def test_a_run_with_cold_caches_times_each_run_alone() -> None:
+    with Instrument(GEMM, target(), num_threads=2, flush_cache=True) as instrument:
+        right, wrong = instrument.measure(
+            [scheduled(GEMM), module(WRONG["one wrong element at the end"][1])], best_secs=None
+        )
+    assert right.measurement.counts and 3 <= len(right.measurement.latencies_secs) <= 15
+    assert wrong.measurement.failure is not None
+
+
+class TestRaces:
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            ("a reduction in parallel", "loop k write the same of C"),
+            ("parallel blocks that share a row", "loop i write the same of row"),
+        ],
+    )
+    def test_iterations_that_all_write_one_place_are_seen_without_a_run(self, name: str, words: str) -> None:
+        assert words in (racing_loop(module(WRONG[name][1])["main"]) or "")
+
+    def test_a_buffer_of_one_iteration_is_no_race(self) -> None:
+        for mod in (scheduled(GEMM), GEMM.mod, fused_gemm()):
+            assert racing_loop(mod["main"]) is None
+
+    @pytest.mark.parametrize("name", CATALOGUE)
+    def test_schedules_of_the_space_have_none(self, name: str) -> None:
+        workload = parse(f"{name}[{SMALL[name]}]")
+        space = Space(workload.mod, target())
+        for seed in range(6):
+            assert racing_loop(space.schedule(space.sample(seed)).mod["main"]) is None
+
+
+class TestFences:
+    def test_a_tensor_is_what_was_asked_for(self) -> None:
+        for shape, dtype in (((3, 5), "float32"), ((7,), "bfloat16"), ((), "float64"), ((1 << 20,), "int8")):
+            fenced = Fenced.allocate(shape, dtype)
+            assert tuple(map(int, fenced.tensor.shape)) == shape and str(fenced.tensor.dtype) == dtype
+            assert fenced.is_intact
+
+    def test_values_go_in_and_out(self) -> None:
+        fenced = Fenced.allocate((3, 5), "float32")
+        values = np.arange(15, dtype="float32").reshape(3, 5)
+        fenced.tensor.copyfrom(values)
+        fenced.allow_writing(False)
+        np.testing.assert_array_equal(fenced.tensor.numpy(), values)
+        fenced.allow_writing(True)
+        fenced.tensor.copyfrom(-values)
+        np.testing.assert_array_equal(fenced.values, -values)
+
+    def test_what_lies_beside_it_is_nan_and_looked_after(self) -> None:
+        fenced = Fenced.allocate((3, 5), "float32")
+        before, behind = fenced.margins
+        assert np.isnan(before[-4:].view("float32"))
+        assert before.size + behind.size + 60 == 4096 and behind.size == 4
+        behind[0] = 0
+        assert not fenced.is_intact
+        behind[0] = 255
+        before[-1] = 1
+        assert not fenced.is_intact
+
+    def test_what_must_not_be_reached_ends_the_process(self) -> None:
+        code = (
+            "import ctypes, os, numpy as np\n"
+            "from reasoning_compiler.machine import import_tvm; import_tvm()\n"
+            "from reasoning_compiler.measure.memory import Fenced\n"
+            "fenced = Fenced.allocate((1024,), 'float32'); at = fenced.values.ctypes.data\n"
+            "fenced.tensor.copyfrom(np.zeros(1024, 'float32')); fenced.allow_writing(False)\n"
+            "harmless = lambda: ctypes.string_at(at, 4096)\n"
+            "writes = [lambda: ctypes.memset(at, 0, 1), lambda: ctypes.memset(at + 4096, 0, 1)]\n"
+            "for reach in [harmless, *writes, lambda: ctypes.string_at(at - 1, 1)]:\n"
+            "    pid = os.fork()\n"
+            "    if pid == 0:\n"
+            "        reach(); os._exit(0)\n"
+            "    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)\n"
+        )
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["0", "-11", "-11", "-11"]
