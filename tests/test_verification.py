@@ -138,7 +138,7 @@ def test_caches_are_cold_after_an_eviction() -> None:
         "import time, statistics, numpy as np\n"
         "from reasoning_compiler.machine import import_tvm; import_tvm()\n"
         "from reasoning_compiler.measure.eviction import Eviction\n"
-        "from reasoning_compiler.measure.instrument import bytes_to_flush\n"
+        "from reasoning_compiler.measure.bench import bytes_to_flush\n"
         "eviction, data, out = Eviction(bytes_to_flush()), np.ones(1 << 18, 'float32'), np.empty(1 << 18, 'float32')\n"
         "def secs(cold):\n"
         "    np.add(data, data, out=out)\n"

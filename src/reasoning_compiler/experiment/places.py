@@ -164,6 +164,7 @@ class Hardware:
             num_threads=self._threads,
             seed=seed,
             timeout_secs=self._settings.timeout_secs,
+            flush_cache=self._settings.flush_cache,
         ) as instrument:
             untuned = instrument.measure_untuned().measurement
             libraries = [winners[name] / LIBRARY for name in names]
@@ -189,7 +190,13 @@ class Hardware:
         rules = space_rules(self._workload, self.machine, self._settings) if variant.in_our_space else None
         drawn = seed + (_SPACE_SEED if variant.in_our_space and rules is None else 0)
         module, wall_secs = evolutionary(
-            self._workload, samples=samples, seed=drawn, threads=self._threads, rules=rules, on_latency=note
+            self._workload,
+            samples=samples,
+            seed=drawn,
+            threads=self._threads,
+            rules=rules,
+            on_latency=note,
+            flush_cache=self._settings.flush_cache,
         )
         with Instrument(self._workload, tvm_target(self.machine), num_threads=self._threads, seed=seed) as instrument:
             (built,) = instrument.measure([module], best_secs=None)

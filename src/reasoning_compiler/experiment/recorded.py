@@ -132,6 +132,9 @@ class RecordedInstrument:
         landscape = self._landscape
         return [landscape.untuned if a == _UNTUNED else landscape.measurement(self._programs[a]) for a in artifacts]
 
+    def noise(self, artifact: Path) -> None:
+        """Returns None: a record does not vary."""
+
 
 class _RecordedLoop(Loop):
     """The loop, but for the library: there is none."""

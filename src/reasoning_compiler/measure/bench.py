@@ -14,6 +14,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from reasoning_compiler.errors import UsageError
+from reasoning_compiler.machine.cpu import read_cpu
 from reasoning_compiler.measure.pool import Pool, Request, WorkerOptions
 from reasoning_compiler.measure.racing import Race
 from reasoning_compiler.measure.scratch import Scratch, no_space
@@ -28,6 +29,13 @@ LONG_TIMEOUT_SECS = 600.0
 # References that are computed while a program is timed take a core from it; those of small workloads are soon there.
 _WAIT_FOR_SETS_SECS = 5.0
 _NANS = "NaN"
+_LEAST_FLUSH_BYTES = 64 << 20
+
+
+def bytes_to_flush() -> int:
+    """Returns how much memory must be read to empty this machine's caches: twice what they hold."""
+    caches = read_cpu().caches
+    return max(2 * (caches.l3_bytes + caches.l2_bytes), _LEAST_FLUSH_BYTES)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.machine.cpu import read_cpu
-from reasoning_compiler.measure.bench import LONG_TIMEOUT_SECS, Bench, Ran
+from reasoning_compiler.measure.bench import LONG_TIMEOUT_SECS, Bench, Ran, bytes_to_flush
 from reasoning_compiler.measure.builders import Builders, Built
 from reasoning_compiler.measure.comparison import compare
 from reasoning_compiler.measure.racing import Race
@@ -25,13 +24,6 @@ _TIME_AGAIN_SHARE = 0.02
 _TIME_AGAIN_ROUNDS = 3
 _NOISE_ROUNDS = 12
 _NOISE_BUDGET_SECS = 3.0
-_LEAST_FLUSH_BYTES = 64 << 20
-
-
-def bytes_to_flush() -> int:
-    """Returns how much memory must be read to empty this machine's caches: twice what they hold."""
-    caches = read_cpu().caches
-    return max(2 * (caches.l3_bytes + caches.l2_bytes), _LEAST_FLUSH_BYTES)
 
 
 @dataclass(frozen=True)

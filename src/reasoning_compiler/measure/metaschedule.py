@@ -17,7 +17,7 @@ from tvm.s_tir.meta_schedule.runner import PyRunner, PyRunnerFuture, RunnerFutur
 
 from reasoning_compiler.errors import UsageError
 from reasoning_compiler.machine.cores import num_physical_cores
-from reasoning_compiler.measure.bench import Bench
+from reasoning_compiler.measure.bench import Bench, bytes_to_flush
 from reasoning_compiler.measure.builders import BUILD_TIMEOUT_SECS, Builders
 from reasoning_compiler.measure.racing import Race
 from reasoning_compiler.measure.scratch import Scratch
@@ -77,6 +77,7 @@ class ReasoningRunner(PyRunner):
         repeats: timings of a candidate that may win.
         budget_secs: time for the timings of one candidate, roughly.
         scratch_dir: where the workload's data go; None for the system's temporary folder.
+        flush_cache: whether each timing begins with cold caches.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class ReasoningRunner(PyRunner):
         repeats: int = 5,
         budget_secs: float = 1.0,
         scratch_dir: Path | None = None,
+        flush_cache: bool = False,
     ) -> None:
         super().__init__()
         if workload is not None and target is None:
@@ -98,7 +100,12 @@ class ReasoningRunner(PyRunner):
         self._best_secs: float | None = None
         self._scratch = Scratch(scratch_dir)
         race = Race(repeats=repeats, budget_secs=budget_secs)
-        self._bench = Bench(num_threads or num_physical_cores(), race=race, timeout_secs=timeout_secs)
+        self._bench = Bench(
+            num_threads or num_physical_cores(),
+            race=race,
+            timeout_secs=timeout_secs,
+            flush_bytes=bytes_to_flush() if flush_cache else 0,
+        )
         if workload is not None:
             self._bench.use(workload, str(target), seed=seed, scratch=self._scratch)
         weakref.finalize(self, _close_all, self._bench, self._scratch)
