@@ -274,6 +274,7 @@ class _Data:
         self._workload = workload
         self._target = target
         self._adopted: list[_File] | None = None
+        self._is_closed = False
         # numpy takes seconds for the reference of a large workload; meanwhile processes start and programs build.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="reference")
         self._random: list[np.ndarray] | None = None
@@ -348,6 +349,7 @@ class _Data:
         return [_File(str(each.folder / f"output{i}"), a.shape, a.dtype) for i, a in pairs]
 
     def close(self) -> None:
+        self._is_closed = True
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     @property
@@ -379,6 +381,8 @@ class _Data:
         assert random is not None
         sets = [self._write_set(_NANS, nans(self._taken), random)]
         for name in INPUT_SETS:
+            if self._is_closed:
+                break
             made = make_input_set(name, self._taken, random, seed=seed)
             sets.append(self._write_set(name, made, random))
         return [each for each in sets if each is not None]

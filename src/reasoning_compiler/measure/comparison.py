@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from functools import cache
 from itertools import combinations_with_replacement
 
 from reasoning_compiler.records import Comparison
@@ -45,6 +46,7 @@ def compare(first_secs: Sequence[float], second_secs: Sequence[float]) -> Compar
     return Comparison("no difference", ratio, low, high, len(pairs))
 
 
+@cache
 def _most_left_out(num: int) -> int:
     """Returns how many of the sorted averages lie outside the interval at each end, by Wilcoxon's distribution."""
     # counts[s]: in how many of the 2^num equally likely ways the positive ranks add up to s.
