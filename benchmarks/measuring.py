@@ -154,7 +154,7 @@ def run(spec: str, folder: Path, num: int, start: str, end: str, *, fixed: bool)
     libraries = outcome(folder, "build-fixed" if fixed else "build-shipped")["libraries"][int(start) : int(end)]
     mod = tvm.ir.load_json((folder / "workload.json").read_text())
     arguments = ms.arg_info.ArgInfo.from_entry_func(mod, remove_preproc=True)
-    inputs = [ms.runner.RunnerInput(library, "llvm", arguments) for library in libraries if library]
+    inputs = [ms.runner.RunnerInput(library, "cpu", arguments) for library in libraries if library]
     started = time.perf_counter()
     runner = ms.runner.LocalRunner()
     told = iter([future.result() for future in runner.run(inputs)])

@@ -93,7 +93,7 @@ def test_a_program_that_ends_the_process_is_left_out_and_the_run_goes_on(tmp_pat
 
 
 class TestWhatIsFatal:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def target(self) -> object:
         return tvm_target(detect())
 

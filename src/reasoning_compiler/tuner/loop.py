@@ -360,7 +360,10 @@ class Loop:
             if number == 0:
                 measured = self._instrument.measure_untuned()
             else:
-                module = self._parts.space.schedule(self._search.tree.nodes[number].step.program).mod
+                try:
+                    module = self._parts.space.schedule(self._search.tree.nodes[number].step.program).mod
+                except IllegalProgramError:
+                    return None
                 (measured,) = self._instrument.measure([module], best_secs=None)
             if measured.artifact is not None:
                 self._artifacts[number] = measured.artifact
