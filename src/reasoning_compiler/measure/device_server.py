@@ -28,7 +28,7 @@ from reasoning_compiler.measure.serving import one_line
 from reasoning_compiler.measure.tracker import Address
 
 _LOOK_SECS = 0.25
-_RETRY_SECS = 5.0
+_RETRY_SECS = 2.0
 _CONNECT_SECS = 10.0
 # A client that connects and says nothing would keep all others waiting.
 _HANDSHAKE_SECS = 10.0

@@ -315,10 +315,12 @@ class _Seat(threading.Thread):
     def _sit_down(self) -> bool:
         """Returns whether we hold a device that has done the present set-up, after trying for one."""
         assert self._pool is not None
+        lease = None
         request = version = self._farm.set_up_request
         assert version is not None and request is not None
         if self._device is None or self._pool.pids != self._worker or time.monotonic() >= self._renew_at:
             self._leave()
+            self._pool.wait_until_ready()  # a device waits for its client for a few seconds only
             try:
                 lease = self._farm.devices.lease()
             except DeviceError:
@@ -343,6 +345,8 @@ class _Seat(threading.Thread):
             if not self._farm.closing:
                 self._farm.note_lost(self._device, outcome.message)
             self._leave()
+            if lease is not None:
+                lease.hand_back()
             return False
         self._worker, self._version = self._pool.pids, version
         self._farm.note_seated(self._device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from reasoning_compiler.errors import DeviceError, UsageError
 
 _ANSWER_SECS = 5.0
 _PROBE_SECS = 3.0
+_CLOSING_SECS = 0.5
 _SERVER = "server:"
 
 
@@ -48,12 +49,20 @@ class Address:
         return cls(host, int(port))
 
     def answers(self) -> bool:
-        """Returns whether something listens there."""
+        """Returns whether a server listens there, which waits for the client to begin."""
         try:
-            with socket.create_connection((self.host, self.port), timeout=_PROBE_SECS):
-                return True
+            sock = socket.create_connection((self.host, self.port), timeout=_PROBE_SECS)
         except OSError:
             return False
+        # An SSH tunnel takes every connection, and closes it where nothing is at its other end.
+        with sock:
+            sock.settimeout(_CLOSING_SECS)
+            try:
+                return sock.recv(1) != b""
+            except TimeoutError:
+                return True
+            except OSError:
+                return False
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,17 @@ class Lease:
 
     device: Address
     match_key: str
+
+    def hand_back(self) -> None:
+        """Gives the device to others at once, where it was not used; else it would wait for us for some seconds."""
+        from tvm.rpc import base
+
+        key = f"client:{self.match_key}".encode()
+        with (
+            suppress(OSError),
+            socket.create_connection((self.device.host, self.device.port), timeout=_PROBE_SECS) as sock,
+        ):
+            sock.sendall(struct.pack("<ii", base.RPC_MAGIC, len(key)) + key)
 
 
 @dataclass(frozen=True)
@@ -131,7 +151,7 @@ class Devices:
         why = getattr(error, "strerror", None) or str(error)
         return DeviceError(
             f"no tracker answers at {self.tracker} ({why}): look at `--rpc`, or start one with "
-            f"`python -m tvm.exec.rpc_tracker --host 127.0.0.1 --port {self.tracker.port}`"
+            "`python -m tvm.exec.rpc_tracker --host 127.0.0.1`"
         )
 
 
