@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import stat
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,6 +33,8 @@ _RETRY_SECS = 2.0
 _CONNECT_SECS = 10.0
 # A client that connects and says nothing would keep all others waiting.
 _HANDSHAKE_SECS = 10.0
+# A fork has TVM imported already. Python's own default changes with the system and its version.
+_PROCESSES = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
 _HANGUP = getattr(select, "POLLRDHUP", 0)  # Linux alone can tell it also while there is something left to read
 
 
@@ -102,7 +105,7 @@ def _serve_session(sock: socket.socket, address: Any, options: dict[str, float],
 
     sock.setblocking(True)
     folder = utils.tempdir()
-    process = multiprocessing.Process(target=_session, args=(sock, folder))
+    process = _PROCESSES.Process(target=_session, args=(sock, folder))
     process.start()
     _logger().info("session of %s begins", address[0])
     ends_at = time.monotonic() + options.get("timeout", float("inf"))
@@ -157,7 +160,7 @@ def _is_closed(sock: socket.socket) -> bool:
         return True
 
 
-def _end(process: multiprocessing.Process) -> None:
+def _end(process: multiprocessing.process.BaseProcess) -> None:
     """Ends a session's process and what the programs in it have started."""
     started: Sequence[psutil.Process] = ()
     if process.is_alive():
