@@ -37,6 +37,7 @@ the same command. What a command is used for is told in [first-run.md](first-run
 | 3 | nothing could be measured and verified |
 | 4 | the run folder could not be written or read |
 | 5 | TVM ended the process again and again; what was measured is kept |
+| 6 | no device could be had to measure on; what was measured until then is kept, and `reasonc resume` goes on |
 | 130 | interrupted with Ctrl-C; what was measured is kept, and `reasonc resume` goes on |
 | 137 | the search was killed (SIGKILL, as when memory runs out); `reasonc resume` goes on |
 
@@ -63,9 +64,14 @@ def page() -> str:
     """Returns the whole page."""
     common = "## Options of all commands\n\nThey stand before the command.\n\n" + _table(parameters(options))
     parts = [INTRODUCTION, common]
-    for command in app.registered_commands:
+    commands = [("", command) for command in app.registered_commands]
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        name = group.typer_instance.info.name
+        commands += [(f"{name} ", command) for command in group.typer_instance.registered_commands]
+    for group_name, command in commands:
         assert command.name is not None and command.callback is not None
-        parts.append(_section(command.name, command.callback))
+        parts.append(_section(group_name + command.name, command.callback))
     return "\n".join(parts)
 
 

@@ -44,6 +44,12 @@ class JournalError(ReasoningCompilerError):
     exit_code = 4
 
 
+class DeviceError(ReasoningCompilerError):
+    """No device could be had to measure on: no tracker, none with the key, or all of them are gone."""
+
+    exit_code = 6
+
+
 class IllegalProgramError(ReasoningCompilerError):
     """A transformation or program that the space refuses; the text says which decision, why, and what is allowed."""
 

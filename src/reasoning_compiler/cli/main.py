@@ -1,8 +1,8 @@
 """The command's entry: its commands, its options for all, and how errors become one line and an exit code.
 
 Exit codes: 0 done; 1 failed; 2 bad input, or an environment that does not fit; 3 nothing could be measured; 4 the run
-folder could not be read or written; 5 TVM crashed again and again; 130 interrupted (what was measured is kept); 137
-killed.
+folder could not be read or written; 5 TVM crashed again and again; 6 no device could be had; 130 interrupted (what
+was measured is kept); 137 killed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import typer
 from reasoning_compiler.cli import (
     ablate,
     compare,
+    device,
     doctor,
     export,
     fidelity,
@@ -50,6 +51,7 @@ for command in (
     workloads,
     machine,
     doctor,
+    device,
     compare,
     ablate,
     fidelity,

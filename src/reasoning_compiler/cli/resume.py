@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reasoning_compiler.cli.tune import Json, Quiet
+from reasoning_compiler.cli.tune import Json, Key, Quiet, Rpc
 from reasoning_compiler.cli.watch import conduct
 
 
@@ -22,6 +22,8 @@ def resume(
     patience: Annotated[
         int | None, typer.Option(help="Stop after this many samples in a row without a faster one.")
     ] = None,
+    rpc: Rpc = None,
+    key: Key = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -29,7 +31,9 @@ def resume(
     from reasoning_compiler.tuner import resume as resume_run
 
     conduct(
-        lambda watch: resume_run(run, samples=samples, minutes=minutes, patience=patience, on_progress=watch),
+        lambda watch: resume_run(
+            run, samples=samples, minutes=minutes, patience=patience, rpc=rpc, key=key, on_progress=watch
+        ),
         quiet=quiet,
         as_json=json,
     )

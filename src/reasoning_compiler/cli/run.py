@@ -21,12 +21,15 @@ def run(
     rounds: Annotated[int, typer.Option(help="Timings of each, in turns.", min=1)] = 10,
     json: Json = False,
 ) -> None:
-    """Time the saved library against the untuned program, in a fresh process, results verified."""
+    """Time the saved library against the untuned program, in a fresh process, results verified.
+
+    What was measured on devices is timed there.
+    """
     from reasoning_compiler.deploy import time_against_untuned
     from reasoning_compiler.deploy.best import LIBRARY_FILE
     from reasoning_compiler.journal import read_run
     from reasoning_compiler.report.units import time_text
-    from reasoning_compiler.tuner import load_workload
+    from reasoning_compiler.tuner import devices_of, load_workload
 
     found = read_run(run)
     library = run / "best" / LIBRARY_FILE
@@ -39,6 +42,7 @@ def run(
         num_threads=threads,
         rounds=rounds,
         flush_cache=bool(found.config.get("flush_cache")),
+        devices=devices_of(found),
     )
     speedup = untuned.latency_secs / tuned.latency_secs if tuned.ok and untuned.ok else None
     if json:

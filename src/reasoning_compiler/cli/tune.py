@@ -1,4 +1,4 @@
-"""`reasonc tune`: tune a kernel on this machine."""
+"""`reasonc tune`: tune a kernel, on this machine or on devices elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from reasoning_compiler.cli.watch import conduct
 from reasoning_compiler.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end, and nothing else.")]
+_DEVICES = {"rich_help_panel": "Other machines"}
 _LLM = {"rich_help_panel": "Language model"}
+Rpc = Annotated[str | None, typer.Option(help="Measure on the devices of this RPC tracker, as HOST:PORT.", **_DEVICES)]
+Key = Annotated[str | None, typer.Option(help="The name under which the devices have registered.", **_DEVICES)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
@@ -40,13 +43,17 @@ def tune(
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
     batch: Annotated[int, typer.Option(help="Programs measured between two looks at the tree.")] = 4,
     threads: Annotated[int | None, typer.Option(help="Threads to use; all physical cores if not given.")] = None,
-    target: Annotated[
-        str | None, typer.Option(help="The TVM target, as JSON; this machine's own if not given.")
-    ] = None,
+    target: Annotated[str | None, typer.Option(help="The TVM target, as JSON; the machine's own if not given.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that one program may take.")] = 30.0,
     flush_cache: Annotated[bool, typer.Option("--flush-cache", help="Empty the caches before each timing.")] = False,
     out: Annotated[Path | None, typer.Option(help="The run folder; a new one under runs/ if not given.")] = None,
     preset: Annotated[str, typer.Option(help="default, or paper for the paper's own method.")] = "default",
+    rpc: Rpc = None,
+    key: Key = None,
+    machine: Annotated[
+        str | None,
+        typer.Option(help="What the devices are (`reasonc machine --preset list`), if not as this one.", **_DEVICES),
+    ] = None,
     llm: Annotated[
         str | None, typer.Option(help="A model, as openai:gpt-4o-mini, anthropic:…, google:…, ollama:….", **_LLM)
     ] = None,
@@ -99,6 +106,9 @@ def tune(
         batch=batch,
         threads=threads,
         target=target,
+        machine=machine,
+        rpc=rpc,
+        key=key,
         timeout_secs=timeout,
         flush_cache=flush_cache,
     )

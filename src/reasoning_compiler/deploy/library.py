@@ -22,6 +22,7 @@ from reasoning_compiler.measure.signature import KernelArgument, Signature, read
 from reasoning_compiler.workload.workload import numpy_dtype
 
 if TYPE_CHECKING:
+    from reasoning_compiler.measure.tracker import Devices
     from reasoning_compiler.records import Measurement
 
 
@@ -222,6 +223,7 @@ def time_against_untuned(
     rounds: int = 10,
     budget_secs: float = 30.0,
     flush_cache: bool = False,
+    devices: Devices | None = None,
 ) -> tuple[Measurement, Measurement]:
     """Returns (tuned, untuned) measurements, made in turns in a fresh process, outputs verified.
 
@@ -233,8 +235,10 @@ def time_against_untuned(
         rounds: timings of each.
         budget_secs: no further round starts when this much time has been spent.
         flush_cache: whether each timing begins with cold caches.
+        devices: where to; None for this machine.
 
     Raises:
+        DeviceError: no device can be had.
         UsageError: the library is of another workload.
         ReasoningCompilerError: the untuned program does not run.
     """
@@ -251,6 +255,7 @@ def time_against_untuned(
         seed=seed,
         num_build_workers=1,
         flush_cache=flush_cache,
+        devices=devices,
     ) as instrument:
         untuned = instrument.measure_untuned()
         if untuned.artifact is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -48,7 +49,7 @@ def with_target(machine: Machine, text: str) -> Machine:
     """Returns the machine with another TVM target, one whose programs it can run.
 
     Args:
-        machine: this machine.
+        machine: this machine, or a preset.
         text: a target as JSON, as `{"kind": "llvm", "mcpu": "x86-64-v3"}`, or one that TVM knows by name.
 
     Raises:
@@ -66,16 +67,28 @@ def with_target(machine: Machine, text: str) -> Machine:
     if tvm.get_global_func(f"target.build.{kind}", allow_missing=True) is None:
         raise UsageError(f"`target` is of kind {kind!r}, for which this TVM cannot build; use kind llvm")
     if kind != "llvm":
-        raise UsageError(f"`target` is of kind {kind!r}; programs are measured on this machine's CPU: use kind llvm")
-    arch = str(wanted.get("mtriple", "")).split("-")[0]
-    if arch and _family(arch) != _family(platform.machine()):
-        raise UsageError(f"`target` is for {arch}; this machine is {platform.machine()} and cannot run its programs")
+        raise UsageError(f"`target` is of kind {kind!r}; programs are measured on CPUs: use kind llvm")
+    arch, own = _arch(wanted), _arch(json.loads(machine.target))
+    if arch != own:
+        raise UsageError(
+            f"`target` is for {arch}, and {machine.name} is {own} and cannot run its programs; "
+            "for a device of another kind give `--machine` too"
+        )
     plain = {k: v for k, v in wanted.items() if k not in ("tag", "keys")}
     return replace(machine, target=json.dumps(plain | {"num-cores": machine.num_cores}))
 
 
-def _family(arch: str) -> str:
-    arch = arch.lower()
+def is_native(target: str) -> bool:
+    """Returns whether this machine's own linker makes libraries for a TVM target (JSON text)."""
+    described = json.loads(target)
+    system = str(described.get("mtriple", "")).partition("-")[2]
+    ours = ("apple", "darwin", "macos") if sys.platform == "darwin" else (sys.platform,)
+    return _arch(described) == _arch({}) and (not system or any(name in system for name in ours))
+
+
+def _arch(target: dict[str, Any]) -> str:
+    """Returns the architecture of a target, this machine's own where it names none."""
+    arch = str(target.get("mtriple", "")).split("-")[0].lower() or platform.machine().lower()
     if arch in ("x86_64", "amd64"):
         return "x86_64"
     return "aarch64" if arch.startswith(("aarch64", "arm64")) else arch

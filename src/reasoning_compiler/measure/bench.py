@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +16,12 @@ from threadpoolctl import threadpool_limits
 
 from reasoning_compiler.errors import UsageError
 from reasoning_compiler.machine.cpu import read_cpu
+from reasoning_compiler.measure.farm import Farm
 from reasoning_compiler.measure.pool import Pool, Request, WorkerOptions
 from reasoning_compiler.measure.racing import Race
 from reasoning_compiler.measure.scratch import Scratch, no_space
 from reasoning_compiler.measure.tensors import write_array
+from reasoning_compiler.measure.tracker import Devices
 from reasoning_compiler.records import Argument, Failure, Measurement
 from reasoning_compiler.workload.input_sets import INPUT_SETS, InputSet, make_input_set, nans
 from reasoning_compiler.workload.workload import Workload, smallest_difference, tolerance
@@ -46,11 +49,13 @@ class Ran:
         measurement: latencies or a failure.
         verify_secs: the part of its `run_secs` that verification took.
         timed_secs: the part in which the program itself ran.
+        wait_secs: how long it waited for the runner, beside its `run_secs`.
     """
 
     measurement: Measurement
     verify_secs: float = 0.0
     timed_secs: float = 0.0
+    wait_secs: float = 0.0
 
 
 class Bench:
@@ -62,6 +67,7 @@ class Bench:
         timeout_secs: the longest that a program may take, all its runs together.
         memory_limit_bytes: the most memory that the process may take for data; None for most of what is free.
         flush_bytes: as much memory is read before each timing, to empty the caches; 0 for warm caches.
+        farm: the devices that run them instead of a process here.
     """
 
     def __init__(
@@ -72,9 +78,10 @@ class Bench:
         timeout_secs: float,
         memory_limit_bytes: int | None = None,
         flush_bytes: int = 0,
+        farm: Farm | None = None,
     ) -> None:
         self._num_threads = num_threads
-        self._pool = Pool(1, WorkerOptions("runner", num_threads, memory_limit_bytes, flush_bytes))
+        self._pool = farm or Pool(1, WorkerOptions("runner", num_threads, memory_limit_bytes, flush_bytes))
         # A run after the first finds the caches warm, so each is timed alone.
         self._race = replace(race, min_timing_secs=0.0) if flush_bytes else race
         self._timeout_secs = timeout_secs
@@ -85,6 +92,11 @@ class Bench:
     def pids(self) -> list[int]:
         """The process id of the runner, in a list."""
         return self._pool.pids
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know of the runner, a line each; here there is nothing to say."""
+        return ()
 
     @property
     def has_reference(self) -> bool:
@@ -208,25 +220,24 @@ class Bench:
             timeout_secs: another timeout than the bench's.
             save_outputs: whether to save the outputs, for `adopt_outputs`.
         """
-        self.wait_until_ready()
-        files = self._data.output_files if self._data is not None and save_outputs else None
-        payload = {
-            "library": str(library.resolve()),
-            "race": asdict(replace(self._race, best_secs=best_secs)),
-            "verify": verify,
-            "save_outputs": [str(path) for path in files] if files is not None else None,
-        }
-        started = time.perf_counter()
-        answer = self._pool.ask(Request("run", payload, timeout_secs or self._timeout_secs))
-        if isinstance(answer, Failure):
-            return Ran(Measurement(failure=answer, run_secs=time.perf_counter() - started))
-        measurement = Measurement(
-            tuple(answer["latencies_secs"]),
-            cut=answer["cut"],
-            verified=answer["verified"],
-            run_secs=answer["run_secs"],
+        waited = self.wait_until_ready()
+        request = self._run_request(
+            library, best_secs=best_secs, verify=verify, timeout_secs=timeout_secs, save_outputs=save_outputs
         )
-        return Ran(measurement, answer["verify_secs"], answer["timed_secs"])
+        started = time.perf_counter()
+        answer = self._pool.ask(request)
+        return _ran(answer, secs=time.perf_counter() - started, wait_secs=waited)
+
+    def race(self, libraries: Sequence[Path], *, best_secs: Callable[[], float | None], verify: bool) -> Iterator[Ran]:
+        """Yields what each library's race gave, in order.
+
+        Args:
+            libraries: shared libraries with their signatures beside them.
+            best_secs: returns the latency to beat, None where there is none; called when a library's turn comes.
+            verify: whether to compare the outputs with the reference.
+        """
+        for library in libraries:
+            yield self.run(library, best_secs=best_secs(), verify=verify)
 
     def compare(self, libraries: Sequence[Path], *, rounds: int, budget_secs: float) -> list[Measurement]:
         """Returns measurements of libraries that were timed in turns.
@@ -258,11 +269,87 @@ class Bench:
             for latencies in answer["latencies_secs"]
         ]
 
+    def _run_request(
+        self,
+        library: Path,
+        *,
+        best_secs: float | None,
+        verify: bool,
+        timeout_secs: float | None = None,
+        save_outputs: bool = False,
+    ) -> Request:
+        files = self._data.output_files if self._data is not None and save_outputs else None
+        payload = {
+            "library": str(library.resolve()),
+            "race": asdict(replace(self._race, best_secs=best_secs)),
+            "verify": verify,
+            "save_outputs": [str(path) for path in files] if files is not None else None,
+        }
+        return Request("run", payload, timeout_secs or self._timeout_secs)
+
     def close(self) -> None:
         """Ends the process. May be called again."""
         if self._data is not None:
             self._data.close()
         self._pool.close()
+
+
+class FarBench(Bench):
+    """Runs libraries on devices behind TVM's RPC tracker, one at a time on each.
+
+    Args:
+        devices: where.
+        num_threads: threads that a program may use there.
+        race: how long programs are timed; its `best_secs` is not used.
+        timeout_secs: the longest that a program may take, all its runs together.
+
+    Raises:
+        DeviceError: there is no such device.
+    """
+
+    def __init__(self, devices: Devices, num_threads: int, *, race: Race, timeout_secs: float) -> None:
+        self._farm = Farm(devices, num_threads)
+        super().__init__(num_threads, race=race, timeout_secs=timeout_secs, farm=self._farm)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What has become of the devices, a line each."""
+        return self._farm.notices
+
+    def race(self, libraries: Sequence[Path], *, best_secs: Callable[[], float | None], verify: bool) -> Iterator[Ran]:
+        """See `Bench`; a library's turn comes when a device is free for it."""
+        waited = self.wait_until_ready()
+        started: dict[int, float] = {}
+
+        def requests() -> Iterator[Request]:
+            for index, library in enumerate(libraries):
+                started[index] = time.perf_counter()
+                yield self._run_request(library, best_secs=best_secs(), verify=verify)
+
+        early: dict[int, Ran] = {}
+        num_yielded = 0
+        with closing(self._farm.map(requests())) as answers:
+            for index, answer in answers:
+                ran = _ran(answer, secs=time.perf_counter() - started[index], wait_secs=waited)
+                waited = 0.0
+                # Several verify at the same time, and stages are told in seconds of the wall clock.
+                early[index] = replace(ran, verify_secs=ran.verify_secs / self._farm.num_seats)
+                while num_yielded in early:
+                    yield early.pop(num_yielded)
+                    num_yielded += 1
+
+
+def _ran(answer: dict[str, Any] | Failure, *, secs: float, wait_secs: float) -> Ran:
+    """Returns what became of a library, from the runner's answer after so many seconds."""
+    if isinstance(answer, Failure):
+        return Ran(Measurement(failure=answer, run_secs=secs), wait_secs=wait_secs)
+    measurement = Measurement(
+        tuple(answer["latencies_secs"]),
+        cut=answer["cut"],
+        verified=answer["verified"],
+        run_secs=answer["run_secs"],
+    )
+    return Ran(measurement, answer["verify_secs"], answer["timed_secs"], wait_secs)
 
 
 class _Data:

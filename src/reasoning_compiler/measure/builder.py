@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +10,7 @@ from typing import Any
 import tvm
 import tvm.s_tir
 
-from reasoning_compiler.machine.toolchain import c_compiler
+from reasoning_compiler.measure.linking import link
 from reasoning_compiler.measure.packing import split_packing
 from reasoning_compiler.measure.races import racing_loop
 from reasoning_compiler.measure.serving import Refused, one_line
@@ -23,6 +19,8 @@ from reasoning_compiler.measure.signature import Signature, argument_from_json, 
 
 def build(*, module: str, target: str, arguments: list[dict[str, Any]] | None, library: str) -> dict[str, Any]:
     """Builds a shared library with `main` and the packing functions, and writes its signature beside it.
+
+    For another machine it may be an object, see `link`.
 
     Args:
         module: the file with the IRModule in TVM's JSON.
@@ -46,7 +44,7 @@ def build(*, module: str, target: str, arguments: list[dict[str, Any]] | None, l
             raise Refused("wrong_result", racing)
         packed = split_packing(mod)
         executable = tvm.compile(packed.library, target=tvm.target.Target(json.loads(target)))
-        _link(executable.mod, Path(library), target=target)
+        link(executable.mod, Path(library), target=target)
         write_signature(Path(library), Signature.of(packed, known, target=target))
     except Refused:
         raise
@@ -55,24 +53,3 @@ def build(*, module: str, target: str, arguments: list[dict[str, Any]] | None, l
     except Exception as error:  # whatever a compiler throws at an odd schedule is this candidate's failure
         raise Refused("build", one_line(error)) from None
     return {"build_secs": time.perf_counter() - started}
-
-
-def _link(module: Any, library: Path, *, target: str) -> None:
-    """Links a built module into a shared library."""
-    described = json.loads(target)
-    is_native = described.get("mtriple", platform.machine()).split("-")[0] == platform.machine()
-    if not (is_native and module.kind == "llvm" and not module.imports and sys.platform.startswith("linux")):
-        module.export_library(str(library))
-        return
-    compiler = c_compiler()
-    if compiler is None:
-        raise Refused("build", "no C compiler found to link with: install gcc or clang, or set CC")
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        code = Path(folder, "kernel.o")
-        module.write_to_file(str(code))
-        # TVM's own way, `g++ -shared`, takes three to four times as long: it looks at start-up code and
-        # libstdc++, of which a kernel, which is called and never started, uses nothing.
-        command = [*compiler, "-shared", "-nostdlib", "-o", str(library), str(code), "-lm", "-lc", "-lgcc"]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode:
-        raise Refused("build", f"linking failed: {' '.join(done.stderr.split())}")

@@ -6,14 +6,18 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.measure.bench import LONG_TIMEOUT_SECS, Bench, Ran, bytes_to_flush
+from reasoning_compiler.errors import UsageError
+from reasoning_compiler.machine.cores import num_physical_cores
+from reasoning_compiler.measure.bench import LONG_TIMEOUT_SECS, Bench, FarBench, Ran, bytes_to_flush
 from reasoning_compiler.measure.builders import Builders, Built
 from reasoning_compiler.measure.comparison import compare
 from reasoning_compiler.measure.racing import Race
 from reasoning_compiler.measure.scratch import Scratch
+from reasoning_compiler.measure.tracker import Devices
 from reasoning_compiler.records import Failure, Measurement, Noise
 from reasoning_compiler.workload.workload import Workload
 
@@ -55,9 +59,15 @@ class Instrument:
         repeats: timings of a program that may win.
         budget_secs: time for the timings of one program, roughly.
         scratch_dir: where temporary files go; None for the system's temporary folder.
-        num_build_workers: processes that build; None for `num_threads`.
-        memory_limit_bytes: the most memory that the runner may take for data; None for most of what is free.
-        flush_cache: whether each timing begins with cold caches.
+        num_build_workers: processes that build; None for `num_threads`, or as many as there are cores here.
+        memory_limit_bytes: the most memory that the runner may take for data; None for most of what is free. Devices
+            have their own.
+        flush_cache: whether each timing begins with cold caches; not on devices.
+        devices: where programs run, several at once; None for this machine.
+
+    Raises:
+        DeviceError: there is no such device; also whenever all have been gone for a while.
+        UsageError: caches cannot be flushed on devices.
     """
 
     def __init__(
@@ -74,7 +84,10 @@ class Instrument:
         num_build_workers: int | None = None,
         memory_limit_bytes: int | None = None,
         flush_cache: bool = False,
+        devices: Devices | None = None,
     ) -> None:
+        if flush_cache and devices is not None:
+            raise UsageError("`flush_cache` empties this machine's caches, and programs run on devices: leave it out")
         self._workload = workload
         self._target = str(target)
         self._untuned: Measured | None = None
@@ -87,14 +100,18 @@ class Instrument:
         self._time_again_at = 0.0
         self._stage_secs = dict.fromkeys(("build", "run", "verify", "wait"), 0.0)
         self._scratch = Scratch(scratch_dir)
-        self._bench = Bench(
-            num_threads,
-            race=Race(repeats=repeats, budget_secs=budget_secs),
-            timeout_secs=timeout_secs,
-            memory_limit_bytes=memory_limit_bytes,
-            flush_bytes=bytes_to_flush() if flush_cache else 0,
-        )
-        self._builders = Builders(num_build_workers or num_threads, self._scratch)
+        race = Race(repeats=repeats, budget_secs=budget_secs)
+        if devices is not None:
+            self._bench: Bench = FarBench(devices, num_threads, race=race, timeout_secs=timeout_secs)
+        else:
+            self._bench = Bench(
+                num_threads,
+                race=race,
+                timeout_secs=timeout_secs,
+                memory_limit_bytes=memory_limit_bytes,
+                flush_bytes=bytes_to_flush() if flush_cache else 0,
+            )
+        self._builders = Builders(num_build_workers or min(num_threads, num_physical_cores()), self._scratch)
         self._bench.use(workload, self._target, seed=seed, scratch=self._scratch)
 
     def __enter__(self) -> Instrument:
@@ -107,6 +124,11 @@ class Instrument:
     def stage_secs(self) -> dict[str, float]:
         """Wall seconds so far: "build", "run" (without verification), "verify", "wait" (for processes)."""
         return dict(self._stage_secs)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know of where programs run, a line each, as it came."""
+        return self._bench.notices
 
     @property
     def pids(self) -> list[int]:
@@ -142,9 +164,11 @@ class Instrument:
         if verify and self._untuned is None and not self._has_reference():
             self.measure_untuned()
         verify = verify and self._has_reference()
+        libraries = [each.library for each in built if each.failure is None]
+        runs = self._bench.race(libraries, best_secs=lambda: best_secs, verify=verify)
         results = []
         for index, each in enumerate(built):
-            result = self._run(each, best_secs=best_secs, verify=verify)
+            result = self._measured(each, partial(next, runs))
             if _beats(result, best_secs) and verify:
                 result = self._checked_too(result)
             if _beats(result, best_secs):
@@ -164,9 +188,15 @@ class Instrument:
         """
         (built,) = self._build([self._workload.mod])
         verify = self._has_reference()
-        self._untuned = self._run(
-            built, best_secs=None, verify=verify, timeout_secs=LONG_TIMEOUT_SECS, save_outputs=not verify
+        run = partial(
+            self._bench.run,
+            built.library,
+            best_secs=None,
+            verify=verify,
+            timeout_secs=LONG_TIMEOUT_SECS,
+            save_outputs=not verify,
         )
+        self._untuned = self._measured(built, run)
         if not verify and self._untuned.measurement.ok:
             self._bench.adopt_outputs()
             verified = replace(self._untuned.measurement, verified=True)
@@ -281,30 +311,16 @@ class Instrument:
         self._stage_secs["build"] += time.perf_counter() - started
         return built
 
-    def _run(
-        self,
-        built: Built,
-        *,
-        best_secs: float | None,
-        verify: bool,
-        timeout_secs: float | None = None,
-        save_outputs: bool = False,
-    ) -> Measured:
-        """Runs a library, or passes on why there is none."""
+    def _measured(self, built: Built, run: Callable[[], Ran]) -> Measured:
+        """Returns what running a library gives, or passes on why there is none."""
         if built.failure is not None:
             ran = Ran(Measurement(failure=built.failure))
         else:
-            self._stage_secs["wait"] += self._bench.wait_until_ready()
             started = time.perf_counter()
-            ran = self._bench.run(
-                built.library,
-                best_secs=best_secs,
-                verify=verify,
-                timeout_secs=timeout_secs,
-                save_outputs=save_outputs,
-            )
-            self._stage_secs["run"] += time.perf_counter() - started - ran.verify_secs
+            ran = run()
+            self._stage_secs["run"] += time.perf_counter() - started - ran.verify_secs - ran.wait_secs
             self._stage_secs["verify"] += ran.verify_secs
+            self._stage_secs["wait"] += ran.wait_secs
         measurement = replace(ran.measurement, build_secs=built.build_secs)
         if measurement.ok and not measurement.cut:
             return Measured(measurement, built.library)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,10 +13,10 @@ from typing import Any
 import numpy as np
 import psutil
 import tvm
-import tvm_ffi
 
 from reasoning_compiler.machine.cgroup import memory_limit_bytes
 from reasoning_compiler.measure.memory import Memory, allocate
+from reasoning_compiler.measure.places import Here, Place, There
 from reasoning_compiler.measure.racing import Race, runs_per_timing, verdict
 from reasoning_compiler.measure.serving import Action, Refused, one_line
 from reasoning_compiler.measure.signature import Signature, argument_from_json, read_signature
@@ -41,6 +40,8 @@ _MAX_TIMINGS_PER_ROUND = 5
 class Runner:
     """Runs libraries, one at a time, on the data of a workload, or on random data where none was set up.
 
+    They run in this process, or on the device that `set_up` was told of.
+
     Args:
         limit: tells the parent (seconds, why) after which to kill this process; None for the request's own timeout.
         flush_bytes: as much memory is read before each timing, so that it begins with cold caches; 0 for warm ones.
@@ -48,6 +49,7 @@ class Runner:
 
     def __init__(self, limit: Callable[[float | None, str], None], *, flush_bytes: int = 0) -> None:
         self._limit = limit
+        self._place: Place = Here()
         self._eviction = None
         if flush_bytes:
             from reasoning_compiler.measure.eviction import Eviction  # with TVM's compiler, that others do not need
@@ -71,6 +73,7 @@ class Runner:
         rtol: float,
         atol: float,
         least: float = 0.0,
+        device: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Reads the workload that the following requests run.
 
@@ -82,10 +85,15 @@ class Runner:
             rtol: see `workload.tolerance`.
             atol: see `workload.tolerance`.
             least: see `workload.smallest_difference`.
+            device: the arguments of `There`; None to stay where libraries run now.
+
+        Raises:
+            Refused: "device" where there is no such device.
         """
         self._data = None  # the old go before the new come
-        known = tuple(argument_from_json(argument) for argument in arguments)
-        data = _Data.allocate(known, target)
+        if device is not None:
+            self._place = There(**device)
+        data = self._allocate(tuple(argument_from_json(argument) for argument in arguments), target)
         data.fill_inputs([read_array(**file) for file in inputs])
         if expected is not None:
             values = [read_array(**file) for file in expected]
@@ -123,7 +131,7 @@ class Runner:
             hopeless_secs = max(_LEAST_LIMIT_SECS, _HOPELESS_RATIO * rules.best_secs)
             why = f"its first run took longer than {hopeless_secs:.3g} s, and the best takes {rules.best_secs:.3g} s"
             self._limit(hopeless_secs, why)
-        timed_secs = first_secs = kernel.time(1)
+        timed_secs = first_secs = kernel.first_secs()
         self._limit(None, "")
         if save_outputs is not None:
             data.save_outputs(save_outputs)
@@ -217,7 +225,7 @@ class Runner:
         secs = []
         for kernel in kernels:
             kernel.data.spoil_outputs()
-            secs.append(kernel.time(1))
+            secs.append(kernel.first_secs())
             if verify:
                 kernel.data.verify()
             if secs[-1] < min_timing_secs:
@@ -249,8 +257,7 @@ class Runner:
         signature = read_signature(Path(library))
         data = self._data if self._data is not None else self._random_data(signature)
         try:
-            # TVM would keep it for the life of this process, with all its predecessors.
-            module = tvm_ffi.load_module(library, keep_module_alive=False)
+            module = self._place.load(Path(library))
             tensors = []
             for index, (argument, tensor) in enumerate(zip(signature.arguments, data.tensors, strict=True)):
                 if argument.packer is not None:
@@ -258,7 +265,9 @@ class Runner:
                     tensor = data.packed.get(index, argument, pack, alone=alone)
                 tensors.append(tensor)
             data.device.sync()
-            return _Kernel(module, module["main"], tensors, data)
+            return _Kernel(self._place, module, tensors, data)
+        except Refused:
+            raise
         except Exception as error:  # a symbol that is missing, arguments that do not fit, no memory
             raise Refused("crash", one_line(error), retire=True) from None
 
@@ -267,13 +276,18 @@ class Runner:
         arguments = tuple(Argument(a.name, a.shape, a.dtype, a.role) for a in signature.arguments)
         if arguments not in self._random:
             self._random.clear()
-            data = _Data.allocate(arguments, signature.target)
+            data = self._allocate(arguments, signature.target)
             fill = tvm.get_global_func("tvm.contrib.random.random_fill_for_measure")
             for memory in data.inputs:
                 fill(memory.tensor)
                 memory.allow_writing(False)
             self._random[arguments] = data
         return self._random[arguments]
+
+    def _allocate(self, arguments: tuple[Argument, ...], target: str) -> _Data:
+        """Returns arguments with undefined values, where libraries run."""
+        room_bytes = _room_bytes() if isinstance(self._place, Here) else 0  # a device may be small
+        return _Data.allocate(arguments, self._place.device(target), room_bytes=room_bytes)
 
 
 @dataclass(frozen=True)
@@ -295,11 +309,9 @@ class _Data:
     expected: Expected | None = None
 
     @classmethod
-    def allocate(cls, arguments: tuple[Argument, ...], target: str) -> _Data:
-        kind = json.loads(target)["kind"]
-        device = tvm.runtime.device("cpu" if kind in ("llvm", "c") else kind, 0)
+    def allocate(cls, arguments: tuple[Argument, ...], device: Any, *, room_bytes: int) -> _Data:
         memory = tuple(allocate(a.shape, a.dtype, device) for a in arguments)
-        return cls(arguments, memory, device, PackedWeights(device, max_bytes=_room_bytes()))
+        return cls(arguments, memory, device, PackedWeights(device, max_bytes=room_bytes))
 
     @property
     def tensors(self) -> list[Any]:
@@ -374,20 +386,24 @@ class _Data:
 class _Kernel:
     """A loaded library with its arguments, weights packed."""
 
+    place: Place
     module: Any
-    main: Callable[..., Any]
     tensors: Sequence[Any]
     data: _Data
 
+    def first_secs(self) -> float:
+        """Returns the seconds of the first run."""
+        return self._timed(self.place.first_secs)
+
     def time(self, number: int) -> float:
         """Returns the seconds of one run, the mean of `number` in a row."""
-        main, tensors, device = self.main, self.tensors, self.data.device
+        return self._timed(self.place.run_secs, number)
+
+    def _timed(self, clock: Callable[..., float], *number: int) -> float:
         try:
-            started = time.perf_counter()
-            for _ in range(number):
-                main(*tensors)
-            device.sync()
-            return (time.perf_counter() - started) / number
+            return clock(self.module, self.tensors, self.data.device, *number)
+        except Refused:
+            raise
         except Exception as error:
             raise Refused("crash", one_line(error), retire=True) from None
 

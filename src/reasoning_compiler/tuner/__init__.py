@@ -1,7 +1,16 @@
 """The one loop that ties the rooms together, and the library's front door."""
 
 from reasoning_compiler.tuner.settings import PROPOSERS, LLMSettings, Progress, Settings
-from reasoning_compiler.tuner.tune import BestProgram, Result, load_workload, machine_of, resume, space_of, tune
+from reasoning_compiler.tuner.tune import (
+    BestProgram,
+    Result,
+    devices_of,
+    load_workload,
+    machine_of,
+    resume,
+    space_of,
+    tune,
+)
 
 __all__ = [
     "PROPOSERS",
@@ -10,6 +19,7 @@ __all__ = [
     "Progress",
     "Result",
     "Settings",
+    "devices_of",
     "load_workload",
     "machine_of",
     "resume",

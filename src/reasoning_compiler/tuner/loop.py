@@ -75,7 +75,7 @@ class Loop:
         self._thinker = self._make_thinker()
         self._recorded = recorded
         self._repeat: Repeat | None = None
-        self._noticed = 0
+        self._noticed = [0, 0]  # of the model's notices, and of the instrument's
         self._untuned: Measurement | None = None
         self._best_secs: float | None = None
         self._num_samples = 0
@@ -421,8 +421,9 @@ class Loop:
 
     def _show(self, doing: Doing, *, last: Step | None = None, improved: bool = False) -> None:
         untuned = self._untuned
-        notices = self._proposer.notices[self._noticed :] if self._proposer else ()
-        self._noticed += len(notices)
+        every = (self._proposer.notices if self._proposer else (), self._instrument.notices)
+        notices = [notice for said, count in zip(every, self._noticed, strict=True) for notice in said[count:]]
+        self._noticed = [len(said) for said in every]
         self._on_progress(
             Progress(
                 doing,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from reasoning_compiler.errors import UsageError
+from reasoning_compiler.measure.tracker import Devices
 from reasoning_compiler.proposer.llm.settings import LLMSettings
 from reasoning_compiler.records import Step
 from reasoning_compiler.search.search import SearchConfig
@@ -32,7 +33,11 @@ class Settings:
         seed: of every random draw.
         batch: programs measured between two looks at the tree; ≥ 1.
         threads: threads that a program may use; None for every physical core.
-        target: the TVM target as JSON or by name; None for this machine's own.
+        target: the TVM target as JSON or by name; None for the machine's own.
+        machine: what programs are tuned for, as the name of a preset; None for this machine. Another machine's
+            programs can only be measured on devices.
+        rpc: where TVM's RPC tracker is, as HOST:PORT; programs are then measured on its devices. None for here.
+        key: under which the devices have registered at the tracker.
         timeout_secs: the longest that one program may take in the runner.
         prior: whether predictions start from the analysis; without it, they come from measurements alone.
         flush_cache: whether each timing begins with cold caches, as where the program runs seldom or among others.
@@ -52,6 +57,9 @@ class Settings:
     batch: int = 4
     threads: int | None = None
     target: str | None = None
+    machine: str | None = None
+    rpc: str | None = None
+    key: str | None = None
     timeout_secs: float = 30.0
     prior: bool = True
     flush_cache: bool = False
@@ -76,12 +84,23 @@ class Settings:
             raise UsageError(f"`flush_cache` is {self.flush_cache!r}; it must be true or false")
         if self.proposer not in PROPOSERS and not self.replayed:
             raise UsageError(f"`proposer` is {self.proposer!r}; allowed: {', '.join(PROPOSERS)}, or replay:RUN")
+        if (self.rpc is None) != (self.key is None):
+            raise UsageError("`rpc` and `key` go together: the tracker as HOST:PORT, and the devices' name there")
+        if self.rpc is None and self.machine is not None:
+            raise UsageError("`machine` is another one than this: give `--rpc HOST:PORT --key KEY` to measure on it")
+        if self.devices is not None and self.flush_cache:
+            raise UsageError("`flush_cache` empties this machine's caches, and programs run on devices: leave it out")
         if self.preset not in PRESETS:
             raise UsageError(f"`preset` is {self.preset!r}; allowed: {', '.join(PRESETS)}")
         if self.replayed and self.llm is not None:
             raise UsageError("`proposer` replay:RUN repeats a run without its model: leave `--llm` out")
         if self.preset == "paper" and self.llm is None and not self.replayed:
             raise UsageError("`preset` paper needs a model: give `--llm PROVIDER:MODEL` or `--proposer replay:RUN`")
+
+    @property
+    def devices(self) -> Devices | None:
+        """Where programs are measured; None for here. Raises UsageError where `rpc` or `key` cannot be one."""
+        return None if self.rpc is None else Devices.parse(self.rpc, self.key or "")
 
     @property
     def replayed(self) -> str:

@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reasoning_compiler.errors import Interrupted, LLMSetupError, UsageError
+from reasoning_compiler.errors import EnvironmentMismatchError, Interrupted, LLMSetupError, UsageError
 from reasoning_compiler.journal import Header, Journal, Run, check_environment, read_run, require_free, unknown_here
-from reasoning_compiler.machine import detect, differences, fingerprint, import_tvm, with_target
+from reasoning_compiler.machine import detect, differences, fingerprint, import_tvm, preset, with_target
 from reasoning_compiler.records import Machine, Step
 from reasoning_compiler.risk import works_on
 from reasoning_compiler.tuner.settings import Progress, Settings
 
 if TYPE_CHECKING:
+    from reasoning_compiler.measure.tracker import Devices
     from reasoning_compiler.space.space import Space
     from reasoning_compiler.workload import Workload
 
@@ -82,7 +83,7 @@ def tune(
     command: str = "",
     **changes: Any,
 ) -> Result:
-    """Returns the result of tuning a workload on this machine.
+    """Returns the result of tuning a workload on this machine, or on devices behind TVM's RPC tracker.
 
     The search runs in this process, which a crash of TVM takes along: `reasonc resume` goes on past it.
 
@@ -97,6 +98,7 @@ def tune(
     Raises:
         UsageError: the workload, a setting or the folder is of no use; nothing has been measured then.
         LLMSetupError: the language model cannot be used; the new folder is gone where nothing has been measured.
+        DeviceError: no device can be had, at the start or for a while; what was measured is kept.
         NothingMeasuredError: no program could be measured and verified.
         JournalError: the journal could not be written; what was kept can be resumed.
         Interrupted: Ctrl-C, a KeyboardInterrupt that knows the run folder; what was measured is kept.
@@ -106,6 +108,8 @@ def tune(
         settings = replace(settings, proposer=f"replay:{Path(settings.replayed).resolve()}")
     folder = Path(out) if out is not None else None
     require_free(folder or _RUNS / "new")  # before anything that takes time
+    if settings.devices is not None:
+        settings.devices.count()
     machine = _machine(settings)
     threads = _threads(settings, machine)
     workload = as_workload(workload)
@@ -129,6 +133,8 @@ def resume(
     samples: int | None = None,
     minutes: float | None = None,
     patience: int | None = None,
+    rpc: str | None = None,
+    key: str | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Result:
     """Returns the result of going on with a run that was interrupted, or that is to take more samples.
@@ -138,17 +144,21 @@ def resume(
         samples: the new total of programs to measure; None for the run's own.
         minutes: the new limit of the run's total time; None for the run's own.
         patience: the new number of samples in a row that may bring nothing faster; None for the run's own.
+        rpc: where the tracker of the run's devices is now; None for where it was.
+        key: the name of the run's devices there now; None for the run's own.
         on_progress: is called whenever there is something new to show.
 
     Raises:
         UsageError: there is no run in the folder.
         EnvironmentMismatchError: it was made on another machine, target or set of versions.
-        NothingMeasuredError, JournalError, Interrupted: as for `tune`.
+        DeviceError, NothingMeasuredError, JournalError, Interrupted: as for `tune`.
     """
     try:
         run = read_run(folder)
         before = _settings(run)
-        changes = {"samples": samples, "minutes": minutes, "patience": patience}
+        if before.rpc is None and (rpc or key):
+            raise EnvironmentMismatchError(f"`{folder}` was measured on the machine that tuned it, not on devices")
+        changes = {"samples": samples, "minutes": minutes, "patience": patience, "rpc": rpc, "key": key}
         settings = replace(before, **{name: value for name, value in changes.items() if value is not None})
         machine = run.header.machine
         threads = _threads(settings, machine)
@@ -197,6 +207,11 @@ def machine_of(run: Run) -> Machine:
     return with_threads(run.header.machine, int(run.header.fingerprint["threads"]))
 
 
+def devices_of(run: Run) -> Devices | None:
+    """Returns the devices that a run was measured on; None for the machine that tuned it."""
+    return _settings(run).devices
+
+
 def space_of(run: Run) -> Space:
     """Returns the space that a run's programs belong to. Raises UsageError as `load_workload`."""
     from reasoning_compiler.tuner.parts import make_space
@@ -241,6 +256,7 @@ def _run(
                 seed=settings.seed,
                 timeout_secs=settings.timeout_secs,
                 flush_cache=settings.flush_cache,
+                devices=settings.devices,
             ) as instrument:
                 loop = Loop(parts, instrument, journal, model=model, recorded=recorded, on_progress=on_progress)
                 loop.run(earlier)
@@ -258,9 +274,9 @@ def _recorded(settings: Settings, workload: Workload) -> Run:
     run = read_run(settings.replayed)
     if run.header.key != workload.key:
         raise UsageError(f"`{run.folder}` is a run of {run.header.spec}, whose programs are none of {workload.spec}")
-    preset = run.config.get("preset")
-    if preset != settings.preset:
-        raise UsageError(f"`{run.folder}` was made with `--preset {preset}`; repeat it with the same")
+    before = run.config.get("preset")
+    if before != settings.preset:
+        raise UsageError(f"`{run.folder}` was made with `--preset {before}`; repeat it with the same")
     return run
 
 
@@ -274,7 +290,7 @@ def _files(workload: Workload) -> dict[str, str]:
 
 
 def _machine(settings: Settings) -> Machine:
-    machine = detect(threads=settings.threads)
+    machine = detect(threads=settings.threads) if settings.machine is None else preset(settings.machine)
     return machine if settings.target is None else with_target(machine, settings.target)
 
 
