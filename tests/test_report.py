@@ -68,7 +68,7 @@ def test_the_noise_is_told(gemm: Run, tmp_path: Path) -> None:
     assert noise == gemm.noise
     assert (noise.same.num_pairs, noise.drift, noise.left_out) == (12, (1.002, 0.998, 1.13), ("large",))
     assert to_json(summarize(gemm))["noise"]["same"]["verdict"] == "no difference"
-    bare = told(tmp_path, ("node", step(0, None)))
+    bare = told(tmp_path / "bare", ("node", step(0, None)))
     assert bare.noise is None and "Noise" not in to_text(bare)
 
 

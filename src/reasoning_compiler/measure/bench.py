@@ -23,7 +23,7 @@ from reasoning_compiler.measure.scratch import Scratch, no_space
 from reasoning_compiler.measure.tensors import write_array
 from reasoning_compiler.measure.tracker import Devices
 from reasoning_compiler.records import Argument, Failure, Measurement
-from reasoning_compiler.workload.input_sets import INPUT_SETS, InputSet, make_input_set, nans
+from reasoning_compiler.workload.input_sets import INPUT_SETS, LOOSER, InputSet, make_input_set, nans
 from reasoning_compiler.workload.workload import Workload, smallest_difference, tolerance
 
 LONG_TIMEOUT_SECS = 600.0
@@ -531,6 +531,7 @@ class _Set:
             "name": self.name,
             "inputs": [None if file is None else asdict(file) for file in self.inputs],
             "expected": None if self.expected is None else [asdict(file) for file in self.expected],
+            "looser": LOOSER.get(self.name, 1.0),
             "save": None if save is None else [file.path for file in save],
         }
 

@@ -163,8 +163,8 @@ class Runner:
         Args:
             library: the shared library, with its signature beside it.
             sets: for each set of inputs {"name": …, "inputs": a file per argument that is no output, or None where it
-                keeps its values, "expected": a file per output, or None where nothing is known, "save": files to write
-                the outputs into, or None not to}.
+                keeps its values, "expected": a file per output, or None where nothing is known, "looser": see
+                `input_sets.LOOSER`, "save": files to write the outputs into, or None not to}.
             inputs: the files of the inputs that it is timed on, in order.
             verify: whether these are verified too.
 
@@ -185,7 +185,8 @@ class Runner:
             kernel.time(1)
             if each["expected"] is not None:
                 assert data.expected is not None
-                expected = data.expected.with_values([read_array(**file) for file in each["expected"]])
+                values = [read_array(**file) for file in each["expected"]]
+                expected = data.expected.with_values(values, looser=each["looser"])
                 data.verify(expected, on=f"on {each['name']} inputs: ")
             data.look_at_fences()
             if each["save"] is not None:

@@ -44,9 +44,9 @@ class Expected:
         slack = tuple(_slack(_comparable(each), rtol=rtol, atol=atol, least=least) for each in values)
         return cls(tuple(values), rtol, atol, least, slack)
 
-    def with_values(self, values: Sequence[np.ndarray]) -> Expected:
-        """Returns what the outputs must be where the reference has given these, with the same tolerance."""
-        return Expected.of(values, rtol=self.rtol, atol=self.atol, least=self.least)
+    def with_values(self, values: Sequence[np.ndarray], *, looser: float = 1.0) -> Expected:
+        """Returns what the outputs must be where the reference has given these; `looser` is a factor of `atol`."""
+        return Expected.of(values, rtol=self.rtol, atol=looser * self.atol, least=self.least)
 
     def why_not(self, outputs: Sequence[np.ndarray]) -> Failure | None:
         """Returns how the outputs differ, None where they agree."""
