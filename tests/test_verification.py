@@ -26,7 +26,7 @@ from reasoning_compiler.workload import CATALOGUE, parse
 from test_workload_tvm import SMALL
 
 pytestmark = pytest.mark.tvm
-TIMES = 25
+TIMES = 20
 
 
 @pytest.fixture(scope="module")

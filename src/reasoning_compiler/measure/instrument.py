@@ -268,7 +268,7 @@ class Instrument:
         if artifact in self._checked:
             return None
         failure, secs = self._bench.check(artifact)
-        if failure is not None:
+        if failure is not None and failure.kind != "device":
             failing = self._bench.failing_sets(artifact, but=self._tried_sets)
             untuned = self._untuned or (self.measure_untuned() if failing else None)
             if failing and untuned is not None and untuned.artifact is not None:
