@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from reasoning_compiler.experiment.cell import Cell
-from reasoning_compiler.experiment.significance import Paired, holm, paired
+from reasoning_compiler.experiment.significance import holm
+from reasoning_compiler.paired import Paired, paired
 
 DEFINITIONS = (
     ("speed-up", "time of the untuned program over time of the run's winner; winners of one seed timed in turns"),

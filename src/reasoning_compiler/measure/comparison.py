@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
-from functools import cache
-from itertools import combinations_with_replacement
 
+from reasoning_compiler.paired import paired
 from reasoning_compiler.records import Comparison
 
 CONFIDENCE = 0.99
@@ -34,29 +32,14 @@ def compare(first_secs: Sequence[float], second_secs: Sequence[float]) -> Compar
     if not pairs:
         raise ValueError("`first_secs` and `second_secs` must have a timing each")
     logs = [math.log(first / second) for first, second in pairs]
-    averages = sorted((a + b) / 2 for a, b in combinations_with_replacement(logs, 2))
-    left_out = _most_left_out(len(logs))
-    ratio, low, high = (math.exp(x) for x in (statistics.median(averages), averages[left_out], averages[-1 - left_out]))
+    found = paired(logs, alpha=1 - CONFIDENCE)
+    assert found.median is not None
     # Too few pairs cannot speak: even if all of them agreed, chance could have done it.
-    can_tell = 2.0 ** (1 - len(logs)) <= 1 - CONFIDENCE
+    can_tell = found.low is not None and found.high is not None
+    low, high = (found.low, found.high) if can_tell else (min(logs), max(logs))
+    ratio, low, high = map(math.exp, (found.median, low, high))
     if can_tell and high < 1 and ratio < 1 - NEGLIGIBLE:
         return Comparison("faster", ratio, low, high, len(pairs))
     if can_tell and low > 1 and ratio > 1 + NEGLIGIBLE:
         return Comparison("slower", ratio, low, high, len(pairs))
     return Comparison("no difference", ratio, low, high, len(pairs))
-
-
-@cache
-def _most_left_out(num: int) -> int:
-    """Returns how many of the sorted averages lie outside the interval at each end, by Wilcoxon's distribution."""
-    # counts[s]: in how many of the 2^num equally likely ways the positive ranks add up to s.
-    counts = [1] + [0] * (num * (num + 1) // 2)
-    for rank in range(1, num + 1):
-        for total in range(len(counts) - 1, rank - 1, -1):
-            counts[total] += counts[total - rank]
-    allowed = (1 - CONFIDENCE) / 2 * 2**num
-    below, number = 0, 0
-    while below + counts[number] <= allowed:
-        below += counts[number]
-        number += 1
-    return max(0, number - 1)
