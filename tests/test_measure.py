@@ -34,6 +34,7 @@ from measure_kernels import (
     tvm,
 )
 from reasoning_compiler.errors import ReasoningCompilerError
+from reasoning_compiler.machine import num_physical_cores
 from reasoning_compiler.measure.builders import Builders
 from reasoning_compiler.measure.instrument import Instrument, Measured
 from reasoning_compiler.measure.packing import split_packing
@@ -158,7 +159,7 @@ class TestMeasuring:
         measured = one(instrument, scheduled(Gemm()))
         measurement = measured.measurement
         assert measurement.ok and measurement.verified and not measurement.cut
-        assert len(measurement.latencies_secs) == 3
+        assert 3 <= len(measurement.latencies_secs) <= 15
         assert 0 < measurement.latency_secs < 0.1
         assert measurement.build_secs > 0 and measurement.run_secs > 0
         assert measured.artifact is not None and measured.artifact.is_file()
@@ -217,7 +218,8 @@ class TestMeasuring:
     def test_who_takes_many_times_as_long_as_the_best_is_not_waited_for(self, instrument: Instrument) -> None:
         failure = one(instrument, calling("pause"), best_secs=1e-4).measurement.failure
         assert failure is not None and failure.kind == "timeout"
-        assert failure.message == "its first run took longer than 2 s, and the best takes 0.0001 s"
+        # The best may take longer at the moment than it did.
+        assert failure.message.startswith("its first run took longer than 2 s, and the best takes 0.000")
 
     def test_a_loser_is_cut_and_not_kept(self, instrument: Instrument) -> None:
         results = instrument.measure([scheduled(Gemm()), slow_gemm(200)], best_secs=None)
@@ -318,7 +320,7 @@ class TestWorkers:
             one(instrument, scheduled(Gemm()))
             runner, *builders = (psutil.Process(pid).num_threads() for pid in instrument.pids)
         assert limits and max(limits) <= num_threads
-        assert (runner, builders) == (num_threads, [1] * num_threads)
+        assert (runner, builders) == (num_threads, [1] * min(num_threads, num_physical_cores()))
 
     def test_nothing_is_left_behind(self, tmp_path: Path) -> None:
         fds_before = len(os.listdir("/proc/self/fd"))

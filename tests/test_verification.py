@@ -51,8 +51,9 @@ def test_a_right_program_never_is(judged: dict[str, list[str]]) -> None:
 
 
 def test_it_takes_the_input_sets_to_see_some_of_them(judged: dict[str, list[str]]) -> None:
-    said = judged["memory read before it is written, times almost nothing"][0]
-    assert "on mixed inputs: output 0" in said
+    said = judged["memory read before it is written, times almost nothing"]
+    # Where another kernel has left NaN in that memory, the first run shows it already.
+    assert any("on mixed inputs: output 0" in outcome for outcome in said)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_an_input_set_on_which_the_untuned_program_fails_says_nothing() -> None:
     """A reference that clips what is large, which the kernel does not: no program could be right there."""
 
     def clipping(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.minimum(a, 1e3) @ b
+        return np.minimum(a, 10) @ b
 
     with Instrument(Gemm(reference=clipping), target(), num_threads=2, repeats=3) as instrument:
         (measured,) = instrument.measure([scheduled(GEMM)], best_secs=None)

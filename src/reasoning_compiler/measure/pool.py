@@ -38,6 +38,10 @@ _MAX_START_FAILURES = 3
 _LOOK_AGAIN_SECS = 0.2
 _TAIL_BYTES = 2000
 _READ_BYTES = 1 << 16
+# Libraries that numpy may bring start threads of their own, one for each core; a worker has no use for any.
+_ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)
 
 
 @dataclass(frozen=True)
@@ -223,7 +227,7 @@ class _Worker:
             pass_fds=theirs,
             start_new_session=True,
             cwd="/",  # Python looks for modules in the present folder first, and the user's may have any name
-            env={**os.environ, "PYTHONPATH": _python_path(), **_thread_limits(self.options.num_threads)},
+            env={**os.environ, "PYTHONPATH": _python_path(), **_ONE_THREAD},
         )
         for fd in (*theirs, output_write):
             os.close(fd)
@@ -343,12 +347,6 @@ def _python_path() -> str:
     own = str(Path(reasoning_compiler.measure.__file__).parents[2])
     given = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     return os.pathsep.join([own, *map(os.path.abspath, given)])
-
-
-def _thread_limits(num_threads: int) -> dict[str, str]:
-    """Returns what keeps the libraries that numpy may bring from starting a thread for each core."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-    return dict.fromkeys(names, str(num_threads))
 
 
 def _read_some(fd: int) -> bytes:
