@@ -106,7 +106,7 @@ class TestMeasuring:
         assert seen == list(range(7))
         assert [each.measurement.verified for each in results] == [kind == "ok" for kind in kinds]
         fast, slow = results[0].measurement, results[1].measurement
-        assert fast.latency_secs < slow.latency_secs and len(fast.latencies_secs) == 3
+        assert fast.latency_secs < slow.latency_secs and len(fast.latencies_secs) >= 3
         for server in servers:
             assert is_said_soon(instrument, f"measuring on the device {server.address}")
         assert results[3].measurement.failure == Failure("crash", "the process that ran it on the device has died")
@@ -146,7 +146,7 @@ class TestLosingDevices:
         assert is_said_soon(instrument, f"measuring on the device {lost.address}")
         killer = threading.Timer(1.0, lost.kill)
         killer.start()
-        results = instrument.measure([slow_gemm(2000)] * 4, best_secs=None)
+        results = instrument.measure([slow_gemm(1000)] * 4, best_secs=None)
         killer.join()
         assert [each.measurement.verified for each in results] == [True] * 4
         assert is_said_soon(instrument, f"the device {lost.address} is lost")

@@ -340,13 +340,16 @@ class _Seat(threading.Thread):
         elif self._version is version:
             return True
         self.is_alive_with_device = True
-        outcome = self._pool.ask(request)
+        outcome = None
+        try:
+            outcome = self._pool.ask(request)
+        finally:
+            if lease is not None and not isinstance(outcome, dict):
+                lease.hand_back()
         if isinstance(outcome, Failure):
             if not self._farm.closing:
                 self._farm.note_lost(self._device, outcome.message)
             self._leave()
-            if lease is not None:
-                lease.hand_back()
             return False
         self._worker, self._version = self._pool.pids, version
         self._farm.note_seated(self._device)

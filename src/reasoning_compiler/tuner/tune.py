@@ -305,7 +305,8 @@ def _threads(settings: Settings, machine: Machine) -> int:
     if settings.threads is None:
         return machine.num_cores
     if settings.threads > machine.num_cores:
-        raise UsageError(f"`threads` is {settings.threads}; this process may use {machine.num_cores} physical cores")
+        whose = "this process may use" if settings.machine is None else f"{machine.name} has"
+        raise UsageError(f"`threads` is {settings.threads}; {whose} {machine.num_cores} physical cores")
     return settings.threads
 
 
