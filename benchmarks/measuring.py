@@ -9,12 +9,14 @@ without its process' start and import, from the making of the builder to the las
 candidates are built in one go and run 16 a piece, which costs it a new process (a second or two) in each.
 
 The candidates are drawn at random from MetaSchedule's own space. Ours are raced and verified; TVM's are not. The ten
-fastest, by our word, are then timed long and in turns, and Kendall's τ says how well each side had ranked them.
+fastest, by our word, are then timed long and in turns; Kendall's τ says how well each side had ranked them, once over
+all ten and once over the pairs that the long measurement tells apart by more than 5%.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -31,6 +33,7 @@ WORKLOADS = ["gemm[512,4096,1024]", "flux-conv[height=64,width=64]"]
 PIECES = RESULTS / "measuring.pieces"
 RUN_SHARE = 16
 TOP = 10
+CLEAR = 0.05
 LIMITS = {"shipped": 1 / 8, "fixed": 1 / 3}
 
 
@@ -97,7 +100,6 @@ def prepare(spec: str, folder: Path, num: int) -> dict[str, Any]:
     tvm = import_tvm()
     workload = parse(spec)
     space = Space(workload.mod, tvm_target(detect()))
-    (folder / "workload.json").write_text(tvm.ir.save_json(workload.mod))
     programs, seed = {}, 0
     while len(programs) < num:
         program = space.sample(seed)
@@ -148,13 +150,15 @@ def build(spec: str, folder: Path, num: int, *, fixed: bool) -> dict[str, Any]:
 
 def run(spec: str, folder: Path, num: int, start: str, end: str, *, fixed: bool) -> dict[str, Any]:
     """Runs some of the libraries that `build` made with TVM's runner."""
-    import tvm
+    modules, _ = candidates(folder, range(int(start), int(end)))
     from tvm.s_tir import meta_schedule as ms
 
     libraries = outcome(folder, "build-fixed" if fixed else "build-shipped")["libraries"][int(start) : int(end)]
-    mod = tvm.ir.load_json((folder / "workload.json").read_text())
-    arguments = ms.arg_info.ArgInfo.from_entry_func(mod, remove_preproc=True)
-    inputs = [ms.runner.RunnerInput(library, "cpu", arguments) for library in libraries if library]
+    inputs = [
+        ms.runner.RunnerInput(library, "cpu", ms.arg_info.ArgInfo.from_entry_func(mod, remove_preproc=True))
+        for library, mod in zip(libraries, modules, strict=True)
+        if library
+    ]
     started = time.perf_counter()
     runner = ms.runner.LocalRunner()
     told = iter([future.result() for future in runner.run(inputs)])
@@ -201,8 +205,6 @@ STEPS: dict[str, Callable[..., dict[str, Any]]] = {
 
 def row(spec: str, num: int) -> dict[str, Any]:
     """Returns what all pieces of a workload come to."""
-    from reasoning_compiler.ranking import kendall_tau
-
     folder = folder_of(spec)
     mine = [outcome(folder, "ours", repeat) for repeat in ("1", "2", "3")]
     wall_secs = sorted(each["wall_secs"] for each in mine)
@@ -215,9 +217,7 @@ def row(spec: str, num: int) -> dict[str, Any]:
             "stage_secs": mine[0]["stage_secs"],
             "cut": mine[0]["num_cut"],
             "failures": mine[0]["failures"],
-            "tau": [
-                kendall_tau([each["latencies_secs"][n] for n in truth["top"]], truth["latencies_secs"]) for each in mine
-            ],
+            "tau": [ranking(each["latencies_secs"], truth) for each in mine],
         },
         "careful": {"latencies_secs": truth["latencies_secs"], "timings": truth["timings"]},
     }
@@ -227,7 +227,6 @@ def row(spec: str, num: int) -> dict[str, Any]:
         latencies = [secs for each in ran for secs in each["latencies_secs"]]
         run_secs = sum(each["wall_secs"] for each in ran)
         total = built["wall_secs"] + run_secs
-        known = [i for i, n in enumerate(truth["top"]) if latencies[n]]
         secs[side] = {
             "build_secs": built["wall_secs"],
             "run_secs": run_secs,
@@ -236,11 +235,20 @@ def row(spec: str, num: int) -> dict[str, Any]:
             "ours_share": wall_secs[1] / total,
             "limit": limit,
             "within_limit": wall_secs[1] / total <= limit,
-            "tau": kendall_tau(
-                [latencies[truth["top"][i]] for i in known], [truth["latencies_secs"][i] for i in known]
-            ),
+            "tau": ranking(latencies, truth),
         }
     return secs
+
+
+def ranking(said: list[float | None], truth: dict[str, Any]) -> dict[str, float | None]:
+    """Returns how a side's latencies rank the ten fastest: Kendall's τ over all pairs, and over those clearly apart."""
+    from reasoning_compiler.ranking import kendall_tau
+
+    known = [(said[n], secs) for n, secs in zip(truth["top"], truth["latencies_secs"], strict=True) if said[n]]
+    clear = [(a, b) for a, b in itertools.combinations(known, 2) if abs(a[1] - b[1]) > CLEAR * min(a[1], b[1])]
+    agreeing = sum((a[0] < b[0]) == (a[1] < b[1]) for a, b in clear)
+    over_all = kendall_tau(*map(list, zip(*known, strict=True))) if known else None
+    return {"all": over_all, "clear": 2 * agreeing / len(clear) - 1 if clear else None, "clear_pairs": len(clear)}
 
 
 def candidates(folder: Path, numbers: Any) -> tuple[list[Any], Any]:
