@@ -36,7 +36,7 @@ EQUAL = ("expert", "mlp")
 predictions, is as fast as the expert: seen 0.030 against 0.032. The landscape is kept; the expert must not be worse."""
 SEEDS = 10
 AS_IT_IS = Settings(samples=16)
-TREE_ALONE = Settings(samples=48, prior=False, search=SearchConfig(exploration=0.1, nodes_per_sample=1))
+TREE_ALONE = Settings(samples=40, prior=False, search=SearchConfig(exploration=0.1, nodes_per_sample=1))
 
 
 @cache
