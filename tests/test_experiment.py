@@ -219,6 +219,7 @@ def test_results_of_elsewhere_are_not_mixed_with_ours(tmp_path: Path) -> None:
         (["compare", "gemm", "--repeats", "0"], "`repeats` is 0"),
         (["compare", "gemm", "--samples", "0"], "`samples` is 0"),
         (["compare", "gemm", "gemm[512,4096,1024]", "--methods", "mcts"], "the same kernel is given twice"),
+        (["compare", "gemm", str(GEMM), "--methods", "mcts"], "one after the other"),
         (["compare", "no.landscape.gz", "--methods", "mcts"], "there is no recording"),
         (["compare", "torn.landscape.gz", "--methods", "mcts"], "no recorded landscape"),
         (["compare", "short.landscape.gz", "--methods", "mcts"], "is damaged"),
