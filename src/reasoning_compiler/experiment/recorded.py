@@ -98,7 +98,7 @@ class RecordedParts(Parts):
 
 
 class RecordedInstrument:
-    """Says of a program what was recorded of it; see `Instrument`. What is slow is not cut: it is known in full."""
+    """Says of a program what was recorded of it; see `Instrument`. Nothing is cut: it is known already."""
 
     def __init__(self, landscape: Landscape) -> None:
         self._landscape = landscape
