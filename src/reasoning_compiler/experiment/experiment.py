@@ -85,7 +85,7 @@ def run_experiment(
     if len(environments) != 1:
         raise UsageError("`workload`: these come from different machines or thread counts; compare them one by one")
     plan = _plan(kind, places, variants, baseline=baseline, samples=samples, seed=seed, command=command)
-    _adopt(out, plan)
+    plan = _adopt(out, plan)
     seeds = range(seed, seed + repeats)
     num_cells, num_done = len(places) * len(variants) * repeats, 0
     cells: list[Cell] = []
@@ -109,11 +109,7 @@ def run_experiment(
                 cells.append(cell)
             watch(Watched(f"{place.spec}, seed {each}: timing the winners in turns", num_done, num_cells))
             finals.append(_retime(place, variants, cells, each, out))
-            results = _stored(out) | {
-                "repeats": number + 1,
-                "cells": [c.to_json() for c in cells],
-                "finals": finals,
-            }
+            results = plan | {"repeats": number + 1, "cells": [c.to_json() for c in cells], "finals": finals}
             _write(out / RESULTS_FILE, results)
     return results
 
@@ -219,8 +215,8 @@ def _plan(
     }
 
 
-def _adopt(out: Path, plan: dict[str, Any]) -> None:
-    """Makes the folder this experiment's, or checks that it is: more workloads, methods and seeds may be added.
+def _adopt(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
+    """Returns the plan, which the folder then holds. It may add workloads, methods and seeds to what it has held.
 
     Raises:
         UsageError: it holds another experiment, or something else.
@@ -231,7 +227,7 @@ def _adopt(out: Path, plan: dict[str, Any]) -> None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(f"`{out}` holds something else; choose another folder for the results")
         _write(path, plan)
-        return
+        return plan
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         old = {variant["name"]: variant for variant in stored["variants"]}
@@ -255,12 +251,9 @@ def _adopt(out: Path, plan: dict[str, Any]) -> None:
     for name in old.keys() & new.keys():
         if old[name] != new[name]:
             raise UsageError(f"`{out}` holds results of {name} with other settings; choose another folder")
-    same = ("created",)
-    _write(path, plan | {key: stored[key] for key in same})
-
-
-def _stored(out: Path) -> dict[str, Any]:
-    return json.loads((out / PLAN_FILE).read_text(encoding="utf-8"))
+    plan |= {"created": stored["created"]}
+    _write(path, plan)
+    return plan
 
 
 def _write(path: Path, obj: dict[str, Any]) -> None:
