@@ -65,7 +65,7 @@ def run_experiment(
         variants: what is compared.
         baseline: the variant that the others are compared with.
         samples: programs that each run measures.
-        repeats: seeds.
+        repeats: seeds, at least 1.
         seed: the first one.
         out: the results folder.
         command: the command line, for the results.
@@ -76,14 +76,13 @@ def run_experiment(
         EnvironmentMismatchError: the folder is from another machine or version.
         KeyboardInterrupt: Ctrl-C; what is done is kept.
     """
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise UsageError(f"`repeats` is {repeats!r}; it must be a whole number of at least 1")
     keys = [place.key for place in places]
     if len(set(keys)) < len(keys):
         raise UsageError("`workload`: the same kernel is given twice; give each once")
-    environments = {json.dumps([p.fingerprint, p.machine.to_json()], sort_keys=True) for p in places}
-    if len(environments) != 1:
-        raise UsageError("`workload`: these come from different machines or thread counts; compare them one by one")
+    for place in places:
+        lines = differences(places[0].fingerprint, place.fingerprint)
+        if lines:
+            raise UsageError(f"`workload`: these were recorded in different environments ({'; '.join(lines)})")
     plan = _plan(kind, places, variants, baseline=baseline, samples=samples, seed=seed, command=command)
     plan = _adopt(out, plan)
     seeds = range(seed, seed + repeats)
@@ -119,21 +118,6 @@ def in_turn(variants: Sequence[Variant], number: int) -> list[Variant]:
     shift = number % len(variants)
     order = [*variants[shift:], *variants[:shift]]
     return order[::-1] if number % 2 else order
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    """Returns the results in an experiment's folder.
-
-    Raises:
-        UsageError: there are none, or they are damaged.
-    """
-    path = folder / RESULTS_FILE
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"`{folder}` holds no results: there is no {path}") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"`{path}` cannot be read ({error})") from None
 
 
 # -- cells ------------------------------------------------------------------------------------------------------------
