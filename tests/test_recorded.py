@@ -8,8 +8,8 @@ something, and each is asked alone, since one can hide what another lacks:
    drawn by chance, in how far the best so far is on average over 16 samples.
 2. The expert. The same measure for runs without the analysis' predictions, expert against chance. With them, the expert
    has no clear lead in spaces as small as these: of 16 programs that chance draws before anything is measured, the
-   analysis picks some that are as good. (Seen as they are, expert against chance: nearer by 0.054 on conv and 0.033 on
-   gemm, by 0.002 on mlp; on attention, where the analysis ranks worst, farther by 0.032.)
+   analysis picks some that are as good. (Seen as they are, expert against chance: nearer by 0.062 on conv, 0.026 on
+   gemm and 0.003 on mlp; farther by 0.014 on moe and 0.023 on attention, where the analysis ranks worst.)
 3. The tree. With nothing predicted, everything measured, and c = 0.1, how far the programs are that it goes on to
    measure, against those of chance. (With c = √2, rewards hardly count within so few samples: what chooses is the
    number of visits, and a tree that forgets to pass values up does as well.)
