@@ -169,5 +169,6 @@ def test_tvms_search_against_the_expert(tmp_path: Path, monkeypatch: Any, capsys
     assert results["baseline"] == "evolutionary"
     assert [len(cell["samples"]) for cell in results["cells"]] == [4, 4]
     (final,) = results["finals"]
-    assert set(final["secs"]) == {"evolutionary", "expert", "untuned"} and len(final["secs"]["expert"]) == 20
+    assert set(final["secs"]) == {"evolutionary", "expert", "untuned"} and len(final["secs"]["expert"]) >= 20
     assert "evolutionary (baseline)" in said.out
+    assert "[INFO]" not in said.err and said.err.count("\n") < 10
