@@ -104,6 +104,7 @@ class RecordedInstrument:
         self._landscape = landscape
         self._programs: dict[Path, Program] = {}
         self.stage_secs: dict[str, float] = {}
+        self.notices: tuple[str, ...] = ()
 
     def measure(
         self,
