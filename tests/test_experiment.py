@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +27,7 @@ from reasoning_compiler.experiment.places import Recorded
 from reasoning_compiler.experiment.tables import curves_svg, page_of, to_html, to_markdown, to_text
 from reasoning_compiler.experiment.variants import ABLATIONS, METHODS, VALUES, ablation, methods
 from reasoning_compiler.journal import read_run
-from reasoning_compiler.records import UNTUNED, Transformation
+from reasoning_compiler.records import UNTUNED, ChoiceDomain, Decision, Program, Transformation
 from reasoning_compiler.tuner import LLMSettings, Settings
 
 pytestmark = pytest.mark.tvm  # a recording is compared with the kernel of its name
@@ -55,12 +54,13 @@ def test_every_program_is_reached_by_edits_and_nothing_else_is(landscape: Landsc
         whole = Transformation((*entry.program.structure, *entry.program.decisions))
         if entry.is_legal:
             assert landscape.edit(UNTUNED, whole) == entry.program
-            assert {d.name: d.value for d in landscape.table(entry.program)} == entry.program.values
+            shown = {d.name: d.value for d in landscape.table(entry.program)}
+            assert shown.items() <= entry.program.values.items() and len(shown) > 1
         else:
             assert landscape.why_not(UNTUNED, whole)
     for edits, words in (
         ([("C.i tile", [3, 5])], "product 15 instead of 128"),
-        ([("C.k tile", [8, 64])], "there is no open decision `C.k tile`"),
+        ([("C.l tile", [8, 64])], "there is no open decision `C.l tile`"),
         ([("unroll", 16), ("unroll", 64)], "twice"),
         ([("C tiling", "upside down")], "the structure is none of"),
     ):
@@ -68,32 +68,54 @@ def test_every_program_is_reached_by_edits_and_nothing_else_is(landscape: Landsc
             landscape.edit(UNTUNED, Transformation(tuple((n, v) for n, v in edits)))
 
 
+def with_another_structure(landscape: Landscape) -> Landscape:
+    """Returns the landscape with its programs once more, under another structure that leaves out one decision."""
+    (structure,) = landscape.tables
+    site = Decision("C tiling", "structure", ChoiceDomain(("direct", "cached")), "direct")
+    table = landscape.tables[structure]
+    other = (("C tiling", "cached"),)
+    entries = dict(landscape.entries)
+    for entry in landscape.entries.values():
+        if entry.program.values["unroll"] == 0:
+            program = Program(other, tuple((n, v) for n, v in entry.program.decisions if n != "unroll"))
+            entries[program] = replace(entry, program=program)
+    tables = {structure: (site, *table), other: (site, *(d for d in table if d.name != "unroll"))}
+    return replace(landscape, tables=tables, entries=entries)
+
+
 def test_what_is_not_edited_is_carried_over(landscape: Landscape) -> None:
-    one = landscape.edit(UNTUNED, Transformation((("C.i tile", (16, 8)), ("unroll", 64))))
-    other = next(s for s in landscape.tables if s != one.structure)
-    moved = landscape.edit(one, Transformation(other))
-    assert moved.structure == other and moved.values["C.i tile"] == (16, 8) and moved.values["unroll"] == 64
+    two = with_another_structure(landscape)
+    one = two.edit(UNTUNED, Transformation((("C.i tile", (16, 8)), ("unroll", 64))))
+    moved = two.edit(one, Transformation((("C tiling", "cached"),)))
+    assert moved.values["C tiling"] == "cached" and moved.values["C.i tile"] == (16, 8) and "unroll" not in moved.values
+    back = two.edit(moved, Transformation((("C tiling", "direct"), ("unroll", 16))))
+    assert back.values == one.values | {"unroll": 16}
+    assert two.edit(moved, Transformation((("C tiling", "direct"),))).values["unroll"] == 0
+    with pytest.raises(IllegalProgramError, match="no open decision `unroll`"):
+        two.edit(moved, Transformation((("unroll", 16),)))
+    drawn = [two.sample(seed) for seed in range(100)]
+    assert {program.structure for program in drawn} == set(two.tables)
 
 
-def test_samples_are_legal_and_of_all_structures(landscape: Landscape) -> None:
+def test_samples_are_legal_and_spread(landscape: Landscape) -> None:
     drawn = [landscape.sample(seed) for seed in range(200)]
-    assert {program.structure for program in drawn} == set(landscape.tables)
     assert all(landscape.entries[program].is_legal for program in drawn) and len(set(drawn)) > 100
 
 
 def test_a_landscape_is_the_same_after_it_was_written(landscape: Landscape, tmp_path: Path) -> None:
     def rewritten(name: str) -> Path:
-        rows = [row_json(e.program, e.measurement, e.nests(), e.stores()) for e in landscape.entries.values()]
+        rows = [row_json(e.program, e.measurement, e.nests(), e.stores()) for e in some]
         write_landscape(tmp_path / name, header_json(landscape), rows)
         return tmp_path / name
 
+    some = list(landscape.entries.values())[:200]
     path = rewritten("a.landscape.gz")
     again = read_landscape(path)
     assert path.read_bytes() == rewritten("b.landscape.gz").read_bytes()
     assert again.tables == landscape.tables and again.start == landscape.start
     assert again.tile_groups == landscape.tile_groups and again.workload == landscape.workload
-    for program, entry in landscape.entries.items():
-        copy = again.entries[program]
+    for entry in some:
+        copy = again.entries[entry.program]
         assert copy.nests() == entry.nests() and (copy.stores() == entry.stores()).all()
         assert copy.measurement.latencies_secs == entry.measurement.latencies_secs
 
@@ -197,6 +219,7 @@ def test_results_of_elsewhere_are_not_mixed_with_ours(tmp_path: Path) -> None:
         (["compare", "gemm", "--repeats", "0"], "`repeats` is 0"),
         (["compare", "gemm", "--samples", "0"], "`samples` is 0"),
         (["compare", "gemm", "gemm[512,4096,1024]", "--methods", "mcts"], "the same kernel is given twice"),
+        (["compare", "gemm", str(GEMM), "--methods", "mcts"], "one after the other"),
         (["compare", "no.landscape.gz", "--methods", "mcts"], "there is no recording"),
         (["compare", "torn.landscape.gz", "--methods", "mcts"], "no recorded landscape"),
         (["compare", "short.landscape.gz", "--methods", "mcts"], "is damaged"),
@@ -383,7 +406,7 @@ def test_agreement_by_hand() -> None:
     right = agreement([[(1.0, 1.0), (2.0, 2.0), (4.0, 8.0)]])
     assert (right.tau, right.top1, right.top5) == (1.0, 1.0, 1.0) and right.error == pytest.approx(1.0)
     wrong = agreement([[(float(7 - n), float(n)) for n in range(1, 7)]])
-    assert (wrong.tau, wrong.top1, wrong.top5) == (-1.0, 0.0, 0.8)
+    assert (wrong.tau, wrong.top1, wrong.top5) == (-1.0, 0.0, pytest.approx(0.8))
     assert agreement([[(2.0, 1.0), (4.0, 2.0)]]).error == pytest.approx(2.0)
     assert agreement([[(2.0, 1.0), (4.0, 2.0)]], in_seconds=False).error is None
     # Each run is ranked by itself: what is slow in one may be fast in another.
@@ -408,11 +431,11 @@ def test_fidelity_of_runs_results_and_recordings(tmp_path: Path, landscape: Land
 
 
 def test_two_machines_are_compared(tmp_path: Path, landscape: Landscape) -> None:
-    rows = [row_json(e.program, e.measurement, e.nests(), e.stores()) for e in landscape.entries.values()]
+    some = list(landscape.entries.values())[:60]
+    rows = [row_json(e.program, e.measurement, e.nests(), e.stores()) for e in some]
     other = header_json(landscape)
     other["machine"]["name"] = "Another CPU"
     other["fingerprint"] = other["fingerprint"] | {"cpu": "Another CPU"}
     write_landscape(tmp_path / "other.landscape.gz", other, rows)
-    shutil.copy(GEMM, tmp_path)
-    _, (transfer,) = fidelity([tmp_path / GEMM.name, tmp_path / "other.landscape.gz"])
-    assert transfer.tau == 1.0 and transfer.other == "Another CPU" and transfer.num_programs == len(landscape.measured)
+    _, (transfer,) = fidelity([GEMM, tmp_path / "other.landscape.gz"])
+    assert transfer.tau == 1.0 and transfer.other == "Another CPU" and transfer.num_programs == len(some)

@@ -57,20 +57,14 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_largest_space_that_fits_is_recorded_whole() -> None:
     machine = with_threads(detect(), detect().num_cores)
-    sizes = {}
-    for most in (10, 100, 10_000):
-        made = restrict(parse(GEMM), machine, max_programs=most) if most > 50 else None
-        if made is None:
-            with pytest.raises(UsageError, match=r"`samples` is 10; the smallest space .* has \d+ programs"):
-                restrict(parse(GEMM), machine, max_programs=most)
-            continue
-        programs = list(made.programs())
-        assert len(programs) == len(set(programs)) == made.num_programs <= most
-        sizes[most] = made.num_programs
-        for program in programs[:: len(programs) // 7]:
-            edit = Transformation((*program.structure, *program.decisions))
-            assert made.space.why_not(UNTUNED, edit) or made.space.edit(UNTUNED, edit) == program
-    assert sizes[10_000] > sizes[100] > 50
+    with pytest.raises(UsageError, match=r"`samples` is 10; the smallest space .* has \d+ programs"):
+        restrict(parse(GEMM), machine, max_programs=10)
+    made = restrict(parse(GEMM), machine, max_programs=1500)
+    programs = list(made.programs())
+    assert len(programs) == len(set(programs)) == made.num_programs and 700 < made.num_programs <= 1500
+    for program in programs[::150]:
+        edit = Transformation((*program.structure, *program.decisions))
+        assert made.space.why_not(UNTUNED, edit) or made.space.edit(UNTUNED, edit) == program
 
 
 def test_what_is_too_large_has_decisions_fixed() -> None:
@@ -121,11 +115,12 @@ def test_the_landscapes_of_the_tests_fit_their_kernels(path: Path) -> None:
     workload = parse(landscape.workload.spec)
     assert workload.key == landscape.workload.key
     assert path.stat().st_size < 1_000_000 and len(landscape.measured) > 250
-    fits = restrict(workload, landscape.machine, max_programs=landscape.about["samples"])
-    assert fits.tiling == landscape.tiling and fits.tables.keys() == landscape.tables.keys()
-    for entry in list(landscape.entries.values())[:6]:
-        edit = Transformation((*entry.program.structure, *entry.program.decisions))
-        assert (fits.space.why_not(UNTUNED, edit) is None) == entry.is_legal
+    if landscape.workload.name == "gemm":
+        fits = restrict(workload, landscape.machine, max_programs=landscape.about["samples"])
+        assert fits.tiling == landscape.tiling and fits.tables == landscape.tables and fits.start == landscape.start
+        for entry in list(landscape.entries.values())[:6]:
+            edit = Transformation((*entry.program.structure, *entry.program.decisions))
+            assert (fits.space.why_not(UNTUNED, edit) is None) == entry.is_legal
 
 
 # -- comparing on hardware --------------------------------------------------------------------------------------------
@@ -174,5 +169,6 @@ def test_tvms_search_against_the_expert(tmp_path: Path, monkeypatch: Any, capsys
     assert results["baseline"] == "evolutionary"
     assert [len(cell["samples"]) for cell in results["cells"]] == [4, 4]
     (final,) = results["finals"]
-    assert set(final["secs"]) == {"evolutionary", "expert", "untuned"} and len(final["secs"]["expert"]) == 20
+    assert set(final["secs"]) == {"evolutionary", "expert", "untuned"} and len(final["secs"]["expert"]) >= 20
     assert "evolutionary (baseline)" in said.out
+    assert "[INFO]" not in said.err and said.err.count("\n") < 10

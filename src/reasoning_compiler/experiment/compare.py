@@ -10,6 +10,7 @@ from typing import Any
 from reasoning_compiler.errors import JournalError, UsageError
 from reasoning_compiler.experiment import variants
 from reasoning_compiler.experiment.experiment import Watched, run_experiment
+from reasoning_compiler.experiment.landscape_file import is_landscape
 from reasoning_compiler.experiment.places import Recorded, open_place
 from reasoning_compiler.experiment.tables import curves_svg, page_of, to_html, to_text
 from reasoning_compiler.experiment.variants import BASELINE, Variant
@@ -111,6 +112,8 @@ def _run(
             from reasoning_compiler.tuner.model import Model
 
             Model(variant.settings)  # says now what is wrong with the model, its key or its budget
+    if len({is_landscape(text) for text in workloads}) > 1:
+        raise UsageError("`workloads` has recordings and workloads to be measured; compare them one after the other")
     places = [open_place(text, settings) for text in workloads]
     for place in places:
         for variant in chosen:

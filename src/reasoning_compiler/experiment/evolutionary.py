@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from reasoning_compiler.errors import NothingMeasuredError
-from reasoning_compiler.machine import detect, import_tvm, tvm_target
+from reasoning_compiler.machine import detect, import_tvm, quiet_logging, tvm_target
 
 
 def evolutionary(
@@ -56,7 +56,7 @@ def evolutionary(
     space = "post-order-apply" if rules is None else ms.space_generator.PostOrderApply(sch_rules=rules)
     started = time.perf_counter()
     try:
-        with tempfile.TemporaryDirectory() as work_dir:
+        with tempfile.TemporaryDirectory() as work_dir, quiet_logging():
             database = ms.tune_tir(
                 workload.mod,
                 target,

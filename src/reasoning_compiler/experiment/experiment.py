@@ -65,7 +65,7 @@ def run_experiment(
         variants: what is compared.
         baseline: the variant that the others are compared with.
         samples: programs that each run measures.
-        repeats: seeds.
+        repeats: seeds, at least 1.
         seed: the first one.
         out: the results folder.
         command: the command line, for the results.
@@ -76,16 +76,15 @@ def run_experiment(
         EnvironmentMismatchError: the folder is from another machine or version.
         KeyboardInterrupt: Ctrl-C; what is done is kept.
     """
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise UsageError(f"`repeats` is {repeats!r}; it must be a whole number of at least 1")
     keys = [place.key for place in places]
     if len(set(keys)) < len(keys):
         raise UsageError("`workload`: the same kernel is given twice; give each once")
-    environments = {json.dumps([p.fingerprint, p.machine.to_json()], sort_keys=True) for p in places}
-    if len(environments) != 1:
-        raise UsageError("`workload`: these come from different machines or thread counts; compare them one by one")
+    for place in places:
+        lines = differences(places[0].fingerprint, place.fingerprint)
+        if lines:
+            raise UsageError(f"`workload`: these were recorded in different environments ({'; '.join(lines)})")
     plan = _plan(kind, places, variants, baseline=baseline, samples=samples, seed=seed, command=command)
-    _adopt(out, plan)
+    plan = _adopt(out, plan)
     seeds = range(seed, seed + repeats)
     num_cells, num_done = len(places) * len(variants) * repeats, 0
     cells: list[Cell] = []
@@ -109,11 +108,7 @@ def run_experiment(
                 cells.append(cell)
             watch(Watched(f"{place.spec}, seed {each}: timing the winners in turns", num_done, num_cells))
             finals.append(_retime(place, variants, cells, each, out))
-            results = _stored(out) | {
-                "repeats": number + 1,
-                "cells": [c.to_json() for c in cells],
-                "finals": finals,
-            }
+            results = plan | {"repeats": number + 1, "cells": [c.to_json() for c in cells], "finals": finals}
             _write(out / RESULTS_FILE, results)
     return results
 
@@ -123,21 +118,6 @@ def in_turn(variants: Sequence[Variant], number: int) -> list[Variant]:
     shift = number % len(variants)
     order = [*variants[shift:], *variants[:shift]]
     return order[::-1] if number % 2 else order
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    """Returns the results in an experiment's folder.
-
-    Raises:
-        UsageError: there are none, or they are damaged.
-    """
-    path = folder / RESULTS_FILE
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"`{folder}` holds no results: there is no {path}") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"`{path}` cannot be read ({error})") from None
 
 
 # -- cells ------------------------------------------------------------------------------------------------------------
@@ -219,8 +199,8 @@ def _plan(
     }
 
 
-def _adopt(out: Path, plan: dict[str, Any]) -> None:
-    """Makes the folder this experiment's, or checks that it is: more workloads, methods and seeds may be added.
+def _adopt(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
+    """Returns the plan, which the folder then holds. It may add workloads, methods and seeds to what it has held.
 
     Raises:
         UsageError: it holds another experiment, or something else.
@@ -231,7 +211,7 @@ def _adopt(out: Path, plan: dict[str, Any]) -> None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(f"`{out}` holds something else; choose another folder for the results")
         _write(path, plan)
-        return
+        return plan
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         old = {variant["name"]: variant for variant in stored["variants"]}
@@ -255,12 +235,9 @@ def _adopt(out: Path, plan: dict[str, Any]) -> None:
     for name in old.keys() & new.keys():
         if old[name] != new[name]:
             raise UsageError(f"`{out}` holds results of {name} with other settings; choose another folder")
-    same = ("created",)
-    _write(path, plan | {key: stored[key] for key in same})
-
-
-def _stored(out: Path) -> dict[str, Any]:
-    return json.loads((out / PLAN_FILE).read_text(encoding="utf-8"))
+    plan |= {"created": stored["created"]}
+    _write(path, plan)
+    return plan
 
 
 def _write(path: Path, obj: dict[str, Any]) -> None:

@@ -147,7 +147,7 @@ def of_landscape(landscape: Landscape, *, seed: int = 0) -> Fidelity:
             surrogate.learn(known[:upto])
         predicted = surrogate.predict(asked, [None] * len(asked))
         pairs = [(p, secs) for p, (_, secs) in zip(predicted, known[num:], strict=True)]
-        stages.append(Stage(f"{num} seen", agreement([pairs], in_seconds=num > 0)))
+        stages.append(Stage(f"{num} seen", agreement([pairs])))
     return Fidelity(landscape.workload.spec, landscape.machine.name, "recording", stages[-1].agreement, tuple(stages))
 
 

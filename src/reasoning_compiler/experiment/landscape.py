@@ -143,8 +143,11 @@ class Landscape:
             edits[name] = as_value(value)
         structure = self._structure(base, edits)
         open_ = {decision.name: decision for decision in self.tables[structure]}
+        fixed = dict(structure) | dict(self._plain[structure])
         for name, value in edits.items():
             if name not in open_:
+                if fixed.get(name) == value:
+                    continue
                 known = ", ".join(f"`{n}`" for n in open_)
                 raise IllegalProgramError(f"there is no open decision `{name}` in this recording; there are {known}")
             why = open_[name].domain.why_not(value)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from reasoning_compiler.deploy.best import LIBRARY_FILE
 from reasoning_compiler.errors import Interrupted, NothingMeasuredError, ReasoningCompilerError, UsageError
 from reasoning_compiler.experiment.cell import Cell, cell_of
 from reasoning_compiler.experiment.landscape_file import is_landscape, read_landscape
@@ -18,7 +19,7 @@ from reasoning_compiler.journal import JOURNAL_FILE, read_run
 from reasoning_compiler.records import Machine, Measurement
 from reasoning_compiler.tuner.settings import Progress, Settings
 
-LIBRARY = Path("best") / "kernel.so"
+LIBRARY = Path("best") / LIBRARY_FILE
 _ROUNDS, _ROUNDS_SECS = 20, 20.0  # of timing the winners of one seed against each other
 _SPACE_SEED = 1_000_003  # where our space is TVM's own, the two methods must differ in what they draw
 

@@ -98,12 +98,13 @@ class RecordedParts(Parts):
 
 
 class RecordedInstrument:
-    """Says of a program what was recorded of it; see `Instrument`. What is slow is not cut: it is known in full."""
+    """Says of a program what was recorded of it; see `Instrument`. Nothing is cut: it is known already."""
 
     def __init__(self, landscape: Landscape) -> None:
         self._landscape = landscape
         self._programs: dict[Path, Program] = {}
         self.stage_secs: dict[str, float] = {}
+        self.notices: tuple[str, ...] = ()
 
     def measure(
         self,

@@ -70,7 +70,7 @@ def page_of(results: dict[str, Any]) -> Page:
     if len(words) > 2:
         words += ("The p-values are adjusted for how many methods are compared (Holm).",)
     return Page(
-        title=" and ".join(outcome.variants) if len(outcome.variants) < 3 else f"{len(outcome.variants)} compared",
+        title=f"{', '.join(outcome.variants)} on {', '.join(outcome.workloads)}",
         facts=_facts(results, outcome),
         tables=tuple(tables),
         words=words,
