@@ -16,8 +16,8 @@ from typing import Any
 from faulty_kernels import WRONG, module
 from measure_kernels import scheduled, target, tvm
 from reasoning_compiler.machine import use_threads
-from reasoning_compiler.measure.bench import _Data as Data
 from reasoning_compiler.measure.builder import build
+from reasoning_compiler.measure.data import Data
 from reasoning_compiler.measure.racing import Race
 from reasoning_compiler.measure.runner import Runner
 from reasoning_compiler.measure.serving import Refused
