@@ -176,6 +176,7 @@ class _killing:
     """Kills workers from outside while they are at work."""
 
     def __init__(self, instrument: Instrument, who: str) -> None:
+        instrument._bench.wait_until_ready()  # else it is one that is being replaced who gets killed
         pids = {"": [], "runner": instrument.pids[:1], "builders": instrument.pids[1:]}[who]
         self._timer = threading.Timer(0.5, lambda: [os.kill(pid, signal.SIGKILL) for pid in pids])
         self._pids, self._stops = pids, who == "builders"
