@@ -111,7 +111,7 @@ def _spread(found: dict[str, float]) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 99.5 else f"{value:.2g}" if value < 9.95 else f"{value:.3g}"
+    return f"{value:.0f}" if value >= 99.5 else f"{value:.3g}"
 
 
 if __name__ == "__main__":
