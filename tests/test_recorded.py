@@ -31,8 +31,8 @@ from reasoning_compiler.experiment.cell import Cell, cell_of
 from reasoning_compiler.experiment.landscape import Landscape
 from reasoning_compiler.experiment.landscape_file import read_landscape
 from reasoning_compiler.experiment.recorded import search
-from reasoning_compiler.experiment.significance import paired
 from reasoning_compiler.experiment.variants import methods
+from reasoning_compiler.paired import paired
 from reasoning_compiler.search.config import SearchConfig
 from reasoning_compiler.tuner.settings import Settings
 
