@@ -311,6 +311,12 @@ def test_an_ablation_on_a_recording(tmp_path: Path) -> None:
     assert off == 1.0 and on < 0.1
 
 
+def test_variants_with_dots_in_their_names_are_runs_of_their_own(tmp_path: Path) -> None:
+    results = ablate([str(GEMM)], "exploration", ["0", "0.1", "0.5"], settings=SMALL, repeats=2, out=tmp_path / "out")
+    made = [(cell["variant"], cell["seed"]) for cell in results["cells"]]
+    assert len(made) == len(set(made)) == 6 == len(list((tmp_path / "out" / "cells").glob("*.json")))
+
+
 # -- tables -----------------------------------------------------------------------------------------------------------
 
 

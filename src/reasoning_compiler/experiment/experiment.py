@@ -134,7 +134,7 @@ def _run(
     watch: Callable[[Progress], None],
 ) -> Cell:
     folder = _folder(out, place, variant.name, seed)
-    record = folder.with_suffix(".json")
+    record = folder.with_name(f"{folder.name}.json")  # a variant's name may hold dots
     if record.exists():
         return Cell.from_json(json.loads(record.read_text(encoding="utf-8")))
     try:
