@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import mean
 
 import pytest
 from fake_server import FakeServer, Script
@@ -18,7 +17,9 @@ from reasoning_compiler.experiment.outcome import Outcome
 from reasoning_compiler.experiment.tables import page_of, to_text
 from reasoning_compiler.journal import read_run
 from reasoning_compiler.measure import instrument
+from reasoning_compiler.proposer.llm.transcript import read_transcript
 from reasoning_compiler.tuner import LLMSettings, Settings, tune
+from reasoning_compiler.tuner.model import TRANSCRIPT_FILE
 
 pytestmark = [pytest.mark.tvm, pytest.mark.filterwarnings("ignore:coroutine.*never awaited")]
 
@@ -55,10 +56,12 @@ def test_context_depth_is_what_the_prompts_tell(tmp_path: Path) -> None:
             repeats=1,
             out=tmp_path / "out",
         )
-    sizes = [sum(len(message["content"]) for message in request["messages"]) for request in server.requests]
-    without, deep = (cell["calls"] for cell in results["cells"])
-    assert without + deep <= len(sizes)  # what is under way when a run ends is not counted
-    assert mean(sizes[:without]) < mean(sizes[-deep:])
+    assert [variant["settings"]["llm"]["context_depth"] for variant in results["variants"]] == [0, 5]
+    longest = {}
+    for depth in (0, 5):
+        (path,) = (tmp_path / "out" / "cells").glob(f"*context-depth={depth}-0/{TRANSCRIPT_FILE}")
+        longest[depth] = max(sum(len(m.text) for m in exchange.messages) for exchange in read_transcript(path))
+    assert longest[5] > longest[0]
 
 
 def test_the_fallback_that_is_asked_for_stands_in(tmp_path: Path) -> None:
