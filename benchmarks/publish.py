@@ -55,6 +55,8 @@ def main() -> None:
 def keep(name: str, path: Path) -> None:
     """Copies results into benchmarks/results/."""
     source = path / "results.json" if path.is_dir() else path
+    if not source.exists():
+        raise SystemExit(f"`{path}` holds no results")
     record = json.loads(source.read_text(encoding="utf-8"))
     if "command" not in record:
         raise SystemExit(f"`{path}` does not say by which command it was made")
