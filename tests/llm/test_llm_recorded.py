@@ -82,7 +82,7 @@ def test_names_only_asks_as_the_paper_does_and_draws_the_values(
         run = tune(
             "gemm[64,64,64]",
             out=tmp_path / "run",
-            settings=Settings(samples=12, batch=2, llm=model(server, names_only=True)),
+            settings=Settings(samples=24, batch=2, llm=model(server, names_only=True)),
         ).run
     ours = [step for step in run.steps if step.proposer == "paper"]
     assert ours and all(step.transformation is not None for step in ours)

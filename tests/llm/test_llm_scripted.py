@@ -96,8 +96,9 @@ class Contest:
                 check=self.why_not,
                 fallback=stand_in,
             )
+            most = int(share * SAMPLES)
             thinker = Thinker(
-                search, proposer, concurrency=4, children=4, stand_in=stand_in if share else None, stand_in_share=share
+                search, proposer, concurrency=4, children=4, stand_in=stand_in if share else None, max_stood_in=most
             )
             thinker.first_look()
             best = self.best(thinker, search)

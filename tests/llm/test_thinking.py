@@ -75,7 +75,7 @@ class Slow:
 class Rig:
     """A search, a thinker over it, and what was refused."""
 
-    def __init__(self, proposer: Slow, *, stand_in: bool = True, share: float = 0.5, **options: Any) -> None:
+    def __init__(self, proposer: Slow, *, stand_in: bool = True, most: int = 12, **options: Any) -> None:
         self.refused: list[tuple[int, str, Transformation | None, str]] = []
         space = ToySpace()
         expert = RandomProposer(space)
@@ -89,7 +89,7 @@ class Rig:
         )
         given = {"concurrency": 3, "children": 4} | options
         self.thinker = Thinker(
-            self.search, proposer, stand_in=expert if stand_in else None, stand_in_share=share, **given
+            self.search, proposer, stand_in=expert if stand_in else None, max_stood_in=most, **given
         )
 
     def round(self, num: int = 4) -> list[str]:
@@ -132,7 +132,7 @@ def test_the_hardware_has_work_while_the_model_thinks(close: Any) -> None:
 
 def test_the_stand_in_leaves_the_model_its_share(close: Any) -> None:
     slow = Slow(gate=True)
-    rig = Rig(slow, share=0.5)
+    rig = Rig(slow, most=8)
     close(rig)
     assert [rig.round() for _ in range(2)] == [["random"] * 4] * 2
     threading.Timer(0.2, lambda: slow.permits.release(100)).start()
@@ -166,7 +166,7 @@ def test_only_what_has_been_measured_is_asked_about_and_once_at_a_time(close: An
 
 def test_answers_that_come_late_are_taken_in(close: Any) -> None:
     slow = Slow(gate=True)
-    rig = Rig(slow, share=0.9)
+    rig = Rig(slow, most=100)
     close(rig)
     for _ in range(4):
         rig.round()

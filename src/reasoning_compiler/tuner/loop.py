@@ -72,7 +72,7 @@ class Loop:
         self._search = parts.search(self._added, self._rejected, self._expanded)
         self._model = model
         self._proposer = model.proposer(parts, journal.folder, parts.proposer) if model else None
-        self._thinker = self._make_thinker()
+        self._thinker: Thinker | None = None
         self._recorded = recorded
         self._repeat: Repeat | None = None
         self._noticed = [0, 0]  # of the model's notices, and of the instrument's
@@ -100,6 +100,7 @@ class Loop:
             batch = self._replay(earlier) if earlier and earlier.steps else self._begin()
             if self._recorded is not None:
                 self._repeat = Repeat(self._recorded, self._search, done=earlier)
+            self._thinker = self._make_thinker()
             if self._thinker is not None:
                 self._thinker.first_look()
             if self._parts.workload.reference is None:
@@ -229,7 +230,7 @@ class Loop:
             concurrency=1 if paper else llm.max_concurrent_calls,
             children=llm.children,
             stand_in=None if paper or llm.expert_share == 0 else self._parts.proposer,
-            stand_in_share=llm.expert_share,
+            max_stood_in=int(llm.expert_share * (self._parts.settings.samples - self._num_samples)),
             settled=not paper,
         )
 

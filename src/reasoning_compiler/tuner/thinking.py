@@ -51,7 +51,8 @@ class Thinker:
         concurrency: nodes under way at once.
         children: transformations asked for at once.
         stand_in: the quick one; None to wait instead.
-        stand_in_share: most of the programs asked for that may be the stand-in's, in [0, 1).
+        max_stood_in: most of the programs picked that may be the stand-in's. It may use them all while the first
+            answers are under way: later, more of them come at once.
         settled: ask only about programs that have been measured, one question about each at a time; otherwise about
             any, and for as many programs more than are measured as the search's configuration says.
     """
@@ -64,16 +65,15 @@ class Thinker:
         concurrency: int,
         children: int,
         stand_in: Proposer | None,
-        stand_in_share: float,
+        max_stood_in: int,
         settled: bool = True,
     ) -> None:
         self._search, self._proposer = search, proposer
         self._concurrency, self._children = concurrency, children
-        self._stand_in, self._stand_in_share = stand_in, stand_in_share
+        self._stand_in, self._max_stood_in = stand_in, max_stood_in
         self._settled = settled
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="proposer")
         self._under_way: list[tuple[Expansion, Future[Proposal]]] = []
-        self._num_asked = 0
         self._num_stood_in = 0
         self.waited_secs = 0.0
 
@@ -107,7 +107,6 @@ class Thinker:
         while self._wants_more(num) and (self._fill() or self._wait()):
             self.tend()
         picked = self._search.pick(num)
-        self._num_asked += len(picked)
         stand_in = self._stand_in.name if self._stand_in else None
         self._num_stood_in += sum(step.proposer == stand_in for step in picked)
         return picked
@@ -156,7 +155,7 @@ class Thinker:
 
     def _fill(self) -> bool:
         """Lets the stand-in expand one node; returns whether there is more to try."""
-        if self._stand_in is None or self._num_stood_in > self._stand_in_share * (self._num_asked + self._children):
+        if self._stand_in is None or self._num_stood_in >= self._max_stood_in:
             return False
         expansion = self._search.next_expansion(max_num=self._children)
         if expansion is None:

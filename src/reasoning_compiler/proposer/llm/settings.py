@@ -38,7 +38,7 @@ class LLMSettings:
         seed: given to the providers that take one.
         stream: read answers as they are written.
         children: transformations asked for in one call.
-        expert_share: most of the measured programs that the expert may propose while the model thinks, in [0, 1).
+        expert_share: most of the samples that the expert may fill in while the model thinks, in [0, 1).
         names_only: the model names transformations, as in the paper, and chance draws their values.
 
     Raises:
