@@ -1,4 +1,4 @@
-"""The command's front door: `tune` and `resume` work in a process of their own, over which this one watches.
+"""`tune` and `resume` work in a process of their own, over which this one watches.
 
 TVM may end the process that applies a schedule (see risk.py). The watcher then puts into the journal what TVM was asked
 to do and starts the next process, which goes on with the run as after a kill, and refuses what the last one died of.
@@ -28,8 +28,6 @@ from reasoning_compiler.errors import CrashedError, ReasoningCompilerError
 from reasoning_compiler.lifeline import follow_the_parent
 from reasoning_compiler.risk import Crash, Note, has_ended, keep
 
-_WATCHED = ("tune", "resume")
-_HELP = ("--help", "-h")
 _QUIET = ("--json", "--quiet", "-q")
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGSYS, signal.SIGTRAP)
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -46,38 +44,13 @@ work([int(fd) for fd in sys.argv[2].split(",")], sys.argv[3:])
 """
 
 
-def main() -> None:
-    """Runs the command line and exits with its code."""
-    arguments = sys.argv[1:]
-    command = next((each for each in arguments if not each.startswith("-")), "")
-    if command in _WATCHED and not set(_HELP) & set(arguments):
-        sys.exit(_watch(arguments, command))
-    from reasoning_compiler.cli.main import main as run
+def watch(arguments: list[str], command: str) -> int:
+    """Returns the exit code of a command line, after as many processes as it took.
 
-    run()
-
-
-def work(fds: Sequence[int], arguments: list[str]) -> None:
-    """Runs the command line as the process that is watched over."""
-    *note_fds, alive_fd, lifeline_fd = fds
-    for fd in (*note_fds, alive_fd):
-        os.set_inheritable(fd, False)
-    follow_the_parent(lifeline_fd)
-    keep(Note(*note_fds))
-    sys.argv = ["reasonc", *arguments]
-    from reasoning_compiler.cli.main import main as run
-
-    try:
-        run()
-    except SystemExit as stop:
-        with suppress(OSError):
-            sys.stdout.flush()
-        has_ended(stop.code if isinstance(stop.code, int) else 0)
-        raise
-
-
-def _watch(arguments: list[str], command: str) -> int:
-    """Returns the exit code of a command, after as many processes as it took."""
+    Args:
+        arguments: the command line without the program's name.
+        command: which of them is the command.
+    """
     options = arguments[: arguments.index(command)]
     flags = [each for each in arguments if each in _QUIET]
     crashes: list[Crash] = []
@@ -107,6 +80,25 @@ def _watch(arguments: list[str], command: str) -> int:
             left_out = "; what it was applying is left out" if risk else ""
             _say(f"TVM ended the process ({how}){left_out}, and the run goes on", 0)
         arguments = [*options, "resume", folder, *flags]
+
+
+def work(fds: Sequence[int], arguments: list[str]) -> None:
+    """Runs the command line as the process that is watched over."""
+    *note_fds, alive_fd, lifeline_fd = fds
+    for fd in (*note_fds, alive_fd):
+        os.set_inheritable(fd, False)
+    follow_the_parent(lifeline_fd)
+    keep(Note(*note_fds))
+    sys.argv = ["reasonc", *arguments]
+    from reasoning_compiler.cli.main import main as run
+
+    try:
+        run()
+    except SystemExit as stop:
+        with suppress(OSError):
+            sys.stdout.flush()
+        has_ended(stop.code if isinstance(stop.code, int) else 0)
+        raise
 
 
 def _run(arguments: list[str], note: Note, signals: _Signals) -> tuple[int, bool]:
