@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from typing import Annotated
 
 import typer
 
-from reasoning_compiler.cli.compare import Out, Repeats, Samples, Seed, Threads, Timeout, Workloads
+from reasoning_compiler.cli.compare import Out, Repeats, Samples, Seed, Workloads
 from reasoning_compiler.cli.experimenting import conduct
 from reasoning_compiler.cli.model_options import (
     ApiKeyEnv,
@@ -19,7 +17,7 @@ from reasoning_compiler.cli.model_options import (
     PriceOption,
     model_settings,
 )
-from reasoning_compiler.cli.tune import Json, Quiet
+from reasoning_compiler.cli.options import Json, Quiet, Threads, Timeout, command_line
 from reasoning_compiler.errors import UsageError
 
 _ALL = "all"
@@ -102,7 +100,7 @@ def ablate(
             repeats=repeats,
             llm=model,
             out=folder,
-            command=shlex.join(["reasonc", *sys.argv[1:]]),
+            command=command_line(),
             watch=watch,
         ),
         folder=folder,

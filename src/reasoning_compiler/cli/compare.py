@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +17,7 @@ from reasoning_compiler.cli.model_options import (
     PriceOption,
     model_settings,
 )
-from reasoning_compiler.cli.tune import Json, Quiet
+from reasoning_compiler.cli.options import Batch, Json, Quiet, Threads, Timeout, command_line
 
 Workloads = Annotated[
     list[str],
@@ -28,8 +26,6 @@ Workloads = Annotated[
 Samples = Annotated[int, typer.Option(help="Programs that each run measures.")]
 Repeats = Annotated[int, typer.Option(help="Runs of each, with seeds one after the other.")]
 Seed = Annotated[int, typer.Option(help="The first seed.")]
-Threads = Annotated[int | None, typer.Option(help="Threads to use; all physical cores if not given.")]
-Timeout = Annotated[float, typer.Option(help="Seconds that one program may take.")]
 Out = Annotated[
     Path | None,
     typer.Option(help="The folder of results, also of those to go on with; a new one in experiments/ if not given."),
@@ -49,7 +45,7 @@ def compare(
     samples: Samples = 64,
     repeats: Repeats = 3,
     seed: Seed = 0,
-    batch: Annotated[int, typer.Option(help="Programs measured between two looks at the tree.")] = 4,
+    batch: Batch = 4,
     threads: Threads = None,
     timeout: Timeout = 30.0,
     out: Out = None,
@@ -88,7 +84,7 @@ def compare(
             llm=model,
             replays=replay or (),
             out=folder,
-            command=shlex.join(["reasonc", *sys.argv[1:]]),
+            command=command_line(),
             watch=watch,
         ),
         folder=folder,

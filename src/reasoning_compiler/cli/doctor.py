@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reasoning_compiler.cli.tune import Json
+from reasoning_compiler.cli.options import Json
 
 if TYPE_CHECKING:
     from reasoning_compiler.proposer.llm.calls import Reply

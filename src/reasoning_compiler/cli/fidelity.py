@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json as json_module
-import shlex
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reasoning_compiler.cli.tune import Json
+from reasoning_compiler.cli.options import Json, command_line
 
 if TYPE_CHECKING:
     from reasoning_compiler.experiment.fidelity import Agreement
@@ -32,10 +30,9 @@ def fidelity(
 
     found, transfers = measure_fidelity(paths)
     if json:
-        command = shlex.join(["reasonc", *sys.argv[1:]])
         record = {
             "kind": "fidelity",
-            "command": command,
+            "command": command_line(),
             "kernels": [asdict(f) for f in found],
             "machines": [asdict(t) for t in transfers],
         }

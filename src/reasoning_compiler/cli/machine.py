@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from reasoning_compiler.cli.tune import Json
+from reasoning_compiler.cli.options import Json
 
 
 def register(app: typer.Typer) -> None:

@@ -1,8 +1,8 @@
-"""The options of a language model that several commands share."""
+"""The options of a language model that several commands share, and its settings made of them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,30 +11,31 @@ from reasoning_compiler.errors import UsageError
 if TYPE_CHECKING:
     from reasoning_compiler.tuner import LLMSettings
 
-_LLM = {"rich_help_panel": "Language model"}
+LLM_PANEL = {"rich_help_panel": "Language model"}
 
-Llm = Annotated[str | None, typer.Option("--llm", help="A model, as openai:gpt-4o-mini, ollama:….", **_LLM)]
-BaseUrl = Annotated[str | None, typer.Option(help="An OpenAI-compatible server of your own.", **_LLM)]
+Llm = Annotated[
+    str | None,
+    typer.Option("--llm", help="A model, as openai:gpt-4o-mini, anthropic:…, google:…, ollama:….", **LLM_PANEL),
+]
+BaseUrl = Annotated[str | None, typer.Option(help="An OpenAI-compatible server of your own.", **LLM_PANEL)]
 ApiKeyEnv = Annotated[
-    str | None, typer.Option(help="The environment variable with the key, if not the usual one.", **_LLM)
+    str | None, typer.Option(help="The environment variable with the key, if not the usual one.", **LLM_PANEL)
 ]
-BudgetUsd = Annotated[float | None, typer.Option(help="US dollars at most, for each run.", **_LLM)]
-MaxLlmCalls = Annotated[int | None, typer.Option(help="Calls at most, for each run.", **_LLM)]
+BudgetUsd = Annotated[float | None, typer.Option(help="US dollars at most, for each run.", **LLM_PANEL)]
+MaxLlmCalls = Annotated[int | None, typer.Option(help="Calls at most, for each run.", **LLM_PANEL)]
 PriceOption = Annotated[
-    str | None, typer.Option("--price", help="IN/OUT in US dollars per million tokens, if it is not known.", **_LLM)
+    str | None,
+    typer.Option("--price", help="IN/OUT in US dollars per million tokens, if it is not known.", **LLM_PANEL),
 ]
 
 
-def model_settings(
-    llm: str | None,
-    *,
-    base_url: str | None,
-    api_key_env: str | None,
-    budget_usd: float | None,
-    max_llm_calls: int | None,
-    price: str | None,
-) -> LLMSettings | None:
+def model_settings(llm: str | None, *, base_url: str | None, **options: Any) -> LLMSettings | None:
     """Returns the settings of the model that was asked for; None where there is none.
+
+    Args:
+        llm: the model.
+        base_url: of a server of the user's own.
+        options: further fields of `LLMSettings`.
 
     Raises:
         UsageError: a server without a model.
@@ -45,11 +46,4 @@ def model_settings(
         if base_url is not None:
             raise UsageError("`--base-url` needs a model: give `--llm NAME` as the server calls it")
         return None
-    return LLMSettings(
-        model=llm,
-        base_url=base_url,
-        api_key_env=api_key_env,
-        budget_usd=budget_usd,
-        max_llm_calls=max_llm_calls,
-        price=price,
-    )
+    return LLMSettings(model=llm, base_url=base_url, **options)

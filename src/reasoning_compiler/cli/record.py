@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reasoning_compiler.cli.compare import Threads
 from reasoning_compiler.cli.experimenting import stop
-from reasoning_compiler.cli.tune import Quiet
+from reasoning_compiler.cli.options import Quiet, Threads, command_line
 
 if TYPE_CHECKING:
     from reasoning_compiler.experiment.record import Recording
@@ -55,7 +53,7 @@ def record(
             out=out,
             threads=threads,
             seed=seed,
-            command=shlex.join(["reasonc", *sys.argv[1:]]),
+            command=command_line(),
             on_progress=show,
         )
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from reasoning_compiler.cli.tune import Json
+from reasoning_compiler.cli.options import Json
 from reasoning_compiler.cli.watch import json_text
 
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from reasoning_compiler.cli.tune import Json, Key, Quiet, Rpc
+from reasoning_compiler.cli.options import Json, Quiet
+from reasoning_compiler.cli.tune import Key, Rpc
 from reasoning_compiler.cli.watch import conduct
 
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from reasoning_compiler.cli.model_options import LLM_PANEL, ApiKeyEnv, BaseUrl, Llm, PriceOption, model_settings
+from reasoning_compiler.cli.options import Batch, Json, Quiet, Threads, Timeout, command_line
 from reasoning_compiler.cli.watch import conduct
-from reasoning_compiler.errors import UsageError
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end, and nothing else.")]
 _DEVICES = {"rich_help_panel": "Other machines"}
-_LLM = {"rich_help_panel": "Language model"}
 Rpc = Annotated[str | None, typer.Option(help="Measure on the devices of this RPC tracker, as HOST:PORT.", **_DEVICES)]
 Key = Annotated[str | None, typer.Option(help="The name under which the devices have registered.", **_DEVICES)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -41,10 +37,10 @@ def tune(
         str, typer.Option(help="Who proposes without a model: expert, random, or replay:RUN to do a run again.")
     ] = "expert",
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
-    batch: Annotated[int, typer.Option(help="Programs measured between two looks at the tree.")] = 4,
-    threads: Annotated[int | None, typer.Option(help="Threads to use; all physical cores if not given.")] = None,
+    batch: Batch = 4,
+    threads: Threads = None,
     target: Annotated[str | None, typer.Option(help="The TVM target, as JSON; the machine's own if not given.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds that one program may take.")] = 30.0,
+    timeout: Timeout = 30.0,
     flush_cache: Annotated[bool, typer.Option("--flush-cache", help="Empty the caches before each timing.")] = False,
     out: Annotated[Path | None, typer.Option(help="The run folder; a new one under runs/ if not given.")] = None,
     preset: Annotated[str, typer.Option(help="default, or paper for the paper's own method.")] = "default",
@@ -54,36 +50,28 @@ def tune(
         str | None,
         typer.Option(help="What the devices are (`reasonc machine --preset list`), if not as this one.", **_DEVICES),
     ] = None,
-    llm: Annotated[
-        str | None, typer.Option(help="A model, as openai:gpt-4o-mini, anthropic:…, google:…, ollama:….", **_LLM)
-    ] = None,
-    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server of your own.", **_LLM)] = None,
-    api_key_env: Annotated[
-        str | None, typer.Option(help="The environment variable with the key, if not the usual one.", **_LLM)
-    ] = None,
-    context_depth: Annotated[int, typer.Option(help="Ancestors that a prompt tells of.", **_LLM)] = 2,
-    budget_usd: Annotated[float | None, typer.Option(help="US dollars at most.", **_LLM)] = None,
-    budget_tokens: Annotated[int | None, typer.Option(help="Tokens at most.", **_LLM)] = None,
-    max_llm_calls: Annotated[int | None, typer.Option(help="Calls at most.", **_LLM)] = None,
-    price: Annotated[
-        str | None, typer.Option(help="IN/OUT in US dollars per million tokens, if it is not known.", **_LLM)
-    ] = None,
-    llm_timeout: Annotated[float, typer.Option(help="Seconds that one call may take.", **_LLM)] = 120.0,
-    llm_concurrency: Annotated[int, typer.Option(help="Calls under way at once.", **_LLM)] = 4,
+    llm: Llm = None,
+    base_url: BaseUrl = None,
+    api_key_env: ApiKeyEnv = None,
+    context_depth: Annotated[int, typer.Option(help="Ancestors that a prompt tells of.", **LLM_PANEL)] = 2,
+    budget_usd: Annotated[float | None, typer.Option(help="US dollars at most.", **LLM_PANEL)] = None,
+    budget_tokens: Annotated[int | None, typer.Option(help="Tokens at most.", **LLM_PANEL)] = None,
+    max_llm_calls: Annotated[int | None, typer.Option(help="Calls at most.", **LLM_PANEL)] = None,
+    price: PriceOption = None,
+    llm_timeout: Annotated[float, typer.Option(help="Seconds that one call may take.", **LLM_PANEL)] = 120.0,
+    llm_concurrency: Annotated[int, typer.Option(help="Calls under way at once.", **LLM_PANEL)] = 4,
     expert_share: Annotated[
-        float, typer.Option(help="Most of the samples that the expert may fill in while the model thinks.", **_LLM)
+        float, typer.Option(help="Most of the samples that the expert may fill in while the model thinks.", **LLM_PANEL)
     ] = 0.5,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Tune a kernel: search for a fast program, verify it, save it as a library."""
-    from reasoning_compiler.tuner import LLMSettings, Settings
+    from reasoning_compiler.tuner import Settings
     from reasoning_compiler.tuner import tune as tune_workload
 
-    if llm is None and base_url is not None:
-        raise UsageError("`--base-url` needs a model: give `--llm NAME` as the server calls it")
-    model_settings = llm and LLMSettings(
-        model=llm,
+    model = model_settings(
+        llm,
         base_url=base_url,
         api_key_env=api_key_env,
         context_depth=context_depth,
@@ -100,7 +88,7 @@ def tune(
         minutes=minutes,
         patience=patience,
         proposer=proposer,
-        llm=model_settings or None,
+        llm=model,
         preset=preset,
         seed=seed,
         batch=batch,
@@ -118,7 +106,7 @@ def tune(
             out=out,
             settings=settings,
             on_progress=watch,
-            command=shlex.join(["reasonc", *sys.argv[1:]]),
+            command=command_line(),
         ),
         quiet=quiet,
         as_json=json,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from reasoning_compiler.cli.tune import Json
+from reasoning_compiler.cli.options import Json
 
 
 def register(app: typer.Typer) -> None:
