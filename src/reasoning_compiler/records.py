@@ -248,9 +248,14 @@ class Measurement:
         return self.failure is None
 
     @property
+    def is_full(self) -> bool:
+        """Whether its latency can be compared with others: it worked, and was timed in full."""
+        return self.ok and not self.cut
+
+    @property
     def counts(self) -> bool:
-        """Whether it may make a program the best: it worked, was timed in full, and its output was verified."""
-        return self.ok and self.verified and not self.cut
+        """Whether it may make a program the best: it was timed in full, and its output was verified."""
+        return self.is_full and self.verified
 
     @property
     def latency_secs(self) -> float:

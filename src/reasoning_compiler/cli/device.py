@@ -33,22 +33,20 @@ def serve(
     in a network that you trust, or through an SSH tunnel.
     """
     from reasoning_compiler.errors import UsageError
-    from reasoning_compiler.machine import num_physical_cores, why_not_tvm
+    from reasoning_compiler.machine import chosen_threads, num_physical_cores, why_not_tvm
     from reasoning_compiler.measure import device_server
     from reasoning_compiler.measure.tracker import Address, Devices
 
     wrong = why_not_tvm()
     if wrong is not None:
         raise UsageError(wrong)
-    cores = num_physical_cores()
-    if threads is not None and threads > cores:
-        raise UsageError(f"`threads` is {threads}; this process may use {cores} physical cores")
+    num_threads = chosen_threads(threads, num_physical_cores())
     registers_at = Address.parse(tracker, name="tracker") if tracker is not None else None
     if registers_at is not None:
         Devices(registers_at, key).require_key()
     sock = device_server.listen(Address(host, port))
     where = f" and at the tracker {registers_at} as {key}" if registers_at is not None else ""
-    typer.echo(f"serving {threads or cores} threads on {Address(host, port)}{where}; Ctrl-C ends it", err=True)
+    typer.echo(f"serving {num_threads} threads on {Address(host, port)}{where}; Ctrl-C ends it", err=True)
     typer.echo("TVM's RPC has neither passwords nor encryption: whoever can connect runs any code here.", err=True)
     if not _is_loopback(host):
         typer.echo(
@@ -64,7 +62,7 @@ def serve(
         )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it ends as with Ctrl-C, with its session
     try:
-        device_server.serve(sock, key=key, tracker=registers_at, num_threads=threads or cores)
+        device_server.serve(sock, key=key, tracker=registers_at, num_threads=num_threads)
     except KeyboardInterrupt:
         typer.echo("ended", err=True)
 

@@ -196,8 +196,7 @@ def _pairs(run: Run) -> list[tuple[int, Pair]]:
         if step.node in numbers
         and step.predicted_secs is not None
         and step.measurement is not None
-        and step.measurement.ok
-        and not step.measurement.cut
+        and step.measurement.is_full
     ]
 
 

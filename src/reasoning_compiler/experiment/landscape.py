@@ -23,10 +23,9 @@ from reasoning_compiler.records import (
     Program,
     Transformation,
     Value,
-    as_value,
 )
 from reasoning_compiler.space.nest import Nest
-from reasoning_compiler.space.replay import plainest, show
+from reasoning_compiler.space.replay import edits_of, plainest, show
 from reasoning_compiler.space.tiling import TileGroup
 
 _MAX_DRAWS = 64
@@ -136,11 +135,7 @@ class Landscape:
                 was not recorded, or was refused when it was.
         """
         base = self.start if program.is_untuned else program
-        edits: dict[str, Value] = {}
-        for name, value in transformation.edits:
-            if name in edits:
-                raise IllegalProgramError(f"`{name}` is given twice; give it one value")
-            edits[name] = as_value(value)
+        edits = edits_of(transformation)
         structure = self._structure(base, edits)
         open_ = {decision.name: decision for decision in self.tables[structure]}
         fixed = dict(structure) | dict(self._plain[structure])

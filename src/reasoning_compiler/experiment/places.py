@@ -122,14 +122,12 @@ class Hardware:
     """
 
     def __init__(self, spec: str, settings: Settings) -> None:
-        from reasoning_compiler.machine import detect, fingerprint
+        from reasoning_compiler.machine import chosen_threads, detect, fingerprint
         from reasoning_compiler.tuner.parts import with_threads
         from reasoning_compiler.tuner.tune import as_workload
 
         found = detect()
-        threads = settings.threads or found.num_cores
-        if threads > found.num_cores:
-            raise UsageError(f"`threads` is {threads}; this process may use {found.num_cores} physical cores")
+        threads = chosen_threads(settings.threads, found.num_cores)
         self._workload, self._settings, self._threads = as_workload(spec), settings, threads
         self.spec, self.key = self._workload.spec, self._workload.key
         self.machine = with_threads(found, threads)

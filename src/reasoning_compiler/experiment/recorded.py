@@ -50,13 +50,8 @@ def search(
 
         model = Model(settings)
     parts = RecordedParts(landscape, settings)
-    workload = landscape.workload
-    header = Header(
-        workload=workload.name,
-        spec=workload.spec,
-        key=workload.key,
-        flops=workload.flops,
-        bytes=workload.bytes,
+    header = Header.of(
+        landscape.workload,
         machine=landscape.machine,
         fingerprint=landscape.fingerprint,
         config=settings.to_json(),

@@ -82,6 +82,18 @@ class Header:
     format_version: int = FORMAT_VERSION
     package_version: str = field(default_factory=package_version)
 
+    @classmethod
+    def of(cls, workload: Any, **others: Any) -> Header:
+        """Returns the header of a new run of a workload, or of what was recorded of one; the others are as above."""
+        return cls(
+            workload=workload.name,
+            spec=workload.spec,
+            key=workload.key,
+            flops=workload.flops,
+            bytes=workload.bytes,
+            **others,
+        )
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"machine": self.machine.to_json()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reasoning_compiler.machine.cores import num_physical_cores
+from reasoning_compiler.machine.cores import chosen_threads, num_physical_cores
 from reasoning_compiler.machine.fingerprint import differences, fingerprint
 from reasoning_compiler.machine.presets import PRESET_NOTES, PRESETS, preset
 from reasoning_compiler.machine.probe import cache_dir, detect
@@ -13,6 +13,7 @@ __all__ = [
     "PRESETS",
     "PRESET_NOTES",
     "cache_dir",
+    "chosen_threads",
     "detect",
     "differences",
     "fingerprint",

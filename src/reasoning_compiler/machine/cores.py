@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from reasoning_compiler.errors import UsageError
 from reasoning_compiler.machine.cgroup import cpu_quota
 
 _CPU_DIR = Path("/sys/devices/system/cpu")
@@ -23,6 +24,22 @@ def num_physical_cores() -> int:
     num_cores = len(one_cpu_per_core(cpus)) or psutil.cpu_count(logical=False) or os.cpu_count() or 1
     quota = cpu_quota()
     return max(1, num_cores if quota is None else min(num_cores, int(quota)))
+
+
+def chosen_threads(threads: int | None, num_cores: int, *, whose: str = "this process may use") -> int:
+    """Returns how many threads to use: those that are asked for, or as many as there are cores.
+
+    Args:
+        threads: asked for; None for every core.
+        num_cores: physical ones.
+        whose: words for whose cores they are.
+
+    Raises:
+        UsageError: there are fewer cores.
+    """
+    if threads is not None and threads > num_cores:
+        raise UsageError(f"`threads` is {threads}; {whose} {num_cores} physical cores")
+    return num_cores if threads is None else threads
 
 
 def allowed_cpus() -> list[int]:

@@ -322,7 +322,7 @@ class Instrument:
             self._stage_secs["verify"] += ran.verify_secs
             self._stage_secs["wait"] += ran.wait_secs
         measurement = replace(ran.measurement, build_secs=built.build_secs)
-        if measurement.ok and not measurement.cut:
+        if measurement.is_full:
             return Measured(measurement, built.library)
         shutil.rmtree(built.library.parent)
         return Measured(measurement)
@@ -330,4 +330,4 @@ class Instrument:
 
 def _beats(result: Measured, best_secs: float | None) -> bool:
     measurement = result.measurement
-    return measurement.ok and not measurement.cut and (best_secs is None or measurement.latency_secs < best_secs)
+    return measurement.is_full and (best_secs is None or measurement.latency_secs < best_secs)

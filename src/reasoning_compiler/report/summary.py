@@ -211,7 +211,7 @@ def summarize(run: Run) -> Summary:
 
 def _is_full(measurement: Measurement | None) -> bool:
     """Returns whether a measurement is a latency to compare with: no failure, and not cut."""
-    return measurement is not None and measurement.ok and not measurement.cut
+    return measurement is not None and measurement.is_full
 
 
 def _timing(header: Header, node: int, measurement: Measurement | None) -> Timing | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from reasoning_compiler.errors import IllegalProgramError
 from reasoning_compiler.machine.toolchain import import_tvm
-from reasoning_compiler.records import ChoiceDomain, DecisionKind, TileDomain, Value
+from reasoning_compiler.records import ChoiceDomain, DecisionKind, TileDomain, Transformation, Value, as_value
 from reasoning_compiler.space.placing import ROOT, is_location, legal_locations, place
 from reasoning_compiler.space.sketch import TVM_ERRORS, Sketch, last_line, unique
 
@@ -243,6 +243,21 @@ def _placed_block(insts: list[Any], index: int) -> tuple[Any, int]:
     location, block = insts[index].outputs[0], insts[index].inputs[0]
     users = [i for i, inst in enumerate(insts) if any(location.same_as(value) for value in inst.inputs)]
     return (block, users[0]) if len(users) == 1 and insts[users[0]].kind.name == "ComputeAt" else (None, 0)
+
+
+# -- edits ---------------------------------------------------------------------------------------------------------
+
+
+def edits_of(transformation: Transformation) -> dict[str, Value]:
+    """Returns the new values by decision name. Raises IllegalProgramError where a name is given twice, or is none."""
+    edits: dict[str, Value] = {}
+    for name, value in transformation.edits:
+        if not isinstance(name, str):
+            raise IllegalProgramError(f"`{name!r}` is no decision's name")
+        if name in edits:
+            raise IllegalProgramError(f"`{name}` is given twice; give it one value")
+        edits[name] = as_value(value)
+    return edits
 
 
 # -- domains ------------------------------------------------------------------------------------------------------

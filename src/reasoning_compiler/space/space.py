@@ -12,13 +12,13 @@ import numpy as np
 
 from reasoning_compiler.errors import IllegalProgramError, UsageError
 from reasoning_compiler.machine.toolchain import import_tvm
-from reasoning_compiler.records import Decision, Program, Transformation, Value, as_value
+from reasoning_compiler.records import Decision, Program, Transformation, Value
 from reasoning_compiler.risk import Risk, at_risk
 from reasoning_compiler.space.extract import nests
 from reasoning_compiler.space.legality import why_wrong
 from reasoning_compiler.space.nest import Nest
 from reasoning_compiler.space.postprocess import postprocess, repeats_a_reduction
-from reasoning_compiler.space.replay import Replay, Replayer, show
+from reasoning_compiler.space.replay import Replay, Replayer, edits_of, show
 from reasoning_compiler.space.sketch import Sketch, SketchGenerator
 from reasoning_compiler.space.tiling import TileGroup, tile_groups
 
@@ -116,7 +116,7 @@ class Space:
                 is refused.
         """
         base = self.start if program.is_untuned else program
-        edits = _edits(transformation)
+        edits = edits_of(transformation)
         sketch = self._sketches.make(_only_text({**dict(base.structure), **edits}))
         _check_structure(sketch, edits)
         replayer = self._replayer(sketch)
@@ -250,17 +250,6 @@ class Space:
 
 def _program(sketch: Sketch, replay: Replay) -> Program:
     return Program(sketch.structure, tuple(replay.values.items()))
-
-
-def _edits(transformation: Transformation) -> dict[str, Value]:
-    edits: dict[str, Value] = {}
-    for name, value in transformation.edits:
-        if not isinstance(name, str):
-            raise IllegalProgramError(f"`{name!r}` is no decision's name")
-        if name in edits:
-            raise IllegalProgramError(f"`{name}` is given twice; give it one value")
-        edits[name] = as_value(value)
-    return edits
 
 
 def _only_text(values: Mapping[str, Value]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from reasoning_compiler.errors import EnvironmentMismatchError, Interrupted, LLMSetupError, UsageError
 from reasoning_compiler.journal import Header, Journal, Run, check_environment, read_run, require_free, unknown_here
-from reasoning_compiler.machine import detect, differences, fingerprint, import_tvm, preset, with_target
+from reasoning_compiler.machine import chosen_threads, detect, differences, fingerprint, import_tvm, preset, with_target
 from reasoning_compiler.records import Machine, Step
 from reasoning_compiler.risk import works_on
 from reasoning_compiler.tuner.settings import Progress, Settings
@@ -113,12 +113,8 @@ def tune(
     machine = _machine(settings)
     threads = _threads(settings, machine)
     workload = as_workload(workload)
-    header = Header(
-        workload=workload.name,
-        spec=workload.spec,
-        key=workload.key,
-        flops=workload.flops,
-        bytes=workload.bytes,
+    header = Header.of(
+        workload,
         machine=machine,
         fingerprint=fingerprint(machine, threads),
         config=settings.to_json(),
@@ -302,12 +298,8 @@ def _settings(run: Run) -> Settings:
 
 
 def _threads(settings: Settings, machine: Machine) -> int:
-    if settings.threads is None:
-        return machine.num_cores
-    if settings.threads > machine.num_cores:
-        whose = "this process may use" if settings.machine is None else f"{machine.name} has"
-        raise UsageError(f"`threads` is {settings.threads}; {whose} {machine.num_cores} physical cores")
-    return settings.threads
+    whose = "this process may use" if settings.machine is None else f"{machine.name} has"
+    return chosen_threads(settings.threads, machine.num_cores, whose=whose)
 
 
 def _new_folder(name: str) -> Path:
