@@ -43,7 +43,7 @@ def judge(workload: Any, func: Any, folder: Path, *, times: int) -> list[str]:
     data = Data(workload, str(target()), 0, folder / "data", num_threads=2)
     said = []
     for _ in range(times):
-        runner = Runner(lambda secs, why: None)
+        runner = Runner(lambda *limit, **instead: None)
         runner.set_up(**data.payload())
         race = asdict(Race(repeats=3, max_repeats=3, min_timing_secs=1e-4))
         try:

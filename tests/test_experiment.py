@@ -104,7 +104,7 @@ def test_samples_are_legal_and_spread(landscape: Landscape) -> None:
 
 def test_a_landscape_is_the_same_after_it_was_written(landscape: Landscape, tmp_path: Path) -> None:
     def rewritten(name: str) -> Path:
-        rows = [row_json(e.program, e.measurement, e.nests(), e.stores()) for e in some]
+        rows = [row_json(e.program, e.measurement, e.nests()) for e in some]
         write_landscape(tmp_path / name, header_json(landscape), rows)
         return tmp_path / name
 
@@ -116,7 +116,7 @@ def test_a_landscape_is_the_same_after_it_was_written(landscape: Landscape, tmp_
     assert again.tile_groups == landscape.tile_groups and again.workload == landscape.workload
     for entry in some:
         copy = again.entries[entry.program]
-        assert copy.nests() == entry.nests() and (copy.stores() == entry.stores()).all()
+        assert copy.nests() == entry.nests()
         assert copy.measurement.latencies_secs == entry.measurement.latencies_secs
 
 
@@ -438,7 +438,7 @@ def test_fidelity_of_runs_results_and_recordings(tmp_path: Path, landscape: Land
 
 def test_two_machines_are_compared(tmp_path: Path, landscape: Landscape) -> None:
     some = list(landscape.entries.values())[:60]
-    rows = [row_json(e.program, e.measurement, e.nests(), e.stores()) for e in some]
+    rows = [row_json(e.program, e.measurement, e.nests()) for e in some]
     other = header_json(landscape)
     other["machine"]["name"] = "Another CPU"
     other["fingerprint"] = other["fingerprint"] | {"cpu": "Another CPU"}

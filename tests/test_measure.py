@@ -210,16 +210,15 @@ class TestMeasuring:
     def test_a_process_that_a_program_has_filled_with_descriptors_is_replaced(self, instrument: Instrument) -> None:
         leaking = calling("dup", 1, times=100)
         one(instrument, scheduled(Gemm()))
-        before = instrument.pids[0]
+        (before,) = psutil.Process(instrument.pids[0]).children()
         assert one(instrument, leaking).measurement.ok
-        assert instrument.pids[0] != before
+        assert is_gone_soon(before.pid)
         assert one(instrument, scheduled(Gemm())).measurement.verified
 
     def test_who_takes_many_times_as_long_as_the_best_is_not_waited_for(self, instrument: Instrument) -> None:
-        failure = one(instrument, calling("pause"), best_secs=1e-4).measurement.failure
-        assert failure is not None and failure.kind == "timeout"
-        # The best may take longer at the moment than it did.
-        assert failure.message.startswith("its first run took longer than 2 s, and the best takes 0.000")
+        lost = one(instrument, calling("pause"), best_secs=1e-4)
+        assert lost.measurement.latencies_secs == (0.2,) and lost.measurement.cut and lost.artifact is None
+        assert not lost.measurement.verified
 
     def test_a_loser_is_cut_and_not_kept(self, instrument: Instrument) -> None:
         results = instrument.measure([scheduled(Gemm()), slow_gemm(200)], best_secs=None)
@@ -252,6 +251,23 @@ class TestMeasuring:
             os.kill(pid, signal.SIGKILL)
             assert is_gone_soon(pid)
         assert one(instrument, scheduled(Gemm())).measurement.verified
+
+    @pytest.mark.parametrize("how", ["abort", "wrong", "hang", "outside"])
+    def test_after_a_death_only_a_child_is_born_again_with_its_data(self, instrument: Instrument, how: str) -> None:
+        one(instrument, scheduled(Gemm()))
+        (runner,) = instrument.pids[:1]
+        (child,) = psutil.Process(runner).children()
+        if how == "outside":
+            child.kill()
+            assert is_gone_soon(child.pid)
+        else:
+            fatal = {"abort": calling("abort"), "wrong": gemm_without_last(steps=1), "hang": calling("pause")}[how]
+            assert one(instrument, fatal).measurement.failure is not None
+        built = instrument._build([scheduled(Gemm(), tile=8)])[0].library
+        started = time.perf_counter()
+        assert instrument._bench.run(built, best_secs=None, verify=True).measurement.verified
+        assert time.perf_counter() - started < 0.5  # another process that imports TVM takes longer
+        assert instrument.pids[0] == runner and psutil.Process(runner).children() != [child]
 
     def test_the_untuned_program_is_measured_too(self, instrument: Instrument) -> None:
         untuned = instrument.measure_untuned()
@@ -286,7 +302,7 @@ def test_sixty_candidates_with_faults_of_every_kind_leave_nothing_behind(tmp_pat
     outcome = measure(60, FAULTS[:6], scratch=tmp_path)
     assert outcome.is_clean, outcome
     assert outcome.planted == {"none": 54} | {fault.name: 1 for fault in FAULTS[:6]}
-    assert outcome.num_replaced >= 4  # abort, wrong result, hang, descriptors
+    assert outcome.num_replaced >= 2  # some in one batch, of which only the last is seen
     assert outcome.growth_bytes < 20 << 20
 
 
@@ -318,9 +334,11 @@ class TestWorkers:
 
         with Instrument(Gemm(reference=matmul), target(), num_threads=num_threads) as instrument:
             one(instrument, scheduled(Gemm()))
-            runner, *builders = (psutil.Process(pid).num_threads() for pid in instrument.pids)
+            runner, *builders = map(psutil.Process, instrument.pids)
+            (child,) = runner.children()
+            threads = [each.num_threads() for each in (runner, child, *builders)]
         assert limits and max(limits) <= num_threads
-        assert (runner, builders) == (num_threads, [1] * min(num_threads, num_physical_cores()))
+        assert threads == [1, num_threads, *[1] * min(num_threads, num_physical_cores())]
 
     def test_nothing_is_left_behind(self, tmp_path: Path) -> None:
         fds_before = len(os.listdir("/proc/self/fd"))
@@ -354,6 +372,8 @@ class TestWorkers:
         pids = [int(pid) for pid in parent.stdout.readline().split()]
         time.sleep(0.5)
         assert len(pids) == 2 and all(psutil.pid_exists(pid) for pid in pids)
+        pids += [child.pid for child in psutil.Process(pids[0]).children()]
+        assert len(pids) == 3
         parent.kill()
         parent.wait()
         parent.stdout.close()
@@ -364,7 +384,9 @@ class TestWorkers:
     def test_no_worker_can_take_all_memory(self) -> None:
         with Instrument(Gemm(), target(), num_threads=1) as instrument:
             one(instrument, scheduled(Gemm()))
-            limits = [psutil.Process(pid).rlimit(psutil.RLIMIT_DATA)[0] for pid in instrument.pids]
+            processes = [psutil.Process(pid) for pid in instrument.pids]
+            processes += processes[0].children()
+            limits = [process.rlimit(psutil.RLIMIT_DATA)[0] for process in processes]
         assert all(0 < limit < psutil.virtual_memory().total for limit in limits)
 
     def test_ctrl_c_reaches_only_us(self) -> None:

@@ -70,13 +70,11 @@ class Entry:
         program: with all its decisions, the fixed ones too.
         measurement: its latencies, or why it has none: `illegal` where TVM refused it.
         nests: returns its loop nests; none where it is illegal.
-        stores: returns MetaSchedule's features of it, float32, shape [328]; empty where it is illegal.
     """
 
     program: Program
     measurement: Measurement
     nests: Callable[[], tuple[Nest, ...]]
-    stores: Callable[[], np.ndarray]
 
     @property
     def is_legal(self) -> bool:
@@ -188,10 +186,6 @@ class Landscape:
     def measurement(self, program: Program) -> Measurement:
         """Returns what the hardware said of a program. Raises IllegalProgramError where it was not asked."""
         return self.untuned if program.is_untuned else self._legal(program).measurement
-
-    def stores(self, program: Program) -> np.ndarray:
-        """Returns MetaSchedule's features of a program. Raises IllegalProgramError as `edit`."""
-        return self._legal(program).stores()
 
     @property
     def measured(self) -> list[Entry]:

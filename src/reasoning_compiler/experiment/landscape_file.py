@@ -1,9 +1,8 @@
 """How a landscape looks on disk: gzip, one JSON object a line, the first of them the header.
 
-A program's line holds the index of its structure, the values of its decisions in order, its latencies or its failure,
-its loop nests and MetaSchedule's features; the latter only where they differ from one program to another. What is the
-same in many lines costs little once it is compressed. A partial recording is the same without compression; a torn last
-line is left out.
+A program's line holds its structure, the values of its decisions in order, its latencies or its failure, and its loop
+nests. What is the same in many lines costs little once it is compressed. A partial recording is the same without
+compression; a torn last line is left out.
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from reasoning_compiler.errors import JournalError, UsageError
 from reasoning_compiler.experiment.landscape import Entry, Landscape, RecordedWorkload
@@ -36,7 +33,7 @@ from reasoning_compiler.records import (
 from reasoning_compiler.space.nest import Access, Loop, Nest
 from reasoning_compiler.space.tiling import TileGroup
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SUFFIX = ".landscape.gz"
 
 
@@ -56,13 +53,8 @@ def write_landscape(path: Path, header: dict[str, Any], rows: Sequence[dict[str,
     Raises:
         JournalError: the disk is full, or the folder is not writable.
     """
-    features = [row["features"] for row in rows if row["features"]]
-    table = np.array(features, dtype=np.float64) if features else np.zeros((0, 0))
-    varying = [i for i in range(table.shape[1]) if len(np.unique(table[:, i])) > 1]
-    constant = table[0].tolist() if len(table) else []
-    slim = [row | {"features": [row["features"][i] for i in varying] if row["features"] else []} for row in rows]
-    header = header | {"constant_features": constant, "varying_features": varying, "num_programs": len(rows)}
-    text = "".join(json.dumps(obj, separators=(",", ":")) + "\n" for obj in (header, *slim))
+    header = header | {"num_programs": len(rows)}
+    text = "".join(json.dumps(obj, separators=(",", ":")) + "\n" for obj in (header, *rows))
     new = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,21 +114,17 @@ def header_json(landscape: Landscape) -> dict[str, Any]:
     }
 
 
-def row_json(
-    program: Program, measurement: Measurement, nests: Sequence[Nest], stores: Sequence[float]
-) -> dict[str, Any]:
+def row_json(program: Program, measurement: Measurement, nests: Sequence[Nest]) -> dict[str, Any]:
     """Returns one program's line as JSON values.
 
     Args:
         program: with all its decisions.
         measurement: latencies are kept to four digits.
         nests: after the postprocessors.
-        stores: MetaSchedule's features, kept to four digits.
     """
     return program.to_json() | {
         "measured": _measurement_json(measurement),
         "nests": [_nest_json(nest) for nest in nests],
-        "features": [_short(float(value)) for value in stores],
     }
 
 
@@ -181,9 +169,7 @@ def _group_json(group: TileGroup) -> list[Any]:
 def _landscape(header: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Landscape:
     about = header["workload"]
     arguments = tuple(Argument(**(a | {"shape": tuple(a["shape"])})) for a in about["arguments"])
-    constant = np.array(header["constant_features"], dtype=np.float32)
-    varying = np.array(header["varying_features"], dtype=np.intp)
-    entries = [_entry(row, constant, varying) for row in rows]
+    entries = [_entry(row) for row in rows]
     if len(entries) != header["num_programs"]:
         raise ValueError(f"{len(entries)} of {header['num_programs']} programs")
     return Landscape(
@@ -200,13 +186,9 @@ def _landscape(header: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Landsc
     )
 
 
-def _entry(row: dict[str, Any], constant: np.ndarray, varying: np.ndarray) -> Entry:
-    return Entry(
-        Program.from_json(row),
-        _measurement(row["measured"]),
-        lru_cache(1)(partial(_nests, row["nests"])),
-        partial(_stores, row["features"], constant, varying),
-    )
+def _entry(row: dict[str, Any]) -> Entry:
+    nests = lru_cache(1)(partial(_nests, row["nests"]))
+    return Entry(Program.from_json(row), _measurement(row["measured"]), nests)
 
 
 def _measurement(obj: list[Any]) -> Measurement:
@@ -227,12 +209,6 @@ def _nest(obj: list[Any]) -> Nest:
         tuple(Access(name, *(as_value(part) for part in parts)) for name, *parts in accesses),  # type: ignore[arg-type]
         *rest,
     )
-
-
-def _stores(features: list[float], constant: np.ndarray, varying: np.ndarray) -> np.ndarray:
-    row = constant.copy()
-    row[varying] = features
-    return row
 
 
 def _decision(obj: list[Any]) -> Decision:

@@ -18,7 +18,6 @@ from reasoning_compiler.machine import detect, differences, fingerprint, tvm_tar
 from reasoning_compiler.measure.instrument import Instrument
 from reasoning_compiler.records import UNTUNED, Failure, Measurement, Program, Transformation
 from reasoning_compiler.rng import stream
-from reasoning_compiler.surrogate.features import FeatureExtractor
 from reasoning_compiler.tuner.parts import with_threads
 from reasoning_compiler.tuner.tune import as_workload
 
@@ -108,7 +107,7 @@ def _record(
 ) -> list[dict[str, Any]]:
     """Returns the header and the rows of all programs."""
     target = tvm_target(landscape.machine)
-    space, stores = restricted.space, FeatureExtractor(workload.mod, target)
+    space = restricted.space
     programs = list(restricted.programs())
     order = stream(seed, "record").permutation(len(programs))
     known = {Program.from_json(row) for row in done[1:]}
@@ -126,8 +125,7 @@ def _record(
             modules = [space.schedule(program).mod for program in batch]
             for program, measured in zip(batch, instrument.measure(modules, best_secs=None), strict=True):
                 measurement = measured.measurement
-                nests, features = space.nests(program), stores.stores(space.schedule(program))
-                rows.append(_append(partial, row_json(program, measurement, nests, features)))
+                rows.append(_append(partial, row_json(program, measurement, space.nests(program))))
                 if measurement.ok:
                     best_secs = min(measurement.latency_secs, best_secs or measurement.latency_secs)
             on_progress(Recording(path, len(rows) - 1, len(programs), restricted.tiling, best_secs))
@@ -145,7 +143,7 @@ def _legal(
             yield space.edit(UNTUNED, Transformation((*program.structure, *program.decisions)))
         except IllegalProgramError as error:
             failure = Measurement(failure=Failure("illegal", str(error)))
-            refuse(row_json(program, failure, (), ()))
+            refuse(row_json(program, failure, ()))
 
 
 def _empty(workload: Any, machine: Any, restricted: Restricted, about: dict[str, Any]) -> Landscape:

@@ -6,15 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from reasoning_compiler.errors import UsageError
 from reasoning_compiler.experiment.landscape import Landscape
 from reasoning_compiler.journal import Header, Journal, Run, read_run
 from reasoning_compiler.measure.instrument import Measured
 from reasoning_compiler.records import Measurement, Program, Step
-from reasoning_compiler.space.analysis import Analysis
-from reasoning_compiler.surrogate.features import join
 from reasoning_compiler.tuner.loop import Loop
 from reasoning_compiler.tuner.parts import Parts
 from reasoning_compiler.tuner.settings import Progress, Settings
@@ -87,9 +83,6 @@ class RecordedParts(Parts):
 
     def _make_space(self) -> Landscape:
         return self._landscape
-
-    def _row(self, program: Program, analysis: Analysis) -> np.ndarray:
-        return join(self._landscape.stores(program), analysis)
 
 
 class RecordedInstrument:

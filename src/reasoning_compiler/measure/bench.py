@@ -74,7 +74,9 @@ class Bench:
         farm: Farm | None = None,
     ) -> None:
         self._num_threads = num_threads
-        self._pool = farm or Pool(1, WorkerOptions("runner", num_threads, memory_limit_bytes, flush_bytes))
+        forks = not flush_bytes  # what empties the caches starts TVM's threads
+        options = WorkerOptions("runner", num_threads, memory_limit_bytes, flush_bytes, forks)
+        self._pool = farm or Pool(1, options)
         # A run after the first finds the caches warm, so each is timed alone.
         self._race = replace(race, min_timing_secs=0.0) if flush_bytes else race
         self._timeout_secs = timeout_secs

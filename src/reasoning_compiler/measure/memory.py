@@ -8,6 +8,7 @@ many computes with NaN; one that writes a few too many has changed what lies the
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import mmap
@@ -54,6 +55,7 @@ class Fenced:
         inside = -(-max(num_bytes, 1) // _PAGE) * _PAGE
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         mapped = mmap.mmap(-1, inside + 2 * _FENCE_BYTES, flags=flags)
+        _prefer_huge_pages(mapped)
         whole = np.frombuffer(mapped, dtype=np.uint8)
         start = _FENCE_BYTES + (inside - num_bytes) // _ALIGNMENT * _ALIGNMENT
         end = start + num_bytes
@@ -122,9 +124,24 @@ Memory = Fenced | OnDevice
 
 def allocate(shape: Sequence[int], dtype: str, device: Any) -> Memory:
     """Returns a tensor with undefined values, fenced where that can be done: on this machine's CPU."""
-    if device.dlpack_device_type() == tvm.runtime.cpu().dlpack_device_type():
+    if is_cpu(device):
         return Fenced.allocate(shape, dtype)
     return OnDevice(tvm.runtime.empty(tuple(shape), dtype, device))
+
+
+def is_cpu(device: Any) -> bool:
+    """Tells whether a TVM device is this machine's CPU, or another machine's."""
+    return device.dlpack_device_type() == tvm.runtime.cpu().dlpack_device_type()
+
+
+def _prefer_huge_pages(mapped: mmap.mmap) -> None:
+    """Asks for large pages, as NumPy does for its arrays, where the system has them.
+
+    Clearing 170 MB page by page takes 50 to 150 ms, and 10 ms by large ones; and where the pages of a matrix happen to
+    lie then has no say in its latency.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        mapped.madvise(mmap.MADV_HUGEPAGE)
 
 
 def _protect(address: int, num_bytes: int, protection: int) -> None:

@@ -1,8 +1,8 @@
 """Worker processes that live long and may die: each request still gets an answer or a failure.
 
-A worker is `python -m reasoning_compiler.measure.worker`, never a fork: a fork would copy TVM's threads'
+A worker is `python -m reasoning_compiler.measure.worker`, never a fork of ours: that would copy our threads'
 locks. It is its own session, so Ctrl-C reaches only us, and it ends when we end, however we end (see
-lifeline.py).
+lifeline.py). A runner does its work in a child, which is all that has to be replaced when it dies (see nursery.py).
 
     ours                    worker
     requests  ───────────►  fd      JSON messages (messages.py)
@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import reasoning_compiler.measure
 from reasoning_compiler.errors import ReasoningCompilerError
@@ -33,6 +33,7 @@ from reasoning_compiler.measure.messages import Decoder, GarbledError, encode
 from reasoning_compiler.records import Failure, FailureKind
 
 _START_TIMEOUT_SECS = 120.0
+_END_TIMEOUT_SECS = 10.0
 _MAX_START_FAILURES = 3
 # A worker's death closes its pipes, which wakes us, unless a process that it started holds them open.
 _LOOK_AGAIN_SECS = 0.2
@@ -53,12 +54,14 @@ class WorkerOptions:
         num_threads: threads of TVM's pool in it, ≥ 1.
         memory_limit_bytes: the most memory that it may take for its data; None for most of what is free.
         flush_bytes: see `Runner`.
+        forks: whether all but the set-up is done in a child, where the system has what that takes.
     """
 
     role: Literal["builder", "runner"]
     num_threads: int = 1
     memory_limit_bytes: int | None = None
     flush_bytes: int = 0
+    forks: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,10 @@ class Pool:
         """Waits until something happens, and yields the outcome of every request that has ended."""
         for worker in self._workers:
             if worker.state == "idle" and not worker.is_set_up and self._set_up is not None:
-                worker.begin(self._set_up, state="setting up")
+                if worker.has_child:
+                    worker.end_child()
+                else:
+                    worker.begin(self._set_up, state="setting up")
             elif worker.state == "idle":
                 worker.is_set_up = True
         _exchange([worker for worker in self._workers if worker.state != "idle"])
@@ -167,8 +173,8 @@ class Pool:
                 continue
             failed = isinstance(outcome, Failure)
             if worker.retires:
-                self._replace(i)
-            if state == "busy":
+                self._renew(i)
+            if state in ("busy", "ending"):
                 yield worker, outcome
             elif failed:
                 self._note_start_failure(state, outcome)
@@ -183,6 +189,13 @@ class Pool:
             if worker.state == "idle" and worker.process.poll() is not None:
                 self._replace(i)
 
+    def _renew(self, i: int) -> None:
+        """Puts something fresh in the place of a worker that may be damaged: of its child only, where it has one."""
+        if self._workers[i].has_child:
+            self._workers[i].end_child()
+        else:
+            self._replace(i)
+
     def _replace(self, i: int) -> None:
         self._workers[i].kill()
         self._workers[i] = _Worker(self._options)
@@ -196,7 +209,15 @@ class Pool:
             )
 
 
-State = Literal["starting", "setting up", "idle", "busy"]
+class _Limit(NamedTuple):
+    """When a worker must be done, and what is said or taken for its answer where it is not."""
+
+    at: float  # of the monotonic clock
+    why: str
+    instead: dict[str, Any] | None = None
+
+
+State = Literal["starting", "setting up", "idle", "busy", "ending"]  # "ending": its child
 
 
 @dataclass(eq=False)
@@ -210,6 +231,8 @@ class _Worker:
     _outcome: dict[str, Any] | Failure | None = None
     _unsent: bytes = b""
     _tail: bytes = b""
+    _number: int = 0  # of the last request
+    _child: int | None = None  # its process id
     _decoder: Decoder = field(default_factory=Decoder)
 
     def __post_init__(self) -> None:
@@ -240,24 +263,29 @@ class _Worker:
         return self.state == "idle" and self.is_set_up
 
     @property
+    def has_child(self) -> bool:
+        return self._child is not None
+
+    @property
     def wants_to_send(self) -> bool:
         return bool(self._unsent)
 
     @property
     def secs_left(self) -> float:
-        return self._limit[0] - time.monotonic()
+        return self._limit.at - time.monotonic()
 
     def begin(self, request: Request, *, state: State = "busy") -> None:
         """Hands the worker a request; `take_outcome` has the answer once there is one."""
         self.state = state
         self._tail = b""
-        self._unsent = encode({"action": request.action, "payload": request.payload})
+        self._number += 1
+        self._unsent = encode({"action": request.action, "payload": request.payload, "number": self._number})
         self._allow(request.timeout_secs)
 
     def take_outcome(self) -> dict[str, Any] | Failure | None:
         """Returns what the request has come to and makes the worker idle; None while it is not done."""
         outcome, self._outcome = self._outcome, None
-        if outcome is not None:
+        if outcome is not None and self.state != "ending":
             self.state = "idle"
         return outcome
 
@@ -275,25 +303,47 @@ class _Worker:
             self._die("crash", f"its answer was garbled: {error}")
             return
         for message in messages:
-            if "limit_secs" in message:
+            if "child" in message:
+                self._child = message["child"]
+            elif "died" in message:
+                self._take_death(message["died"], over=message["over"])
+            elif self.state == "ending":
+                continue  # it comes too late
+            elif "limit_secs" in message:
                 self._limit = self._limit_from(message)
-                continue
-            self.retires |= message.pop("retire", False)
-            failure = message.get("failure")
-            self._outcome = Failure(**failure) if failure else message
+            elif message.pop("number", self._number) == self._number:
+                self.retires |= message.pop("retire", False)
+                failure = message.get("failure")
+                self._outcome = Failure(**failure) if failure else message
 
     def look_for_death(self) -> None:
         """Notes a failure where the process has ended without an answer, or has run out of time."""
         if self._outcome is not None:
             return
         code = self.process.poll()
+        if self.state == "ending" and (code is not None or self.secs_left <= 0):
+            self.give_up()
+            return
         if code is not None:
             self.read_reply()
             self.read_output()
             if self._outcome is None:
                 self._die("crash", _describe_exit(code, self._tail))
         elif self.secs_left <= 0:
-            self._die("timeout", self._limit[1])
+            _, why, instead = self._limit
+            if self.has_child:
+                self.end_child()
+            else:
+                self.kill()
+            self._outcome = Failure("timeout", why) if instead is None else instead
+
+    def end_child(self) -> None:
+        """Ends the child; the worker can do something else when it has said so."""
+        assert self._child is not None
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._child, signal.SIGKILL)
+        self.state, self._child, self.retires = "ending", None, False
+        self._allow(_END_TIMEOUT_SECS)
 
     def give_up(self) -> None:
         """Ends the process because nobody wants its answer any more."""
@@ -305,8 +355,11 @@ class _Worker:
         if self._lifeline_fd < 0:
             return
         self.retires = True
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        for group in (self.process.pid, self._child):
+            if group is not None:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(group, signal.SIGKILL)
+        self._child = None
         self.process.wait()
         for name in ("request_fd", "reply_fd", "output_fd", "_lifeline_fd"):
             os.close(getattr(self, name))
@@ -314,13 +367,23 @@ class _Worker:
 
     def _allow(self, secs: float) -> None:
         """Sets the time by which the worker must be done, and what is said where it is not."""
-        self._request_limit = self._limit = (time.monotonic() + secs, f"no answer within {secs:.3g} s")
+        self._request_limit = self._limit = _Limit(time.monotonic() + secs, f"no answer within {secs:.3g} s")
 
-    def _limit_from(self, message: dict[str, Any]) -> tuple[float, str]:
+    def _limit_from(self, message: dict[str, Any]) -> _Limit:
         """Returns the limit that the worker asks for its present step: never a later one than the request's own."""
         if message["limit_secs"] is None:
             return self._request_limit
-        return min(self._request_limit, (time.monotonic() + message["limit_secs"], message["why"]))
+        own = _Limit(time.monotonic() + message["limit_secs"], message["why"], message["instead"])
+        return min(self._request_limit, own, key=lambda limit: limit.at)
+
+    def _take_death(self, code: int, *, over: int) -> None:
+        """Takes note that the child has died, and that the request that it had taken will not be answered."""
+        self._child = None
+        if self.state == "ending":
+            self.state = "idle"
+        elif over == self._number and self._outcome is None:
+            self.read_output()
+            self._outcome = Failure("crash", _describe_exit(code, self._tail))
 
     def _die(self, kind: FailureKind, message: str) -> None:
         self._outcome = Failure(kind, message)

@@ -15,10 +15,10 @@ import psutil
 import tvm
 
 from reasoning_compiler.machine.cgroup import memory_limit_bytes
-from reasoning_compiler.measure.memory import Memory, allocate
+from reasoning_compiler.measure.memory import Memory, allocate, is_cpu
 from reasoning_compiler.measure.places import Here, Place, There
 from reasoning_compiler.measure.racing import Race, runs_per_timing, verdict
-from reasoning_compiler.measure.serving import Action, Refused, one_line
+from reasoning_compiler.measure.serving import SET_UP, Action, Refused, one_line
 from reasoning_compiler.measure.signature import Signature, argument_from_json, read_signature
 from reasoning_compiler.measure.tensors import read_array, write_array
 from reasoning_compiler.measure.verify import Expected, poison
@@ -27,9 +27,9 @@ from reasoning_compiler.records import Argument
 from reasoning_compiler.workload.workload import numpy_dtype
 
 # A program that takes this many times as long as the best has lost, however long it may be allowed to take. Killing it
-# is worth while only where waiting takes longer than to start another process.
-_HOPELESS_RATIO = 20.0
-_LEAST_LIMIT_SECS = 2.0
+# is worth while only where waiting takes longer than what must be done again: here a child's birth, on a device all.
+_HOPELESS_RATIO = 10.0
+_LEAST_LIMIT_SECS, _LEAST_LIMIT_SECS_FAR = 0.2, 2.0
 # A race between threads goes wrong only sometimes: short programs are run this often, or for this long, to see it.
 _MAX_REPEATED_RUNS = 1000
 _REPEATED_SECS = 0.1
@@ -43,11 +43,11 @@ class Runner:
     They run in this process, or on the device that `set_up` was told of.
 
     Args:
-        limit: tells the parent (seconds, why) after which to kill this process; None for the request's own timeout.
+        limit: as `serving.limit`, but for its first argument.
         flush_bytes: as much memory is read before each timing, so that it begins with cold caches; 0 for warm ones.
     """
 
-    def __init__(self, limit: Callable[[float | None, str], None], *, flush_bytes: int = 0) -> None:
+    def __init__(self, limit: Callable[..., None], *, flush_bytes: int = 0) -> None:
         self._limit = limit
         self._place: Place = Here()
         self._eviction = None
@@ -61,7 +61,7 @@ class Runner:
     @property
     def actions(self) -> dict[str, Action]:
         """What this process can be asked for."""
-        return {"set_up": self.set_up, "run": self.run, "check": self.check, "compare": self.compare}
+        return {SET_UP: self.set_up, "run": self.run, "check": self.check, "compare": self.compare}
 
     def set_up(
         self,
@@ -101,6 +101,16 @@ class Runner:
         self._data = data
         return {}
 
+    @property
+    def may_fork(self) -> bool:
+        """Whether a child of this process could go on with its data: none lie on an accelerator, nor far away."""
+        return self._data is None or (isinstance(self._place, Here) and is_cpu(self._data.device))
+
+    def renew_outputs(self) -> None:
+        """Gives the outputs memory that this process shares with no other: it need not be copied when it is written."""
+        if self._data is not None:
+            self._data = self._data.with_new_outputs()
+
     def run(
         self, *, library: str, race: dict[str, Any], verify: bool, save_outputs: list[str] | None
     ) -> dict[str, Any]:
@@ -128,11 +138,10 @@ class Runner:
         data = kernel.data
         data.spoil_outputs()
         if rules.best_secs is not None:
-            hopeless_secs = max(_LEAST_LIMIT_SECS, _HOPELESS_RATIO * rules.best_secs)
-            why = f"its first run took longer than {hopeless_secs:.3g} s, and the best takes {rules.best_secs:.3g} s"
-            self._limit(hopeless_secs, why)
+            least_secs = _LEAST_LIMIT_SECS if isinstance(self._place, Here) else _LEAST_LIMIT_SECS_FAR
+            self._end_after(max(least_secs, _HOPELESS_RATIO * rules.best_secs), rules.best_secs)
         timed_secs = first_secs = kernel.first_secs()
-        self._limit(None, "")
+        self._limit(None)
         if save_outputs is not None:
             data.save_outputs(save_outputs)
         verify_secs = data.verify() if verify else data.look_at_fences()
@@ -151,6 +160,19 @@ class Runner:
             "timed_secs": timed_secs,
             "run_secs": time.perf_counter() - started,
         }
+
+    def _end_after(self, secs: float, best_secs: float) -> None:
+        """Lets the race end, lost, when the first run has taken so long; on a device that may be the device's fault."""
+        why = f"its first run took longer than {secs:.3g} s, and the best takes {best_secs:.3g} s"
+        lost = {
+            "latencies_secs": [secs],
+            "cut": True,
+            "verified": False,
+            "verify_secs": 0.0,
+            "timed_secs": secs,
+            "run_secs": secs,
+        }
+        self._limit(secs, why, answer=lost if isinstance(self._place, Here) else None)
 
     def check(
         self, *, library: str, sets: list[dict[str, Any]], inputs: list[dict[str, Any]], verify: bool
@@ -207,6 +229,9 @@ class Runner:
     ) -> dict[str, Any]:
         """Times libraries in turns, every other round in reverse.
 
+        A turn begins with a run that does not count: it brings the library's own data back into the caches, as in a
+        race, unless caches are to be cold.
+
         Args:
             libraries: shared libraries of the same workload.
             rounds: how often each has its turn.
@@ -240,6 +265,8 @@ class Runner:
                 break
             order = range(len(kernels)) if round_number % 2 == 0 else reversed(range(len(kernels)))
             for i in order:
+                if self._eviction is None:
+                    kernels[i].time(1)
                 for _ in range(turns[i]):
                     kernels[i].data.spoil_outputs()
                     latencies[i].append(self._time(kernels[i], numbers[i]))
@@ -313,6 +340,11 @@ class _Data:
     def allocate(cls, arguments: tuple[Argument, ...], device: Any, *, room_bytes: int) -> _Data:
         memory = tuple(allocate(a.shape, a.dtype, device) for a in arguments)
         return cls(arguments, memory, device, PackedWeights(device, max_bytes=room_bytes))
+
+    def with_new_outputs(self) -> _Data:
+        """Returns the same with outputs in other memory, their values undefined."""
+        memory = (allocate(a.shape, a.dtype, self.device) if a.role == "output" else m for a, m in self._pairs())
+        return replace(self, memory=tuple(memory))
 
     @property
     def tensors(self) -> list[Any]:

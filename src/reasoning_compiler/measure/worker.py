@@ -19,6 +19,8 @@ import psutil
 from reasoning_compiler.lifeline import follow_the_parent
 from reasoning_compiler.machine.cgroup import memory_limit_bytes
 from reasoning_compiler.machine.toolchain import use_threads
+from reasoning_compiler.measure.messages import send
+from reasoning_compiler.measure.nursery import CAN_FORK, nurse
 from reasoning_compiler.measure.serving import limit, serve
 
 # LLVM keeps some memory of every build: a builder that has grown by this much is replaced.
@@ -46,18 +48,28 @@ def main() -> None:
     follow_the_parent(lifeline_fd)
     _limit_memory(options["memory_limit_bytes"])
     use_threads(options["num_threads"])
-    max_growth_bytes = None
     if options["role"] == "builder":
         from reasoning_compiler.measure.builder import build
 
-        actions = {"build": build}
-        max_growth_bytes = _MAX_BUILDER_GROWTH_BYTES
-    else:
-        from reasoning_compiler.measure.runner import Runner
+        send(reply_fd, {"pid": os.getpid()})
+        growth_bytes = _MAX_BUILDER_GROWTH_BYTES
+        serve({"build": build}, request_fd=request_fd, reply_fd=reply_fd, max_growth_bytes=growth_bytes)
+        return
+    from reasoning_compiler.measure.runner import Runner
 
-        actions = Runner(partial(limit, reply_fd), flush_bytes=options["flush_bytes"]).actions
-        gc.disable()  # a collection in the middle of a timing is noise, and there is no garbage to speak of
-    serve(actions, request_fd=request_fd, reply_fd=reply_fd, max_growth_bytes=max_growth_bytes)
+    runner = Runner(partial(limit, reply_fd), flush_bytes=options["flush_bytes"])
+    gc.disable()  # a collection in the middle of a timing is noise, and there is no garbage to speak of
+    if options["forks"] and CAN_FORK:
+        nurse(
+            runner.actions,
+            request_fd=request_fd,
+            reply_fd=reply_fd,
+            may_fork=lambda: runner.may_fork,
+            on_birth=runner.renew_outputs,
+        )
+        return
+    send(reply_fd, {"pid": os.getpid()})
+    serve(runner.actions, request_fd=request_fd, reply_fd=reply_fd)
 
 
 if __name__ == "__main__":

@@ -102,17 +102,28 @@ class Nest:
         return next((a for a in self.accesses if a.writes), None)
 
     def footprint_elements(self, access: Access, depth: int) -> int:
-        """Returns how many elements of a buffer the loops from `depth` inward touch (loops outside stand still)."""
-        extents = [loop.extent - 1 for loop in self.loops]
-        total = 1
-        for dim, size, region in zip(access.steps, access.shape, access.region, strict=True):
-            reach = sum(abs(s) * e for s, e in zip(dim[depth:], extents[depth:], strict=True) if s)
-            total *= min(size, int(reach) + region)
-        return total
+        """Returns how many elements one of `accesses` touches in the loops from `depth` inward; those outside stand."""
+        at = next(index for index, own in enumerate(self.accesses) if own is access)
+        return self._footprints[at][depth]
 
     def footprint_bytes(self, depth: int) -> int:
         """Returns the bytes of all buffers that the loops from `depth` inward touch."""
         return sum(self.footprint_elements(a, depth) * a.item_bytes for a in self.accesses)
+
+    @cached_property
+    def _footprints(self) -> list[list[int]]:
+        """For each access its footprint from every depth, the innermost (nothing moves) last."""
+        found = []
+        for access in self.accesses:
+            totals = [1] * (len(self.loops) + 1)
+            for dim, size, region in zip(access.steps, access.shape, access.region, strict=True):
+                reach = 0.0
+                totals[-1] *= min(size, region)
+                for depth in range(len(self.loops) - 1, -1, -1):
+                    reach += abs(dim[depth]) * (self.loops[depth].extent - 1)
+                    totals[depth] *= min(size, int(reach) + region)
+            found.append(totals)
+        return found
 
     def tiled(self, structure: str, factors: Mapping[str, Sequence[int]], *, unroll_limit: int = 0) -> Nest:
         """Returns this nest with its loops split and reordered as MetaSchedule's multi-level tiling does.

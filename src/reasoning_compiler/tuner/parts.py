@@ -17,7 +17,7 @@ from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.protocol import Context, Proposer
 from reasoning_compiler.proposer.random import RandomProposer
 from reasoning_compiler.records import Machine, Program, Proposal, Step
-from reasoning_compiler.risk import Risk, at_risk
+from reasoning_compiler.risk import Risk
 from reasoning_compiler.rng import stream
 from reasoning_compiler.search.search import Known, SearchConfig, TreeSearch
 from reasoning_compiler.space.analysis import Analysis, analyze
@@ -141,6 +141,7 @@ class Parts:
         self.settings = settings
         self.clock = Stopwatch()
         self._fatal = fatal
+        self._features = FeatureExtractor()
         with uninterrupted():
             self.space = SharedSpace(self._make_space(), self.clock)
             self.surrogate = _sparing({r.program for r in fatal if not r.edits}, self._make_surrogate())
@@ -206,18 +207,10 @@ class Parts:
         made.learn = holding_ctrl_c(made.learn)
         return made
 
-    @cached_property
-    def _features(self) -> FeatureExtractor:
-        return FeatureExtractor(self.workload.mod, self.target)
-
-    def _row(self, program: Program, analysis: Analysis) -> np.ndarray:
-        return self._features.row(self.space.schedule(program), analysis)
-
     def _describe(self, program: Program) -> Description:
         analysis = self.analyze(program)
         prior_secs = analysis.secs if self.settings.prior else NO_PRIOR_SECS
-        with self.space.lock, at_risk(Risk(program)):
-            return Description(prior_secs, self._row(program, analysis))
+        return Description(prior_secs, self._features.row(program, analysis))
 
 
 def _sparing(fatal: Collection[Program | None], surrogate: Any) -> Any:
