@@ -66,17 +66,25 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return use
 
 
-def test_a_program_that_ends_the_process_is_left_out_and_the_run_goes_on(tmp_path: Path) -> None:
+@pytest.fixture
+def reasonc(tmp_path: Path) -> Callable[..., dict[str, object]]:
+    """Runs the command where programs are deadly, and returns what it tells."""
     (tmp_path / "sitecustomize.py").write_text(PLANTED)
     path = os.pathsep.join([str(tmp_path), str(SOURCE), str(Path(__file__).parent)])
     env = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path)}
 
-    def reasonc(*arguments: str) -> dict[str, object]:
+    def run(*arguments: str) -> dict[str, object]:
         command = [sys.executable, "-m", "reasoning_compiler", *arguments, "--json"]
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
         assert (done.returncode, done.stderr) == (0, "")
         return json.loads(done.stdout)
 
+    return run
+
+
+def test_a_program_that_ends_the_process_is_left_out_and_the_run_goes_on(
+    reasonc: Callable[..., dict[str, object]], tmp_path: Path
+) -> None:
     told = reasonc("tune", GEMM, "--samples", "12", "--out", "run")
     run = rc.read_run(tmp_path / "run")
     assert run.num_samples == 12 and run.ended.reason == "samples"
@@ -90,6 +98,15 @@ def test_a_program_that_ends_the_process_is_left_out_and_the_run_goes_on(tmp_pat
     reasonc("resume", "run", "--samples", "16")
     assert (tmp_path / "deaths").read_text().split() == deaths
     assert rc.read_run(tmp_path / "run").num_samples == 16
+
+
+def test_a_comparison_survives_it_too(reasonc: Callable[..., dict[str, object]], tmp_path: Path) -> None:
+    options = ("--methods", "mcts,expert", "--samples", "8", "--repeats", "1", "--batch", "4")
+    told = reasonc("compare", GEMM, *options)
+    (folder,) = (tmp_path / "experiments").iterdir()
+    runs = [rc.read_run(journal.parent) for journal in folder.glob("cells/*/journal.jsonl")]
+    assert [run.num_samples for run in runs] == [8, 8] and sum(len(run.crashes) for run in runs) == 2
+    assert len(told["cells"]) == 2
 
 
 class TestWhatIsFatal:

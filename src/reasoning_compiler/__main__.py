@@ -2,7 +2,7 @@
 
 import sys
 
-_WATCHED = ("tune", "resume")
+_WATCHED = ("tune", "resume", "compare", "ablate")
 _HELP = ("--help", "-h")
 
 

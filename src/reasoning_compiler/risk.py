@@ -154,14 +154,16 @@ def keep(note: Note) -> None:
     _note = note
 
 
-def works_on(folder: Path) -> None:
+def works_on(folder: Path | None) -> None:
     """Notes the run folder, from which another process can go on, and from now on also where this process crashes.
+
+    None stands for work that only this process can do, as TVM's own search.
 
     To be called in the main thread, after TVM has been imported: its own words at a crash go to the terminal, and are
     left out.
     """
     if _note is not None:
-        _note.write("folder", str(folder.resolve()))
+        _note.write("folder", str(folder.resolve()) if folder else "")
         signal.signal(signal.SIGSEGV, signal.SIG_DFL)
         faulthandler.enable(file=_note.fds[1], all_threads=False)
 

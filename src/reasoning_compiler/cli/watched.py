@@ -1,7 +1,8 @@
-"""`tune` and `resume` work in a process of their own, over which this one watches.
+"""`tune`, `resume`, `compare` and `ablate` work in a process of their own, over which this one watches.
 
 TVM may end the process that applies a schedule (see risk.py). The watcher then puts into the journal what TVM was asked
-to do and starts the next process, which goes on with the run as after a kill, and refuses what the last one died of.
+to do and starts the next process, which goes on with the run (or with the experiment that it is part of) as after a
+kill, and refuses what the last one died of.
 The watcher imports next to nothing, passes signals on, and ends as the last process ended. Where it dies itself, the
 other dies too.
 
@@ -28,6 +29,7 @@ from reasoning_compiler.errors import CrashedError, ReasoningCompilerError
 from reasoning_compiler.lifeline import follow_the_parent
 from reasoning_compiler.risk import Crash, Note, has_ended, keep
 
+_EXPERIMENTS = ("compare", "ablate")  # whose runs lie in FOLDER/cells/, and which go on with `--out FOLDER`
 _QUIET = ("--json", "--quiet", "-q")
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGSYS, signal.SIGTRAP)
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -53,6 +55,8 @@ def watch(arguments: list[str], command: str) -> int:
     """
     options = arguments[: arguments.index(command)]
     flags = [each for each in arguments if each in _QUIET]
+    experiments = command in _EXPERIMENTS
+    given = arguments
     crashes: list[Crash] = []
     num_measured, folder = 0, ""
     signals = _Signals()
@@ -61,13 +65,13 @@ def watch(arguments: list[str], command: str) -> int:
         try:
             code, stuck = _run(arguments, note, signals)
             ended, risk, where = note.read("ended"), note.risk, note.where
-            folder = note.read("folder") or folder
+            folder = note.read("folder") or ("" if experiments else folder)
         finally:
             note.close()
         if ended or code >= 0:
             return int(ended or code)
         if -code not in _CRASHES and not stuck:
-            return _killed(-code, folder)
+            return _killed(-code, folder, "the same command and its `--out`" if experiments else "")
         how = f"no end after {_STUCK_SECS:.0f} s" if stuck else signal.Signals(-code).name
         crash = Crash(how, risk[0] if risk else None, where)
         try:
@@ -79,7 +83,10 @@ def watch(arguments: list[str], command: str) -> int:
         if not flags:
             left_out = "; what it was applying is left out" if risk else ""
             _say(f"TVM ended the process ({how}){left_out}, and the run goes on", 0)
-        arguments = [*options, "resume", folder, *flags]
+        if experiments:
+            arguments = [*given, "--out", str(Path(folder).parents[1])]
+        else:
+            arguments = [*options, "resume", folder, *flags]
 
 
 def work(fds: Sequence[int], arguments: list[str]) -> None:
@@ -173,7 +180,7 @@ def _keep(crash: Crash, folder: str) -> int:
     if not folder:
         where = f", in {crash.where}" if crash.where else ""
         raise CrashedError(
-            f"TVM crashed ({crash.how}{where}) before there was a run; nothing was written. If `reasonc doctor` finds "
+            f"TVM crashed ({crash.how}{where}) before there was a run of ours to go on with. If `reasonc doctor` finds "
             "nothing wrong, TVM cannot schedule this kernel"
         )
     with Journal.resume(folder) as journal:
@@ -194,12 +201,13 @@ def _check(crashes: Sequence[Crash], folder: str) -> None:
     )
 
 
-def _killed(number: int, folder: str) -> int:
+def _killed(number: int, folder: str, go_on: str) -> int:
     """Returns the exit code of a command that a signal from outside has ended, after a word where it is needed."""
     if number == signal.SIGINT and not folder:
         return _say("interrupted before there was a run; nothing was written", 130)
     if number == signal.SIGKILL:
-        rest = f"go on with `reasonc resume {Path(folder)}`" if folder else "there was no run yet"
+        go_on = go_on or f"`reasonc resume {Path(folder)}`"
+        rest = f"go on with {go_on}" if folder else "there was no run yet"
         return _say(f"the search was killed (SIGKILL), perhaps because memory ran out; {rest}", 128 + number)
     return 128 + number
 

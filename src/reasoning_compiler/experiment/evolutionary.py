@@ -22,6 +22,7 @@ def evolutionary(
     threads: int,
     rules: list[Any] | None = None,
     on_latency: Callable[[float], None] = lambda secs: None,
+    timeout_secs: float = 30.0,
     flush_cache: bool = False,
 ) -> tuple[Any, float]:
     """Returns (best module, wall seconds) of TVM's evolutionary search, upstream defaults, our builder and runner.
@@ -33,6 +34,7 @@ def evolutionary(
         threads: threads that a program may use.
         rules: MetaSchedule schedule rules; None for the target's own, TVM's space.
         on_latency: is called for each program in the order of measuring, with inf for a failed one.
+        timeout_secs: the longest that a program may take, all its runs together.
         flush_cache: whether each timing begins with cold caches.
 
     Raises:
@@ -52,7 +54,14 @@ def evolutionary(
 
     target = tvm_target(replace(detect(), num_cores=threads))
     builder = ReasoningBuilder()
-    runner = ReasoningRunner(num_threads=threads, workload=workload, target=target, seed=seed, flush_cache=flush_cache)
+    runner = ReasoningRunner(
+        num_threads=threads,
+        workload=workload,
+        target=target,
+        seed=seed,
+        timeout_secs=timeout_secs,
+        flush_cache=flush_cache,
+    )
     space = "post-order-apply" if rules is None else ms.space_generator.PostOrderApply(sch_rules=rules)
     started = time.perf_counter()
     try:

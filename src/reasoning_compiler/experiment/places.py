@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from reasoning_compiler.deploy.best import LIBRARY_FILE
 from reasoning_compiler.errors import Interrupted, NothingMeasuredError, ReasoningCompilerError, UsageError
@@ -17,7 +17,11 @@ from reasoning_compiler.experiment.recorded import check, search
 from reasoning_compiler.experiment.variants import Variant
 from reasoning_compiler.journal import JOURNAL_FILE, read_run
 from reasoning_compiler.records import Machine, Measurement
+from reasoning_compiler.risk import works_on
 from reasoning_compiler.tuner.settings import Progress, Settings
+
+if TYPE_CHECKING:
+    from reasoning_compiler.measure.instrument import Instrument
 
 LIBRARY = Path("best") / LIBRARY_FILE
 _ROUNDS, _ROUNDS_SECS = 20, 20.0  # of timing the winners of one seed against each other
@@ -153,18 +157,8 @@ class Hardware:
 
     def retime(self, winners: Mapping[str, Path], *, seed: int) -> dict[str, list[float]]:
         """See `Place.retime`."""
-        from reasoning_compiler.machine import tvm_target
-        from reasoning_compiler.measure.instrument import Instrument
-
         names = list(winners)
-        with Instrument(
-            self._workload,
-            tvm_target(self.machine),
-            num_threads=self._threads,
-            seed=seed,
-            timeout_secs=self._settings.timeout_secs,
-            flush_cache=self._settings.flush_cache,
-        ) as instrument:
+        with self._instrument(seed) as instrument:
             untuned = instrument.measure_untuned().measurement
             libraries = [winners[name] / LIBRARY for name in names]
             timed = instrument.confirm(libraries, rounds=_ROUNDS, budget_secs=_ROUNDS_SECS) if libraries else []
@@ -173,10 +167,9 @@ class Hardware:
     def _evolutionary(self, variant: Variant, seed: int, folder: Path, *, samples: int, watch: Watch) -> Cell:
         from reasoning_compiler.deploy.library import write_library
         from reasoning_compiler.experiment.evolutionary import evolutionary
-        from reasoning_compiler.machine import tvm_target
-        from reasoning_compiler.measure.instrument import Instrument
         from reasoning_compiler.tuner.parts import space_rules
 
+        works_on(None)
         started = time.perf_counter()
         found: list[tuple[float, float | None]] = []
 
@@ -195,9 +188,10 @@ class Hardware:
             threads=self._threads,
             rules=rules,
             on_latency=note,
+            timeout_secs=self._settings.timeout_secs,
             flush_cache=self._settings.flush_cache,
         )
-        with Instrument(self._workload, tvm_target(self.machine), num_threads=self._threads, seed=seed) as instrument:
+        with self._instrument(seed) as instrument:
             (built,) = instrument.measure([module], best_secs=None)
             if built.artifact is None:
                 raise NothingMeasuredError(f"evolutionary search's winner fails: {built.measurement.failure}")
@@ -205,6 +199,19 @@ class Hardware:
             about = {"workload": self.spec, "num_threads": self._threads}
             write_library(built.artifact, folder / LIBRARY, about=about)
         return Cell(self.spec, variant.name, seed, tuple(found), None, wall_secs)
+
+    def _instrument(self, seed: int) -> Instrument:
+        from reasoning_compiler.machine import tvm_target
+        from reasoning_compiler.measure.instrument import Instrument
+
+        return Instrument(
+            self._workload,
+            tvm_target(self.machine),
+            num_threads=self._threads,
+            seed=seed,
+            timeout_secs=self._settings.timeout_secs,
+            flush_cache=self._settings.flush_cache,
+        )
 
 
 def failed_cell(place: Place, variant: Variant, seed: int, error: ReasoningCompilerError) -> Cell:
