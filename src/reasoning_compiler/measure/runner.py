@@ -32,7 +32,7 @@ _HOPELESS_RATIO = 10.0
 _LEAST_LIMIT_SECS, _LEAST_LIMIT_SECS_FAR = 0.2, 2.0
 # A race between threads goes wrong only sometimes: short programs are run this often, or for this long, to see it.
 _MAX_REPEATED_RUNS = 1000
-_REPEATED_SECS = 0.1
+_REPEATED_SECS = 0.05
 # In a comparison a fast library is timed more often than a slow one, up to this often.
 _MAX_TIMINGS_PER_ROUND = 5
 
