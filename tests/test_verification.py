@@ -8,7 +8,9 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +20,12 @@ pytest.importorskip("tvm")
 from faulty_kernels import DEADLY, GEMM, WRONG, fused_gemm, module
 from judge_faults import SCHEDULES
 from measure_kernels import Gemm, scheduled, slow_gemm, target
+from reasoning_compiler.measure import instrument as instrument_module
+from reasoning_compiler.measure.bench import Ran
 from reasoning_compiler.measure.instrument import Instrument
 from reasoning_compiler.measure.memory import Fenced
 from reasoning_compiler.measure.races import racing_loop
+from reasoning_compiler.records import Failure
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import CATALOGUE, parse
 from test_workload_tvm import SMALL
@@ -96,6 +101,41 @@ def test_a_finalist_that_never_was_the_best_is_checked_before_the_end(instrument
         bad, good = other.confirm([each.library for each in built], rounds=3)
     assert bad.failure is not None and bad.failure.kind == "wrong_result"
     assert good.ok and good.verified
+
+
+@pytest.mark.parametrize("at_once_secs", [1.0, -1.0])
+def test_the_best_of_a_batch_is_checked_also_where_that_waits_for_its_end(
+    monkeypatch: pytest.MonkeyPatch, at_once_secs: float
+) -> None:
+    """Of three programs the second, the fastest, turns out wrong."""
+    monkeypatch.setattr(instrument_module, "_CHECKED_AT_ONCE_SECS", at_once_secs)
+    checked: list[int] = []
+    told: list[tuple[int, bool]] = []
+    with Instrument(GEMM, target(), num_threads=2, repeats=3) as instrument:
+        race, libraries = instrument._bench.race, []
+
+        def in_these_times(given: list[Path], **kwargs: Any) -> Iterator[Ran]:
+            libraries.extend(given)
+            for secs, ran in zip((3.0, 1.0, 2.0), race(given, **kwargs), strict=True):
+                yield replace(ran, measurement=replace(ran.measurement, latencies_secs=(secs,), cut=False))
+
+        def check(library: Path) -> tuple[Failure | None, float]:
+            checked.append(libraries.index(library))
+            return (Failure("wrong_result", "planted") if checked[-1] == 1 else None), 0.0
+
+        monkeypatch.setattr(instrument._bench, "race", in_these_times)
+        monkeypatch.setattr(instrument._bench, "check_secs", lambda secs: 0.5)
+        monkeypatch.setattr(instrument._bench, "check", check)
+        monkeypatch.setattr(instrument._bench, "failing_sets", lambda artifact, but: [])
+        results = instrument.measure(
+            [scheduled(GEMM, tile=tile) for tile in (8, 16, 32)],
+            best_secs=None,
+            on_result=lambda index, result: told.append((index, result.measurement.ok)),
+        )
+    assert [result.measurement.ok for result in results] == [True, False, True]
+    assert told == [(0, True), (1, False), (2, True)]
+    # Where it waits, the first, which was the best for a while, need not be checked.
+    assert checked == ([0, 1, 2] if at_once_secs > 0 else [1, 2])
 
 
 def test_an_input_set_on_which_the_untuned_program_fails_says_nothing() -> None:

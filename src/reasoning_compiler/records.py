@@ -252,6 +252,10 @@ class Measurement:
         """Whether its latency can be compared with others: it worked, and was timed in full."""
         return self.ok and not self.cut
 
+    def is_faster_than(self, secs: float | None) -> bool:
+        """Tells whether it was timed in full, and is faster than a latency in seconds; than none, any is."""
+        return self.is_full and (secs is None or self.latency_secs < secs)
+
     @property
     def counts(self) -> bool:
         """Whether it may make a program the best: it was timed in full, and its output was verified."""

@@ -135,6 +135,10 @@ class Bench:
         failure = self._check(library, self._data.sets())
         return failure, time.perf_counter() - started
 
+    def check_secs(self, latency_secs: float) -> float:
+        """Returns roughly how long `check` takes of a program with that latency."""
+        return latency_secs * (1 + len(self._data.sets())) if self._data is not None else 0.0
+
     def failing_sets(self, library: Path, *, but: Collection[str]) -> list[str]:
         """Returns the names of the input sets on which a library fails; none where it also fails without them.
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from reasoning_compiler.records import Measurement
 
 # What a first run may take beyond a later one: pages are touched for the first time, threads wake up.
 _WARM_UP_SECS = 0.005
@@ -65,6 +67,20 @@ def verdict(race: Race, first_secs: float, latencies_secs: Sequence[float]) -> L
         return "enough"
     next_secs = max(fastest, race.min_timing_secs)
     return "again" if first_secs + (len(latencies_secs) + 1) * next_secs <= race.budget_secs else "enough"
+
+
+def fastest_right(
+    measured: Sequence[Measurement], best_secs: float | None, is_right: Callable[[int], bool] = lambda index: True
+) -> int | None:
+    """Returns the index of the fastest measurement that is right, of those faster than the best; None without one.
+
+    Args:
+        measured: of a batch.
+        best_secs: the latency to beat, in seconds; None where there is none.
+        is_right: is asked, the fastest first, until it says so.
+    """
+    faster = (index for index, each in enumerate(measured) if each.is_faster_than(best_secs))
+    return next(filter(is_right, sorted(faster, key=lambda index: measured[index].latency_secs)), None)
 
 
 def half_width(latencies_secs: Sequence[float]) -> float:
