@@ -33,6 +33,7 @@ _LEAST_LIMIT_SECS, _LEAST_LIMIT_SECS_FAR = 0.2, 2.0
 # A race between threads goes wrong only sometimes: short programs are run this often, or for this long, to see it.
 _MAX_REPEATED_RUNS = 1000
 _REPEATED_SECS = 0.05
+_TIMINGS_PER_VERIFICATION = 3
 # In a comparison a fast library is timed more often than a slow one, up to this often.
 _MAX_TIMINGS_PER_ROUND = 5
 
@@ -116,9 +117,10 @@ class Runner:
     ) -> dict[str, Any]:
         """Times a library as long as it can still win, and verifies it.
 
-        The first run is verified, and its time decides whether there are more. After every timing the outputs
+        The first run is verified, and its time decides whether there are more. After every few timings the outputs
         are verified again: MetaSchedule lets parallel iterations write the same buffer, and what then goes wrong
-        goes wrong only sometimes.
+        goes wrong only sometimes. Verifying takes the program's data out of the caches, so the next timings begin
+        with a run that does not count, unless caches are to be cold.
 
         Args:
             library: the shared library, with its signature beside it.
@@ -149,8 +151,12 @@ class Runner:
         while (said := verdict(rules, first_secs, latencies)) == "again":
             number = runs_per_timing(rules, min([first_secs, *latencies]))
             data.spoil_outputs()
-            latencies.append(self._time(kernel, number))
-            timed_secs += number * latencies[-1]
+            timed_secs += self._warm_up(kernel)
+            for _ in range(_TIMINGS_PER_VERIFICATION):
+                latencies.append(self._time(kernel, number))
+                timed_secs += number * latencies[-1]
+                if verdict(rules, first_secs, latencies) != "again":
+                    break
             verify_secs += data.verify() if verify else 0.0
         return {
             "latencies_secs": latencies or [first_secs],
@@ -265,14 +271,16 @@ class Runner:
                 break
             order = range(len(kernels)) if round_number % 2 == 0 else reversed(range(len(kernels)))
             for i in order:
-                if self._eviction is None:
-                    kernels[i].time(1)
-                for _ in range(turns[i]):
-                    kernels[i].data.spoil_outputs()
-                    latencies[i].append(self._time(kernels[i], numbers[i]))
-                    if verify:
-                        kernels[i].data.verify()
+                kernels[i].data.spoil_outputs()
+                self._warm_up(kernels[i])
+                latencies[i] += [self._time(kernels[i], numbers[i]) for _ in range(turns[i])]
+                if verify:
+                    kernels[i].data.verify()
         return {"latencies_secs": latencies, "run_secs": time.perf_counter() - started}
+
+    def _warm_up(self, kernel: _Kernel) -> float:
+        """Returns the seconds of a run that brings a library's data into the caches; 0 where they are to be cold."""
+        return kernel.time(1) if self._eviction is None else 0.0
 
     def _time(self, kernel: _Kernel, number: int) -> float:
         """Returns the seconds of one run, the mean of `number` in a row, with cold caches where they are flushed."""
