@@ -22,7 +22,7 @@ from reasoning_compiler.rng import stream
 from reasoning_compiler.search.search import Known, SearchConfig, TreeSearch
 from reasoning_compiler.space.analysis import Analysis, analyze
 from reasoning_compiler.space.nest import Nest
-from reasoning_compiler.space.rules import own_rules, parallel_jobs, rules_of
+from reasoning_compiler.space.rules import parallel_jobs, rules_of, with_own_rules
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.space.tiling import TileGroup
 from reasoning_compiler.stages import Stopwatch
@@ -71,7 +71,7 @@ def space_rules(workload: Workload, machine: Machine, settings: Settings) -> lis
     theirs = rules_of(workload.mod, tvm_target(machine))
     if settings.preset == "paper":
         return [*theirs, parallel_jobs(machine.num_cores)]
-    return [*own_rules(), *theirs]
+    return with_own_rules(theirs)
 
 
 class SharedSpace:

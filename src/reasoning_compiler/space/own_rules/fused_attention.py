@@ -20,6 +20,7 @@ from reasoning_compiler.space.own_rules.attention_chain import Chain, Product, S
 from reasoning_compiler.space.own_rules.fused_label import FUSED, MASKED
 from reasoning_compiler.space.own_rules.marks import NO_RULES, SETTLED, SKIP_MASKED, STRUCTURE
 from reasoning_compiler.space.own_rules.skip_masked import mark
+from reasoning_compiler.space.own_rules.vector_math import mark_vector_math
 from reasoning_compiler.space.sketch import TVM_ERRORS
 
 _FLOAT_BYTES = 4
@@ -81,7 +82,10 @@ def _fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int) -> None:
     scores, out = sch.get_sblock(chain.scores.name, "main"), sch.get_sblock(chain.out.name, "main")
     stages = {stage.name: sch.get_sblock(stage.name, "main") for stage in chain.stages}
     tail = [sch.get_sblock(name, "main") for name in chain.tail]
-    _keep_other_rules_away(sch, [scores, out, *stages.values(), *tail])
+    own = [scores, out, *stages.values(), *tail]
+    alone = len(sch.get_child_blocks(sch.get_sblock("root", "main"))) == len(own)
+    for block in own:
+        sch.annotate(block, NO_RULES, "None")
     sch.annotate(out, STRUCTURE, FUSED + (f", {MASKED}" if chain.live is not None else ""))
 
     inlined = _inline(sch, chain, stages)
@@ -102,8 +106,8 @@ def _fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int) -> None:
         copied = [rest, loops[chain.out.result_column]]
     else:
         sch.compute_at(out_copy, block, preserve_unit_loops=True)
-        own = sch.get_loops(out_copy)[-len(loops) :]
-        copied = [own[chain.out.result_row], own[chain.out.result_column]]
+        inner = sch.get_loops(out_copy)[-len(loops) :]
+        copied = [inner[chain.out.result_row], inner[chain.out.result_column]]
         _vectorize(sch, sch.get_loops(last)[-1], depth_lanes)
     _, tile = _tile_copy(sch, *copied, rows[1:], [*depths, depth_lanes])
     out_sums = _tile_sums(sch, out, chain.out, tile, depth_lanes, [*keys, None, steps])
@@ -118,8 +122,8 @@ def _fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int) -> None:
     for name in chain.after_scores:
         sch.reverse_compute_inline(stages[name])
     sch.compute_at(score_copy, block, preserve_unit_loops=True)
-    own = sch.get_loops(score_copy)[1 - len(chain.scores.extents) :]
-    panel, tile = _tile_copy(sch, own[chain.row_dim], own[chain.column_dim], rows[1:], [*keys, lanes])
+    copied = sch.get_loops(score_copy)[1 - len(chain.scores.extents) :]
+    panel, tile = _tile_copy(sch, copied[chain.row_dim], copied[chain.column_dim], rows[1:], [*keys, lanes])
     panels.append((panel, str(sch.get(score_copy).writes[0].source.name)))
     score_sums = _tile_sums(sch, scores, chain.scores, tile, lanes, [None, steps])
 
@@ -144,6 +148,9 @@ def _fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int) -> None:
     if chain.live is not None:
         for loop, buffer in panels:
             sch.annotate(loop, SKIP_MASKED, mark(chain, buffer))
+    if alone:  # nothing is left for other rules
+        mark_vector_math(sch)
+        sch.annotate(sch.get_sblock("root", "main"), NO_RULES, "None")
 
 
 def _sample(sch: Any, out: Any, chain: Chain, lanes: int, depth_lanes: int) -> tuple[Any, Any, Any, Any]:
@@ -198,15 +205,6 @@ def _tile_sums(sch: Any, block: Any, product: Product, tile: Any, lanes: int, st
         sch.unroll(loop)
     _vectorize(sch, lane)
     return list(sums)
-
-
-def _keep_other_rules_away(sch: Any, own: list[Any]) -> None:
-    """Marks blocks as finished for the rules that follow, and the root if nothing else is left for them."""
-    for block in own:
-        sch.annotate(block, NO_RULES, "None")
-    root = sch.get_sblock("root", "main")
-    if len(sch.get_child_blocks(root)) == len(own):
-        sch.annotate(root, NO_RULES, "None")
 
 
 def _inline(sch: Any, chain: Chain, stages: dict[str, Any]) -> set[str]:

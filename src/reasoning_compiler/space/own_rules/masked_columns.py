@@ -75,7 +75,7 @@ def live_band(
         return None
     # What a buffer holds in columns that do not count.
     dead = {stage.statement.buffer: np.float32(constant)}
-    limit = abs(constant) / 2
+    limit = min(abs(constant), float(np.finfo(np.float32).max)) / 2
     row_values = [np.float32(sign * limit * 10.0**-power) for sign in (1, -1) for power in (0, 4, 16, 32, 45)]
     for each in stages[stages.index(stage) + 1 :]:
         statement = each.statement

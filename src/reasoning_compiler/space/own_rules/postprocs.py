@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from reasoning_compiler.space.own_rules.skip_masked import skip_masked
+from reasoning_compiler.space.own_rules.vector_math import write_vector_math
 
-_OURS = (skip_masked,)
+_OURS = (skip_masked, write_vector_math)
 
 
 def own_postprocs() -> list[Any]:

@@ -60,7 +60,7 @@ def _rewrite(sch: Any) -> None:
     tvm = import_tvm()
     import tvm_ffi
 
-    root = sch.get(sch.get_sblock("root", "main"))
+    root = sch.mod["main"].body.block
     conditions: dict[Any, Any] = {}
     for part in _parts(root.body):
         if type(part).__name__ == "For" and int(part.kind) == _PARALLEL and SETTLED in part.annotations:
@@ -74,7 +74,7 @@ def _rewrite(sch: Any) -> None:
         return tvm.tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, loop.thread_binding, kept)
 
     changed = tvm_ffi.structural_map(root, (tvm.tirx.For, guarded))
-    sch.state.replace(sch.get_sref(sch.get_sblock("root", "main")), changed, {root: changed})
+    sch.state.replace(sch.state.get_sref(root), changed, {root: changed})
 
 
 def _parts(stmt: Any) -> list[Any]:
