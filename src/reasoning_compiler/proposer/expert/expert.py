@@ -136,7 +136,8 @@ class Expert:
         plans = [(self._edits({**tiles, **settled}), f"{text} {why}".strip()) for tiles, text in tilings]
         others = list(self._other_structures({**tilings[0][0], **settled}))
         ordered = plans[:3] + others + plans[3:]
-        fused = [(self._edits({**settled, **chooser.edits(c.sizes)}), c.reasoning) for chooser, c in self._fused]
+        rest = {**tilings[0][0], **settled}
+        fused = [(_fused_edits(chooser, choice, rest), choice.reasoning) for chooser, choice in self._fused]
         if fused and self._judged(fused[0][0]) < self._judged(plans[0][0]):
             ordered = fused[:5] + ordered[:3] + fused[5:] + ordered[3:]
         else:
@@ -150,9 +151,19 @@ class Expert:
             for value in _alternatives(decision):
                 if _is_fused(value):
                     program = self._space.edit(UNTUNED, Transformation(((decision.name, value),)))
-                    chooser = FusedChooser(self._space.table(program), self._machine)
+                    chooser = self._fused_chooser(self._space.table(program))
                     return [(chooser, choice) for choice in chooser.ranked(_NUM_TILINGS)]
         return []
+
+    def _fused_chooser(self, table: tuple[Decision, ...]) -> FusedChooser:
+        """Returns who chooses the sizes. Raises LookupError where nothing is fused over rows."""
+        chooser = FusedChooser(table, self._machine)
+        group = next((g for g in self._space.tile_groups if g.block == chooser.block), None)
+        if group is None:
+            return chooser
+        *others, _ = (loop.extent for loop in group.nest.loops if not loop.reduces)  # the last is depth
+        heads = math.prod(others) // math.prod(chooser.present.rows)
+        return FusedChooser(table, self._machine, heads=heads)
 
     def _tiled(self, rank: int) -> tuple[dict[str, Value], str]:
         """Returns the decisions of each group's tiling of that rank, and the reasons for them."""
@@ -257,7 +268,7 @@ class Expert:
     def _fused_moves(self, context: Context) -> list[_Idea]:
         """Returns other sizes of an attention that is fused over rows."""
         try:
-            chooser = FusedChooser(context.table, self._machine)
+            chooser = self._fused_chooser(context.table)
         except LookupError:
             return []
         present = chooser.judge(chooser.present)
@@ -311,6 +322,13 @@ def _alternatives(decision: Decision) -> Iterator[Value]:
 
 def _is_fused(value: Value) -> bool:
     return isinstance(value, str) and value.startswith(FUSED)
+
+
+def _fused_edits(chooser: FusedChooser, choice: FusedChoice, rest: dict[str, Value]) -> tuple[tuple[str, Value], ...]:
+    """Returns the sizes of a fused attention with what of the other values has a meaning beside it."""
+    wanted = {**rest, **chooser.edits(choice.sizes)}
+    here = [d for d in chooser.table if d.name in wanted and d.domain.why_not(wanted[d.name]) is None]
+    return tuple((d.name, wanted[d.name]) for d in here if d.kind == "structure" or d.value != wanted[d.name])
 
 
 def _lessons(measured: Sequence[Step]) -> dict[str, tuple[float, int]]:

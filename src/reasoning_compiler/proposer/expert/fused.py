@@ -37,7 +37,7 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class FusedChoice:
-    """Sizes, what they cost in cycles of one core for one head, and why they should be good."""
+    """Sizes, what they cost in cycles (of one core for one head, more where cores idle), and why they should be good."""
 
     sizes: Sizes
     cycles: float
@@ -50,15 +50,17 @@ class FusedChooser:
     Args:
         table: of a program with that structure.
         machine: a CPU.
+        heads: how often the attention is computed, each time with rows of its own; 0 if it is not known.
 
     Raises:
         LookupError: nothing in the table is fused over rows.
     """
 
-    def __init__(self, table: Sequence[Decision], machine: Machine) -> None:
+    def __init__(self, table: Sequence[Decision], machine: Machine, *, heads: int = 0) -> None:
         sites = [d for d in table if d.kind == "structure" and str(d.value).startswith(FUSED)]
         if not sites:
             raise LookupError("nothing is fused over rows")
+        self.table = tuple(table)
         self.site, self.label = sites[0].name, str(sites[0].value)
         self.block = self.site.rpartition(" ")[0]
         mine = [d for d in table if d.kind != "structure" and d.name.startswith(f"{self.block}.")]
@@ -67,7 +69,7 @@ class FusedChooser:
         # In the order in which the rule takes them.
         self.decisions = (*tiles[:3], *steps[:1])
         self.names = tuple(d.name for d in self.decisions)
-        self._machine = machine
+        self._machine, self._heads = machine, heads
         self._lanes = machine.vector_bytes // _ITEM_BYTES
 
     @property
@@ -132,6 +134,8 @@ class FusedChooser:
         cycles = share * (first + second + softmax)
         if score_bytes + head_bytes > _CACHE_SHARE * machine.l2_bytes:
             cycles += 0.5 * share * blocks * head_bytes / _L3_BYTES_PER_CYCLE
+        jobs = (self._heads or machine.num_cores) * blocks
+        cycles *= math.ceil(jobs / machine.num_cores) * machine.num_cores / jobs
         kilobytes = rows * keys * _ITEM_BYTES / 1024
         text = (
             f"Fused over blocks of {rows} rows, whose scores ({kilobytes:.0f} KB) stay in cache; "

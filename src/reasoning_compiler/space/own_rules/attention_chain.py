@@ -98,7 +98,7 @@ class Stage:
         row, column: positions of variables.
         loops: for each variable the position of its loop.
         reduces: whether it reduces over the columns.
-        over: the name of the buffer with rows and columns that it writes or, where it has none, reads.
+        over: which of its reads has rows and columns; -1 where what it writes has.
         statement: the block.
     """
 
@@ -107,7 +107,7 @@ class Stage:
     column: int | None
     loops: tuple[int, ...]
     reduces: bool
-    over: str
+    over: int
     statement: Statement
 
     @property
@@ -124,7 +124,7 @@ class Chain:
         stages: the blocks between, in program order.
         out: the second product.
         tail: names of elementwise blocks after it, in order.
-        weights: the name of the second product's left operand.
+        weights: which of the second product's reads is its left operand.
         row_dim, column_dim: dimensions of the scores' buffer, and of all buffers of its shape between the products.
         after_scores: names of the stages that follow the scores alone, one after the other.
         live: which columns of a row count, where a mask leaves some out; None where all may.
@@ -134,7 +134,7 @@ class Chain:
     stages: tuple[Stage, ...]
     out: Product
     tail: tuple[str, ...]
-    weights: str
+    weights: int
     row_dim: int
     column_dim: int
     after_scores: tuple[str, ...]
@@ -240,7 +240,6 @@ def _product(statement: Statement, left: Any, right: Any, row: int | None = None
     results = statement.positions(statement.indices)
     if column not in places or reduced not in places or results is None:
         return None
-    read = [i for i, region in enumerate(statement.block.reads) if region.source.same_as(right.source)]
     shared = tuple(i for i in range(len(statement.variables)) if i not in (row, column, reduced))
     return Product(
         statement.name,
@@ -249,8 +248,7 @@ def _product(statement: Statement, left: Any, right: Any, row: int | None = None
         reduced,
         shared,
         statement.loops,
-        # TVM counts the reads of a reduction without its own result.
-        read[0],
+        _read_of(statement, right.source),
         places.index(column),
         places.index(reduced),
         len(places),
@@ -287,10 +285,12 @@ class _Walk:
         if len(statement.reducing) > 1 or (statement.reducing and column is not None):
             return False
         column = statement.reducing[0] if statement.reducing else column
-        read = next((x.source for x in statement.loads if column in _used(statement, x)), None)
-        if statement.reducing and (read is None or self.maker(read) is None):
-            return False
-        over = str((read if statement.reducing else statement.buffer).name)
+        over = -1
+        if statement.reducing:
+            read = next((x.source for x in statement.loads if column in _used(statement, x)), None)
+            if read is None or self.maker(read) is None:
+                return False
+            over = _read_of(statement, read)
         self.stages[statement.name] = Stage(
             statement.name, row, column, statement.loops, bool(statement.reducing), over, statement
         )
@@ -345,16 +345,16 @@ def _chain(statements: list[Statement], last: Statement, left: Any, right: Any) 
         stages,
         out,
         tuple(statement.name for statement in tail),
-        str(left.source.name),
+        _read_of(last, left.source),
         row_dim,
         column_dim,
         tuple(stage.name for stage in after),
-        live if _unique_names(square) else None,
+        live,
     )
 
 
-def _unique_names(buffers: list[Any]) -> bool:
-    return len({str(buffer.name) for buffer in buffers}) == len(buffers)
+def _read_of(statement: Statement, buffer: Any) -> int:
+    return next(i for i, region in enumerate(statement.block.reads) if region.source.same_as(buffer))
 
 
 def _readers(statements: list[Statement], buffer: Any) -> list[Statement]:

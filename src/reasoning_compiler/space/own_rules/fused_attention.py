@@ -124,7 +124,7 @@ def _fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int) -> None:
     sch.compute_at(score_copy, block, preserve_unit_loops=True)
     copied = sch.get_loops(score_copy)[1 - len(chain.scores.extents) :]
     panel, tile = _tile_copy(sch, copied[chain.row_dim], copied[chain.column_dim], rows[1:], [*keys, lanes])
-    panels.append((panel, str(sch.get(score_copy).writes[0].source.name)))
+    panels.append((panel, -1))
     score_sums = _tile_sums(sch, scores, chain.scores, tile, lanes, [None, steps])
 
     # In parallel before the sums are split from their zeros: TVM's proof needs them whole.
@@ -133,7 +133,7 @@ def _fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int) -> None:
     sch.annotate(jobs, SETTLED, 1)
     for stage in placed:
         if stage.reduces:
-            panels.append((_vectorize_reduction(sch, stage, stages[stage.name], partial[stage.name], keys), stage.over))
+            panels.append((_vectorize_reduction(sch, stage, partial[stage.name], keys), stage.over))
         elif stage.column is not None:
             column = sch.get_loops(stages[stage.name])[stage.column - len(stage.loops)]
             stage_panel, vector, lane = sch.split(column, [*keys, lanes])
@@ -146,8 +146,8 @@ def _fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int) -> None:
         sch.unroll(init_vector)
         _vectorize(sch, init_lane)
     if chain.live is not None:
-        for loop, buffer in panels:
-            sch.annotate(loop, SKIP_MASKED, mark(chain, buffer))
+        for loop, access in panels:
+            sch.annotate(loop, SKIP_MASKED, mark(chain, access))
     if alone:  # nothing is left for other rules
         mark_vector_math(sch)
         sch.annotate(sch.get_sblock("root", "main"), NO_RULES, "None")
@@ -245,7 +245,7 @@ def _split_reduction(sch: Any, stage: Stage, block: Any, lanes: int) -> Any:
     return sch.rfactor(lane, len(stage.statement.indices))
 
 
-def _vectorize_reduction(sch: Any, stage: Stage, last: Any, partial: Any, keys: Any) -> Any:
+def _vectorize_reduction(sch: Any, stage: Stage, partial: Any, keys: Any) -> Any:
     """Makes a split reduction a vector of reductions; returns its loop over panels of keys."""
     iterations = sch.get(partial).iter_vars
     loops = sch.get_loops(partial)[-len(iterations) :]
@@ -258,7 +258,6 @@ def _vectorize_reduction(sch: Any, stage: Stage, last: Any, partial: Any, keys: 
     sch.unroll(vector)
     _vectorize(sch, loops[lane])
     _vectorize(sch, sch.get_loops(sch.decompose_reduction(partial, panel))[-1])
-    sch.decompose_reduction(last, sch.get_loops(last)[-len(stage.loops)])
     return panel
 
 

@@ -11,6 +11,7 @@ infinite ones).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -73,13 +74,14 @@ def live_band(
     stage, band, constant = found
     if after_scores.index(stage) != len(after_scores) - 1 or not _every_row_counts(band, num_rows, num_columns):
         return None
-    # What a buffer holds in columns that do not count.
-    dead = {stage.statement.buffer: np.float32(constant)}
+    # What a buffer may hold in columns that do not count.
+    dead: dict[Any, set[float]] = {stage.statement.buffer: {constant}}
     limit = min(abs(constant), float(np.finfo(np.float32).max)) / 2
-    row_values = [np.float32(sign * limit * 10.0**-power) for sign in (1, -1) for power in (0, 4, 16, 32, 45)]
+    row_values = [sign * limit * 10.0**-power for sign in (1, -1) for power in (0, 4, 16, 32, 45)]
     for each in stages[stages.index(stage) + 1 :]:
         statement = each.statement
-        if not any(load.source in dead for load in statement.loads):
+        read = {load.source: dead[load.source] for load in statement.loads if load.source in dead}
+        if not read:
             continue
         if each.reduces:
             if not _ignores(statement, dead):
@@ -90,11 +92,12 @@ def live_band(
             return None
         sums = any(s.reduces and _is_sum(s.statement) and _writes_one_of(s.statement, per_row) for s in stages)
         tried = [v for v in row_values if v > 0] if sums else row_values
-        results = {_evaluate_or_none(statement.value, dead, value) for value in tried}
-        if len(results) != 1 or results == {None}:
+        values = [dict(zip(read, chosen, strict=True)) for chosen in itertools.product(*read.values())]
+        results = {_evaluate_or_none(statement.value, v, row) for v in values for row in tried}
+        if None in results:
             return None
-        dead[statement.buffer] = np.float32(next(iter(results)))
-    return band if dead.get(weights) == 0 else None
+        dead[statement.buffer] = {result for result in results if result is not None}
+    return band if dead.get(weights) == {0.0} else None
 
 
 def _mask(stage: Stage) -> tuple[Stage, Band, float] | None:
@@ -156,13 +159,15 @@ def _writes_one_of(statement: Statement, loads: Sequence[Any]) -> bool:
     return any(statement.buffer.same_as(load.source) for load in loads)
 
 
-def _ignores(statement: Statement, dead: dict[Any, np.float32]) -> bool:
+def _ignores(statement: Statement, dead: dict[Any, set[float]]) -> bool:
     """Tells whether a reduction over columns comes to the same without those that do not count."""
     value = statement.value
+    if type(value).__name__ not in ("Add", "Max"):
+        return False
     term = next((x for x in (value.a, value.b) if type(x).__name__ == "TensorLoad" and x.source in dead), None)
     if term is None:
         return False
-    return dead[term.source] == 0 if _is_sum(statement) else type(value).__name__ == "Max" and dead[term.source] < 0
+    return dead[term.source] == {0.0} if _is_sum(statement) else max(dead[term.source]) <= _MASKED_BELOW
 
 
 def _depends_on(load: Any, variable: Any) -> bool:
@@ -173,7 +178,7 @@ class _NotUnderstood(Exception):
     pass
 
 
-def _evaluate_or_none(expr: Any, dead: dict[Any, np.float32], per_row: np.float32) -> float | None:
+def _evaluate_or_none(expr: Any, dead: dict[Any, float], per_row: float) -> float | None:
     with np.errstate(all="ignore"):
         try:
             return float(_evaluate(expr, dead, per_row))
@@ -181,7 +186,7 @@ def _evaluate_or_none(expr: Any, dead: dict[Any, np.float32], per_row: np.float3
             return None
 
 
-def _evaluate(expr: Any, dead: dict[Any, np.float32], per_row: np.float32) -> Any:
+def _evaluate(expr: Any, dead: dict[Any, float], per_row: float) -> Any:
     """Returns an expression's value in a column that does not count, as the program's own arithmetic gives it."""
 
     def of(part: Any) -> Any:
@@ -189,9 +194,9 @@ def _evaluate(expr: Any, dead: dict[Any, np.float32], per_row: np.float32) -> An
 
     kind = type(expr).__name__
     if kind in ("FloatImm", "IntImm"):
-        return np.dtype(str(expr.ty.dtype)).type(expr.value)
+        return _typed(expr, expr.value)
     if kind == "TensorLoad":
-        return dead.get(expr.source, per_row)
+        return _typed(expr, dead.get(expr.source, per_row))
     if kind in _ARITHMETIC:
         return _ARITHMETIC[kind](of(expr.a), of(expr.b))
     if kind == "Cast":
@@ -203,3 +208,10 @@ def _evaluate(expr: Any, dead: dict[Any, np.float32], per_row: np.float32) -> An
         if name in _CALLS:
             return _CALLS[name](*(of(argument) for argument in expr.args))
     raise _NotUnderstood
+
+
+def _typed(expr: Any, value: float) -> Any:
+    try:
+        return np.dtype(str(expr.ty.dtype)).type(value)
+    except TypeError as error:  # a type that NumPy has not
+        raise _NotUnderstood from error

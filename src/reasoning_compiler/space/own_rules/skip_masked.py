@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 _PARALLEL = 1  # in TVM's ForKind
 
 
-def mark(chain: Chain, buffer: str) -> str:
+def mark(chain: Chain, access: int) -> str:
     """Returns the value of the mark on a loop over blocks of keys.
 
     Args:
         chain: what is computed, with a mask.
-        buffer: a buffer of rows and columns that every block in the loop accesses, or one of them.
+        access: which read of the first block in the loop that reads anything has rows and columns, its own result not
+            counted; -1 where that result has.
     """
     assert chain.live is not None
-    return json.dumps([buffer, chain.row_dim, chain.column_dim, chain.live.first, chain.live.last])
+    return json.dumps([access, chain.row_dim, chain.column_dim, chain.live.first, chain.live.last])
 
 
 def skip_masked() -> Any:
@@ -96,8 +97,8 @@ def _conditions(tvm: Any, nest: Any) -> dict[Any, Any]:
     for loop in inner:
         if SKIP_MASKED not in loop.annotations:
             continue
-        buffer, row_dim, column_dim, first, last = json.loads(str(loop.annotations[SKIP_MASKED]))
-        row, column = _indices(tvm, loop, buffer, row_dim, column_dim)
+        access, row_dim, column_dim, first, last = json.loads(str(loop.annotations[SKIP_MASKED]))
+        row, column = _indices(tvm, loop, access, row_dim, column_dim)
         below = []
         tvm_ffi.structural_walk(loop.body, (tvm.tirx.For, below.append))
         rows = analyzer.int_set(row, everywhere)
@@ -115,23 +116,19 @@ def _interval(tvm: Any, loop: Any) -> Any:
     return tvm.sym.IntervalSet(loop.min, loop.min + loop.extent - 1)
 
 
-def _indices(tvm: Any, loop: Any, buffer: str, row_dim: int, column_dim: int) -> tuple[Any, Any]:
-    """Returns where a loop's body accesses a buffer, in loop variables: row and column."""
+def _indices(tvm: Any, loop: Any, access: int, row_dim: int, column_dim: int) -> tuple[Any, Any]:
+    """Returns row and column of an access in a loop's body, see `mark`, in loop variables."""
     import tvm_ffi
 
     realizes: list[Any] = []
     tvm_ffi.structural_walk(loop.body, (tvm.s_tir.SBlockRealize, realizes.append))
-    for realize in realizes:
-        for region in (*realize.block.reads, *realize.block.writes):
-            if str(region.source.name) == buffer:
-                values = dict(zip((v.var for v in realize.block.iter_vars), realize.iter_values, strict=True))
-                known = partial(_known, values)
-                row, column = (
-                    tvm_ffi.structural_map(region.region[dim].min, (tvm.tirx.Var, known))
-                    for dim in (row_dim, column_dim)
-                )
-                return row, column
-    raise LookupError(f"no block in the marked loop {loop.loop_var.name} accesses {buffer}")
+    realize = next(realize for realize in realizes if len(realize.block.reads))
+    written = realize.block.writes[0]
+    others = [region for region in realize.block.reads if not region.source.same_as(written.source)]
+    region = (written if access < 0 else others[access]).region
+    known = partial(_known, dict(zip((v.var for v in realize.block.iter_vars), realize.iter_values, strict=True)))
+    row, column = (tvm_ffi.structural_map(region[dim].min, (tvm.tirx.Var, known)) for dim in (row_dim, column_dim))
+    return row, column
 
 
 def _known(values: Mapping[Any, Any], variable: Any) -> Any:
