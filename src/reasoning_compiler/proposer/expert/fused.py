@@ -37,7 +37,7 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class FusedChoice:
-    """Sizes, what they cost in cycles (of one core for one head, more where cores idle), and why they should be good."""
+    """Sizes, what they cost in cycles of one core for one head (more where cores idle), and why they should do well."""
 
     sizes: Sizes
     cycles: float
