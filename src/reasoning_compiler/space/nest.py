@@ -79,6 +79,7 @@ class Nest:
         scalar_calls: calls per iteration that do not vectorize (libm).
         unroll_limit: largest body that the compiler was told to unroll; 0 for none.
         tiling: the tiling structure, as "SSRSRS", or "" where the block is not tiled.
+        share: of the iterations that conditions around the block let it run in, in [0, 1].
     """
 
     block: str
@@ -88,10 +89,11 @@ class Nest:
     scalar_calls: int = 0
     unroll_limit: int = 0
     tiling: str = ""
+    share: float = 1.0
 
     @cached_property
     def iterations(self) -> int:
-        return math.prod(loop.extent for loop in self.loops)
+        return round(math.prod(loop.extent for loop in self.loops) * self.share)
 
     @property
     def reduces(self) -> bool:

@@ -292,7 +292,7 @@ def _purpose(schedule: Any, inst: Any, inputs: Any, bound: set[Any]) -> str:
     """Returns words for what an instruction makes of a sampled value: an annotation, or a loop's split."""
     kind = inst.kind.name
     if kind == "Annotate":
-        key = str(inst.attrs[0]).removeprefix("meta_schedule.")
+        key = str(inst.attrs[0]).removeprefix("meta_schedule.").removeprefix("reasoning_compiler.")
         word = _ANNOTATION_WORDS.get(key, key.replace("_", " "))
         target = schedule.get(inputs[0])
         if hasattr(target, "loop_var"):

@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.space.own_rules.fused_attention import fused_attention
+from reasoning_compiler.space.own_rules.vector_math import vector_math
 
 _JOBS_PER_CORE = (16, 8, 4, 2, 1)
 _PARALLEL = "meta_schedule.parallel"
+_OURS = (fused_attention,)
+
+
+def with_own_rules(theirs: list[Any]) -> list[Any]:
+    """Returns our own rules around MetaSchedule's, which leave alone what ours have settled before them."""
+    return [*(rule() for rule in _OURS), *theirs, vector_math()]
 
 
 def rules_of(mod: Any, target: Any) -> list[Any]:
