@@ -145,7 +145,7 @@ class Parts:
         self._features = FeatureExtractor()
         with uninterrupted():
             self.space = SharedSpace(self._make_space(), self.clock)
-            self.surrogate = _sparing({r.program for r in fatal if not r.edits}, self._make_surrogate())
+            self.surrogate = _sparing({r.program for r in fatal if not r.changes}, self._make_surrogate())
 
     @cached_property
     def target(self) -> Any:
