@@ -58,11 +58,11 @@ _LOOP = re.compile(r".+\.[^.]+")
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a primitive: its name, the kind of its argument, and its default; "" for none."""
+    """One parameter of a primitive: its name, the kind of its argument, and its default; None where it has none."""
 
     name: str
     kind: ArgumentKind
-    default: str = ""
+    default: int | str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,10 @@ class Signature:
         name: TVM's, which is also ours.
         parameters: in order.
         does: what it does, in a sentence.
-        makes: the names that it makes, in words; may be empty.
-        before, after: an example.
+        makes: names that it makes of `x` and `y`, or for block C that reads A; may be empty.
+        before, after: what the example changes.
         words: how a report tells it, with the parameters' names in braces.
+        example: its arguments there.
     """
 
     name: str
@@ -85,9 +86,10 @@ class Signature:
     before: str
     after: str
     words: str
+    example: tuple[Argument, ...]
 
     def __str__(self) -> str:
-        told = (p.name + (f'="{p.default}"' if p.default else "") for p in self.parameters)
+        told = (p.name if p.default is None else f"{p.name}={json.dumps(p.default)}" for p in self.parameters)
         return f"{self.name}({', '.join(told)})"
 
 
@@ -102,19 +104,21 @@ SIGNATURES: Mapping[str, Signature] = {
             "split",
             (*_LOOP_ALONE, Parameter("factors", "factors")),
             "Splits a loop into nested ones. Where the factors do not divide it, the rest is guarded by a condition.",
-            "`x` becomes `x_0`, `x_1`, …",
+            "`x_0`, `x_1`, …",
             "for j in range(512)",
             "for j_0 in range(64): for j_1 in range(8)",
             "split {loop} into {factors}",
+            ("C.j", (64, 8)),
         ),
         Signature(
             "fuse",
             _LOOPS,
             "Makes one loop of loops that stand directly inside each other.",
-            "`x` and `y` become `x_y_fused`",
+            "`x_y_fused`",
             "for i in range(4): for j in range(8)",
             "for i_j_fused in range(32)",
             "fuse {loops}",
+            (("C.i", "C.j"),),
         ),
         Signature(
             "reorder",
@@ -124,15 +128,17 @@ SIGNATURES: Mapping[str, Signature] = {
             "for i: for k: for j",
             "for i: for j: for k",
             "reorder the loops to {loops}",
+            (("C.j", "C.k"),),
         ),
         Signature(
             "vectorize",
             _LOOP_ALONE,
-            f"Runs a loop of at most {MAX_LANES} iterations in vector lanes; no other loop of its nest is then.",
+            f"Runs a loop of at most {MAX_LANES} iterations in vector lanes; no other one around the block then is.",
             "",
             "for j_1 in range(16)",
             "for j_1 in vectorized(16)",
             "vectorize {loop}",
+            ("C.j_1",),
         ),
         Signature(
             "unroll",
@@ -142,52 +148,58 @@ SIGNATURES: Mapping[str, Signature] = {
             "for k_1 in range(4)",
             "for k_1 in unroll(4)",
             "unroll {loop}",
+            ("C.k_1",),
         ),
         Signature(
             "parallel",
             _LOOP_ALONE,
-            "Spreads the iterations of a loop over the cores; no other loop of its nest is then.",
+            "Spreads the iterations of a loop over the cores; no other one around the block then is.",
             "",
             "for i_0 in range(64)",
             "for i_0 in parallel(64)",
             "run {loop} in parallel",
+            ("C.i_0",),
         ),
         Signature(
             "compute_at",
             _INTO,
             "Computes what a block makes inside a loop of its consumer, as much as one iteration needs.",
-            "the block's loops inside are `ax0`, `ax1`, …",
+            "loops `ax0`, `ax1`, …",
             "for i: B[i] = …\nfor i: C[i] = B[i] …",
             "for i:\n    B[i] = …\n    C[i] = B[i] …",
             "compute {block} in loop {loop}",
+            ("B", "C.i"),
         ),
         Signature(
             "reverse_compute_at",
             _INTO,
             "Computes a block inside a loop of its producer, as soon as that has made what it needs.",
-            "the block's loops inside are `ax0`, `ax1`, …",
+            "loops `ax0`, `ax1`, …",
             "for i: B[i] = …\nfor i: C[i] = B[i] …",
             "for i:\n    B[i] = …\n    C[i] = B[i] …",
             "compute {block} in loop {loop} of its producer",
+            ("C", "B.i"),
         ),
         Signature(
             "cache_read",
             (Parameter("block", "block"), Parameter("buffer", "buffer"), Parameter("scope", "scope", "global")),
             "Has a block read a copy of a buffer. A new block makes it: place that with `compute_at`, or lay it out.",
-            "the block `BUFFER_SCOPE`, as `A_global`, and a buffer of the same name",
+            "block and buffer `A_global`",
             "C[i, j] += A[i, k] * …",
             "A_global[…] = A[…]\nC[i, j] += A_global[i, k] * …",
             "copy {buffer} into a {scope} buffer for {block}",
+            ("C", "A", "global"),
         ),
         Signature(
             "cache_write",
             (Parameter("block", "block"), Parameter("scope", "scope", "global")),
             "Has a block write into a buffer of its own. A new block copies it to where it was written before: place "
             "that with `reverse_compute_at`.",
-            "the copying block `BUFFER_SCOPE`, as `C_local`, and a buffer of the same name",
+            "block and buffer `C_global`",
             "C[i, j] += …",
             "C_local[i, j] += …\nC[…] = C_local[…]",
             "have {block} write into a {scope} buffer first",
+            ("C", "local"),
         ),
         Signature(
             "transform_layout",
@@ -197,36 +209,40 @@ SIGNATURES: Mapping[str, Signature] = {
             "B_global[k, n], layout [1/32, 0, 1%32]",
             "B_global[n // 32, k, n % 32]",
             "lay out {buffer} as {layout}",
+            ("C", "B_global", ("1/32", "0", "1%32")),
         ),
         Signature(
             "decompose_reduction",
             _INTO,
             "Initializes a reduction in loops of its own in front of the given loop, instead of inside it. What is to "
             "be parallel or vectorized has to be so before: afterwards nothing of the block can.",
-            "the blocks `BLOCK_init` and `BLOCK_update`",
+            "blocks `C_init`, `C_update`",
             "for i: for k: (C[i] = 0 if k == 0); C[i] += …",
             "for i:\n    C[i] = 0\n    for k: C[i] += …",
             "initialize {block} in front of loop {loop}",
+            ("C", "C.k"),
         ),
         Signature(
             "rfactor",
-            (*_LOOP_ALONE, Parameter("axis", "axis", "0")),
+            (*_LOOP_ALONE, Parameter("axis", "axis", 0)),
             "Sums up each iteration of a reduction loop by itself, so that the loop can run in parallel or in vector "
             f"lanes, and adds up the at most {MAX_PARTS} partial results in the end.",
-            "the block `BLOCK_rf` in front of it, with loops of the same names, of which the given one is spatial",
+            "block `C_rf`, with the same loops",
             "for k_0: for k_1: C[i] += …",
             "for k_1: for k_0: C_rf[k_1, i] += …\nfor k_1: C[i] += C_rf[k_1, i]",
             "sum up {loop} in parts",
+            ("C.k_1", 0),
         ),
         Signature(
             "pad_einsum",
             (Parameter("block", "block"), Parameter("multiples", "multiples")),
             "Pads a contraction, so that its iterators become multiples of the given numbers; copies with zeros around "
             "go before it, and a copy of the result without them goes behind.",
-            "the blocks `BUFFER_pad` for what was padded",
+            "blocks `A_pad`, `C_pad`, …",
             "for i in range(500): C[i, …] += A[i, …] …",
             "for i in range(504): C_pad[i, …] += A_pad[i, …] …",
             "pad the iterators of {block} to multiples of {multiples}",
+            ("C", (8, 1, 1)),
         ),
     )
 }
@@ -277,17 +293,17 @@ def checked(primitive: Primitive) -> Primitive:
         raise ValueError(f"there is no primitive `{_clipped(primitive.name)}`; there are {', '.join(SIGNATURES)}")
     given = list(primitive.arguments)
     most = len(signature.parameters)
-    least = sum(not p.default for p in signature.parameters)
+    least = sum(p.default is None for p in signature.parameters)
     if not least <= len(given) <= most:
         counts = str(most) if least == most else f"{least} to {most}"
         raise ValueError(f"`{signature.name}` takes {counts} arguments, not {len(given)}: {signature}")
-    given += [int(p.default) if p.kind == "axis" else p.default for p in signature.parameters[len(given) :]]
+    given += [p.default for p in signature.parameters[len(given) :]]
     arguments = []
     for parameter, argument in zip(signature.parameters, given, strict=True):
         why = _why_not(parameter.kind, argument)
         if why is not None:
             what = f"`{parameter.name}` of `{signature.name}` is {_clipped(argument)}"
-            raise ValueError(f"{what}, which {why}; it is {KIND_MEANINGS[parameter.kind]}")
+            raise ValueError(f"{what}, which {why}; it has to be {KIND_MEANINGS[parameter.kind]}")
         arguments.append(tuple(map(str, argument)) if parameter.kind == "layout" else argument)  # type: ignore[arg-type]
     return Primitive(signature.name, tuple(arguments))
 

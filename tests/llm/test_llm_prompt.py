@@ -4,7 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from conv_context import ANALYSIS, KERNEL, MACHINE, PROGRAM_TEXT, START, conv_context, program, root_context
+from conv_context import ANALYSIS, BLOCKS, KERNEL, MACHINE, PROGRAM_TEXT, START, conv_context, program, root_context
 
 from reasoning_compiler.proposer.llm.answer import Item
 from reasoning_compiler.proposer.llm.calls import estimate_tokens
@@ -27,7 +27,7 @@ BRINGS = {
 
 def prompt(context=None, **kwargs) -> tuple[str, str]:
     context = context or conv_context()
-    given = {"analysis": ANALYSIS, "brings": BRINGS} | kwargs
+    given = {"analysis": ANALYSIS, "brings": BRINGS, "blocks": BLOCKS} | kwargs
     system, user = build_prompt(context, 2, kernel=KERNEL, machine=MACHINE, **given)
     return system.text, user.text
 

@@ -282,7 +282,9 @@ def _path_step(number: int, step: PathStep, models: str, width: int) -> list[str
     inner = _INDENT * 3
     who = f"{step.proposer} {models}" if models and step.proposer in _MODEL_PROPOSERS else step.proposer
     lines = _wrap(f"{number}. {who} (node {step.node}): {result}{gain}", width, _INDENT)
-    lines += _wrap_items([_change_text(*change) for change in step.changes], width, inner)
+    changes = [_change_text(*change) for change in step.changes]
+    changes += [*step.applied, *(f"no longer: {words}" for words in step.left_out)]
+    lines += _wrap_items(changes, width, inner)
     lines += _wrap(step.reasoning, width, inner, max_lines=_REASONING_LINES)
     if step.expectation:
         lines += _wrap(f"expected: {step.expectation}", width, inner)

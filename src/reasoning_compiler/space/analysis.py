@@ -64,6 +64,7 @@ class BlockAnalysis:
         parallel_efficiency: share of the cores' time that has work, in (0, 1].
         levels: traffic into each cache level, innermost first.
         compute_secs: the time if all data lay in registers and L1.
+        reduces: whether the nest sums up, or reduces otherwise.
     """
 
     block: str
@@ -79,6 +80,17 @@ class BlockAnalysis:
     parallel_efficiency: float
     levels: tuple[LevelTraffic, ...]
     compute_secs: float
+    reduces: bool
+
+    @property
+    def bytes_moved(self) -> float:
+        """Bytes that come from memory, and go there, over the whole nest: into the last cache of all."""
+        return self.levels[-1].bytes_in
+
+    @property
+    def intensity(self) -> float:
+        """Floating-point operations per byte from memory; 0 where none are moved."""
+        return self.flops / self.bytes_moved if self.bytes_moved else 0.0
 
 
 @dataclass(frozen=True)
@@ -120,10 +132,15 @@ def analyze(nests: Sequence[Nest], machine: Machine, *, kernel_flops: float = 0,
         kernel_bytes: bytes of its arguments, each moved once.
     """
     flops = kernel_flops or sum(n.flops * n.iterations for n in nests)
-    roofline = max(flops / machine.peak_flops, kernel_bytes / machine.bandwidth_bytes_per_sec)
+    roofline = roofline_secs(flops, kernel_bytes, machine)
     return Analysis(
         tuple(analyze_block(n, machine) for n in nests), roofline, flops / kernel_bytes if kernel_bytes else 0.0
     )
+
+
+def roofline_secs(flops: float, num_bytes: float, machine: Machine) -> float:
+    """Returns the least time that so many operations and bytes from memory take on a machine."""
+    return max(flops / machine.peak_flops, num_bytes / machine.bandwidth_bytes_per_sec)
 
 
 def analyze_block(nest: Nest, machine: Machine) -> BlockAnalysis:
@@ -156,6 +173,7 @@ def analyze_block(nest: Nest, machine: Machine) -> BlockAnalysis:
         efficiency,
         levels,
         compute,
+        nest.reduces,
     )
 
 

@@ -29,6 +29,7 @@ from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.sketch import TVM_ERRORS, last_line
 from reasoning_compiler.space.walk import blocks, bound_variables
 
+_PARALLEL, _VECTORIZED = 1, 2  # TVM's kinds of loops
 _MAX_NEW_BYTES = 1 << 30  # of one buffer that primitives make
 _NAMES_TOLD = 24
 
@@ -116,12 +117,15 @@ def apply_what_fits(schedule: Any, primitives: Sequence[Primitive]) -> tuple[Any
 def _apply(schedule: Any, primitive: Primitive, before: Mapping[str, int]) -> Primitive:
     try:
         taken = checked(primitive)
+    except ValueError as error:
+        raise IllegalProgramError(" ".join(str(error).split())) from error
+    try:
         arguments = _APPLY[taken.name](_Named(schedule), *taken.arguments)
         _check_result(schedule, before)
-    except ValueError as error:
-        raise IllegalProgramError(str(error)) from error
+    except _Refused as error:
+        raise IllegalProgramError(" ".join(str(error).split())) from error
     except TVM_ERRORS as error:
-        raise IllegalProgramError(f"{primitive} cannot be applied: {last_line(error)}") from error
+        raise IllegalProgramError(f"{taken} cannot be applied: {last_line(error)}") from error
     return Primitive(taken.name, taken.arguments if arguments is None else arguments)
 
 
@@ -169,11 +173,10 @@ class _Named:
     def read_index(self, block: str, buffer: str) -> tuple[Any, int]:
         """Returns a block and the position of a buffer among what it reads."""
         found = self.block(block)
+        there = _reads(self.schedule.get(found))
+        if buffer not in there:
+            raise _Refused(f"`{block}` reads no buffer `{buffer}`; it reads {_listed(there)}")
         regions = [str(region.source.name) for region in self.schedule.get(found).reads]
-        if buffer not in _reads(self.schedule.get(found)):
-            raise _Refused(
-                f"`{block}` reads no buffer `{buffer}`; it reads {_listed(_reads(self.schedule.get(found)))}"
-            )
         return found, regions.index(buffer)
 
 
@@ -201,7 +204,8 @@ def _reorder(named: _Named, loops: tuple[str, ...]) -> None:
 
 def _vectorize(named: _Named, loop: str) -> None:
     found = named.loop(loop)
-    named.extent(loop, found, MAX_LANES)
+    if named.extent(loop, found, MAX_LANES) == 1:
+        raise _Refused(f"loop `{loop}` has one iteration: there is nothing to vectorize")
     named.schedule.vectorize(found)
 
 
@@ -220,7 +224,20 @@ def _compute_at(named: _Named, block: str, loop: str) -> None:
 
 
 def _reverse_compute_at(named: _Named, block: str, loop: str) -> None:
-    named.schedule.reverse_compute_at(named.block(block), named.loop(loop), preserve_unit_loops=True)
+    found, inside = named.block(block), named.loop(loop)
+    makers = {str(named.schedule.get(maker).name_hint) for maker in named.schedule.get_producers(found)}
+    around = {
+        str(realize.block.name_hint)
+        for realize, loops in _blocks(named.schedule)
+        if any(x.same_as(named.schedule.get(inside)) for x in loops)
+    }
+    if not makers or not makers <= around:  # TVM asks nothing of a block that reads arguments alone
+        raise _Refused(f"loop `{loop}` is not around all producers of `{block}`, which are {_listed(sorted(makers))}")
+    named.schedule.reverse_compute_at(found, inside, preserve_unit_loops=True)
+    # TVM moves what the producer makes there, also where the block makes more than that, as a padding's border.
+    realize, loops = next((r, x) for r, x in _blocks(named.schedule) if str(r.block.name_hint) == block)
+    if not _makes_all(realize, loops):
+        raise _Refused(f"`{block}` would no longer make all of its result: it makes more than comes of what it reads")
 
 
 def _cache_read(named: _Named, block: str, buffer: str, scope: str) -> None:
@@ -233,10 +250,16 @@ def _cache_write(named: _Named, block: str, scope: str) -> None:
 
 def _transform_layout(named: _Named, block: str, buffer: str, layout: tuple[str, ...]) -> None:
     found, index = named.read_index(block, buffer)
-    if buffer in {str(p.name) for p in named.schedule.mod["main"].params}:
+    function = named.schedule.mod["main"]
+    arguments = [str(parameter.name) for parameter in function.params]
+    if buffer in arguments:
         raise _Refused(
-            f"`{buffer}` is an argument of the kernel, whose layout is fixed; copy it with `cache_read` first"
+            f"the layout of `{buffer}`, an argument of the kernel, is fixed; copy it with `cache_read` first"
         )
+    weights = {arguments[int(i)] for i in function.attrs.get("layout_free_buffers", ())}
+    makers = [set(_reads(r.block)) for r, _ in _blocks(named.schedule) if buffer in _writes(r.block)]
+    if any(reads and reads <= weights for reads in makers):
+        raise _Refused(f"`{buffer}` copies a constant weight, which is laid out ahead of time as the loops read it")
     shape = [_extent(size) for size in named.schedule.get(found).reads[index].source.shape]
     parts = [split_dimension(text) for text in layout]
     for dimension, size in enumerate(shape):
@@ -305,6 +328,22 @@ def _blocks(schedule: Any) -> list[tuple[Any, tuple[Any, ...]]]:
     return [(r, loops) for r, loops in blocks(schedule.mod["main"].body) if str(r.block.name_hint) != "root"]
 
 
+def _makes_all(realize: Any, loops: Sequence[Any]) -> bool:
+    """Tells whether a block's iterators still take all their values."""
+    tvm = import_tvm()
+    from tvm.sym import Analyzer
+
+    analyzer = Analyzer()
+    for loop in loops:
+        analyzer.bind(loop.loop_var, tvm.ir.Range.from_min_extent(loop.min, loop.extent))
+    domains = [iterator.dom for iterator in realize.block.iter_vars]
+    for value, domain in zip(realize.iter_values, domains, strict=True):
+        taken = analyzer.const_int_bound(value)
+        if taken.min_value > _extent(domain.min) or taken.max_value < _extent(domain.min) + _extent(domain.extent) - 1:
+            return False
+    return math.prod(_extent(x.extent) for x in loops) >= math.prod(_extent(domain.extent) for domain in domains)
+
+
 def _reads(block: Any) -> tuple[str, ...]:
     written = _writes(block)
     return tuple(dict.fromkeys(n for n in (str(region.source.name) for region in block.reads) if n not in written))
@@ -322,8 +361,19 @@ def _buffers(schedule: Any) -> dict[str, int]:
 
 
 def _check_result(schedule: Any, before: Mapping[str, int]) -> None:
-    """Raises _Refused where names are no longer unique, or a new buffer is too large."""
-    names = Counter(str(realize.block.name_hint) for realize, _ in _blocks(schedule))
+    """Raises _Refused where names are no longer unique, a new buffer is too large, or TVM could not build it."""
+    found = _blocks(schedule)
+    inside = Counter(loop.loop_var for _, loops in found for loop in loops if int(loop.kind) == _VECTORIZED)
+    for realize, loops in found:
+        name = str(realize.block.name_hint)
+        for kind, word in ((_PARALLEL, "parallel"), (_VECTORIZED, "vectorized")):
+            these = [str(loop.loop_var.name) for loop in loops if int(loop.kind) == kind]
+            if len(these) > 1:
+                raise _Refused(f"`{name}` would have a {word} loop, `{these[1]}`, inside another one, `{these[0]}`")
+        for loop in loops:
+            if inside[loop.loop_var] > 1:
+                raise _Refused(f"the vectorized loop `{loop.loop_var.name}` around `{name}` would have several blocks")
+    names = Counter(str(realize.block.name_hint) for realize, _ in found)
     for name, count in names.items():
         if count > 1:
             raise _Refused(f"there would be {count} blocks `{name}`, which nobody could tell apart")

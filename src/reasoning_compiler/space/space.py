@@ -46,6 +46,8 @@ class Space:
         UsageError: the rules change nothing about this module, or there are none for this kind of target.
     """
 
+    takes_primitives = True
+
     def __init__(self, mod: Any, target: Any, *, rules: list[Any] | None = None, fatal: Collection[Risk] = ()) -> None:
         self._tvm = import_tvm()
         self._fatal = {risk.text for risk in fatal}
