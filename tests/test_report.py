@@ -138,6 +138,24 @@ def test_predictions_are_compared_with_full_measurements_only(tmp_path: Path) ->
     summary = told(tmp_path, *events)
     assert summary.fidelity.num_programs == 3
     assert summary.fidelity.tau == pytest.approx(1 / 3)  # two pairs agree, one does not
+    assert (summary.fidelity.top1, summary.fidelity.top5) == (1.0, 1.0)
+    assert summary.fidelity.error == pytest.approx(10.0)  # the median of 10, 15 and 20 / 3
+    (stage,) = summary.fidelity.stages
+    assert (stage.name, stage.agreement.num_programs) == ("samples 1 to 16", 3)
+
+
+def test_predictions_are_judged_by_stage(tmp_path: Path) -> None:
+    events = [("node", step(0, None))]
+    for node in range(1, 21):  # right in the first stage, and the wrong way round in the second
+        events.append(("node", step(node, predicted_secs=float(node if node <= 16 else 40 - node))))
+        events.append(("measured", node, ok(float(node))))
+    summary = told(tmp_path, *events)
+    stages = {stage.name: stage.agreement for stage in summary.fidelity.stages}
+    assert stages["samples 1 to 16"].tau == 1.0 and stages["samples 17 to 32"].tau == -1.0
+    assert stages["samples 17 to 32"].top1 == 0.0 and summary.fidelity.top1 == 1.0
+    text = to_text(summary)
+    assert "samples 17 to 32" in text and "Predictions, against what was measured" in text
+    assert to_json(summary)["fidelity"]["stages"][1]["agreement"]["tau"] == -1.0
 
 
 def test_unverified_and_failed_programs_are_never_best(tmp_path: Path) -> None:

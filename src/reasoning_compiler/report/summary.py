@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from reasoning_compiler.journal import Header, ModelUse, Run
-from reasoning_compiler.ranking import kendall_tau
 from reasoning_compiler.records import UNTUNED, Measurement, Noise, Step, Value, difference, primitive_changes
+from reasoning_compiler.report.fidelity import Agreement, Stage, of_runs, predicts_scores
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,14 @@ class PathStep:
 
 
 @dataclass(frozen=True)
-class Fidelity:
-    """How well predictions ranked what was measured later: Kendall's τ over the programs that have both."""
+class Fidelity(Agreement):
+    """How well predictions agree with what was measured later: of the whole run, and by stage.
 
-    tau: float | None
-    num_programs: int
+    Args:
+        stages: the same for each part of the run that has programs with both.
+    """
+
+    stages: tuple[Stage, ...]
 
 
 @dataclass(frozen=True)
@@ -339,6 +342,5 @@ def _path(run: Run, best: Step) -> tuple[PathStep, ...]:
 
 
 def _fidelity(run: Run) -> Fidelity:
-    both = [s for s in run.steps if s.predicted_secs is not None and _is_full(s.measurement)]
-    tau = kendall_tau([s.predicted_secs for s in both], [s.measurement.latency_secs for s in both])
-    return Fidelity(tau, len(both))
+    total, stages = of_runs([run], in_seconds=not predicts_scores(run))
+    return Fidelity(**vars(total), stages=stages)

@@ -304,7 +304,10 @@ def _traffic(nest: Nest, machine: Machine) -> list[LevelTraffic]:
     sizes = [("L1", machine.l1_bytes), ("L2", machine.l2_bytes)]
     if machine.l3_bytes:
         sizes.append(("L3", max(machine.l2_bytes, machine.l3_bytes // machine.num_cores)))  # of one core
-    footprints = [nest.footprint_bytes(depth) for depth in range(len(nest.loops) + 1)]
+    footprints = [
+        sum(_held_bytes(nest, access, depth, machine) for access in nest.accesses)
+        for depth in range(len(nest.loops) + 1)
+    ]
     levels = []
     for name, size in sizes:
         depth = next((d for d, f in enumerate(footprints) if f <= _CACHE_SHARE * size), len(nest.loops))
@@ -315,21 +318,31 @@ def _traffic(nest: Nest, machine: Machine) -> list[LevelTraffic]:
 
 
 def _bytes_in(nest: Nest, access: Access, depth: int, machine: Machine) -> float:
-    """Returns bytes of one buffer that enter a cache that holds the working set of the loops from `depth` inward."""
+    """Returns bytes of one buffer that enter a cache that holds the working set of the loops from `depth` inward.
+
+    What one iteration of the loop around them shares with the next, as the rest of a line or a window that slides, is
+    still there.
+    """
     if access.shared and depth <= access.shared:
         return 0.0  # made and used while it is still there
-    elements = nest.footprint_elements(access, depth)
-    times, moved = 1, False
-    for index in range(depth - 1, -1, -1):
+    whole = max(depth - 1, 0)  # over this loop, each byte comes in once
+    times, moved = 1, whole < depth and access.moved_by(whole)
+    for index in range(whole - 1, -1, -1):
         # A buffer that the loop around does not move through is still there in its next iteration; one that only every
         # so many iterations move through, as heads in a loop that is fused of heads and rows, most of the time.
-        pace = max(abs(dim[index]) for dim in access.steps) if access.steps else 0.0
-        times *= max(1, math.ceil(nest.loops[index].extent * min(1.0, pace))) if not moved else nest.loops[index].extent
+        extent = nest.loops[index].extent
+        pace = max((abs(dim[index]) for dim in access.steps), default=0.0)
+        times *= extent if moved else max(1, math.ceil(extent * min(1.0, pace)))
         moved = moved or pace > 0
-    run = _contiguous_bytes(nest, access, depth)
+    return _held_bytes(nest, access, whole, machine) * times * (2 if access.writes else 1)
+
+
+def _held_bytes(nest: Nest, access: Access, depth: int, machine: Machine) -> int:
+    """Returns bytes of a buffer's lines that the loops from `depth` inward touch."""
     line = machine.cache_line_bytes
-    waste = math.ceil(run / line) * line / run
-    return elements * access.item_bytes * times * min(waste, line / access.item_bytes) * (2 if access.writes else 1)
+    run = _contiguous_bytes(nest, access, depth)
+    runs = -(-nest.footprint_elements(access, depth) * access.item_bytes // run)
+    return runs * (-(-run // line) * line)
 
 
 def _contiguous_bytes(nest: Nest, access: Access, depth: int) -> int:
