@@ -16,7 +16,7 @@ from reasoning_compiler.records import UNTUNED, Program, Transformation
 from reasoning_compiler.space.free import NamedBlock
 from reasoning_compiler.space.space import Space
 from space_kernels import gemm, tvm
-from test_space import assert_right, kernel, same_module, this_machine
+from test_space import MORE_KERNELS, assert_right, kernel, same_module, this_machine
 
 pytestmark = pytest.mark.tvm
 
@@ -108,6 +108,8 @@ def test_random_primitives_keep_the_meaning_and_replay_anywhere(kernel_name: str
         made.schedule(program).trace.apply_to_schedule(whole, remove_postproc=False)
         assert same_module(whole.mod, made.schedule(program).mod)
         assert_right(kernel_name, made.schedule(program).mod)
+        untouched = MORE_KERNELS[kernel_name]().mod
+        assert same_module(made.schedule(UNTUNED).mod, Space(untouched, this_machine()).mod), "others share its loops"
         moved = mutate(made.table(program), rng)  # decisions can still be edited
         if moved is not None and made.why_not(program, moved) is None:
             assert_right(kernel_name, made.schedule(made.edit(program, moved)).mod)
@@ -119,6 +121,15 @@ def test_a_block_goes_nowhere_where_it_would_make_less() -> None:
     copied = then(["cache_read", "pad_temp", "X"], ["reverse_compute_at", "pad_temp", "X_global.ax3"])
     with pytest.raises(IllegalProgramError, match="`pad_temp` would no longer make all of its result"):
         space("conv2d").edit(UNTUNED, copied)
+
+
+def test_what_schedules_share_is_left_alone() -> None:
+    # The start program's schedule has a root of its own and shares all loops: TVM would split those of all schedules.
+    made = Space(MORE_KERNELS["softmax"]().mod, this_machine())
+    names = [loop.name for block in made.named_blocks(made.start) for loop in block.loops]
+    for _ in range(2):
+        made.edit(made.start, then(["split", "T_softmax_maxelem.k", (None, 8)]))
+        assert [loop.name for block in made.named_blocks(made.start) for loop in block.loops] == names
 
 
 def test_every_primitive_can_be_taken() -> None:

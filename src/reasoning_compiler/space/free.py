@@ -51,11 +51,13 @@ class NamedBlock:
         name: the block's.
         loops: around it, outermost first; none whose name another one of them has.
         reads: names of the buffers that it reads and does not write.
+        result_dimensions: of the buffer that it writes; None where it writes several.
     """
 
     name: str
     loops: tuple[NamedLoop, ...]
     reads: tuple[str, ...]
+    result_dimensions: int | None = None
 
 
 def named_blocks(schedule: Any) -> tuple[NamedBlock, ...]:
@@ -75,6 +77,7 @@ def named_blocks(schedule: Any) -> tuple[NamedBlock, ...]:
                 name,
                 tuple(NamedLoop(str(x.loop_var.name), _extent(x.extent), x.loop_var in reducing) for x in told),
                 _reads(realize.block),
+                len(realize.block.writes[0].source.shape) if len(realize.block.writes) == 1 else None,
             )
         )
     return tuple(named)
@@ -119,6 +122,9 @@ def _apply(schedule: Any, primitive: Primitive, before: Mapping[str, int]) -> Pr
         taken = checked(primitive)
     except ValueError as error:
         raise IllegalProgramError(" ".join(str(error).split())) from error
+    # Below a sequence of statements that schedules share, TVM changes loops in place, and so in all of them, unless
+    # somebody else holds the loops: it takes a loop for its own that only the sequence holds.
+    held = [(realize.block, loops) for realize, loops in _blocks(schedule)]
     try:
         arguments = _APPLY[taken.name](_Named(schedule), *taken.arguments)
         _check_result(schedule, before)
@@ -126,6 +132,8 @@ def _apply(schedule: Any, primitive: Primitive, before: Mapping[str, int]) -> Pr
         raise IllegalProgramError(" ".join(str(error).split())) from error
     except TVM_ERRORS as error:
         raise IllegalProgramError(f"{taken} cannot be applied: {last_line(error)}") from error
+    finally:
+        del held
     return Primitive(taken.name, taken.arguments if arguments is None else arguments)
 
 
