@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from journal_examples import MACHINE
 from reasoning_compiler.errors import IllegalProgramError
+from reasoning_compiler.experiment.landscape_file import read_landscape
 from reasoning_compiler.language import MAX_PRIMITIVES, SIGNATURES, Primitive
+from reasoning_compiler.proposer.expert import Expert
+from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.proposer.random import mutate
-from reasoning_compiler.records import UNTUNED, Program, Transformation
+from reasoning_compiler.records import UNTUNED, Program, Step, Transformation
+from reasoning_compiler.risk import Risk
+from reasoning_compiler.space.analysis import analyze
 from reasoning_compiler.space.free import NamedBlock
 from reasoning_compiler.space.space import Space
-from space_kernels import gemm, tvm
+from space_kernels import gemm, layer_norm, tvm
 from test_space import MORE_KERNELS, assert_right, kernel, same_module, this_machine
 
 pytestmark = pytest.mark.tvm
@@ -281,3 +288,39 @@ def test_a_journal_of_primitives_for_another_kernel_is_refused() -> None:
 
 def _parts(program: Program) -> tuple[Any, Any]:
     return program.structure, program.decisions
+
+
+# -- who uses them -------------------------------------------------------------------------------------------------
+
+
+def test_what_tvm_has_crashed_over_is_not_tried_again() -> None:
+    change = (Primitive("unroll", ("C.k_1",)),)
+    risk = Risk(space("gemm+relu").start, primitives=change)
+    assert Risk.from_json(json.loads(risk.text)) == risk and risk.changes
+    made = Space(kernel("gemm+relu").mod, this_machine(), fatal=[risk])
+    with pytest.raises(IllegalProgramError, match="TVM crashes when this is applied"):
+        made.edit(UNTUNED, Transformation((), primitives=change))
+    made.edit(UNTUNED, then(["unroll", "C.i_2"]))
+
+
+def test_a_recording_refuses_them(tmp_path: Any) -> None:
+    landscape = read_landscape(Path(__file__).parent / "landscapes" / "gemm.landscape.gz")
+    with pytest.raises(IllegalProgramError, match=r"unroll\(C.k_1\) needs hardware"):
+        landscape.edit(UNTUNED, then(["unroll", "C.k_1"]))
+
+
+def test_the_expert_sums_up_in_lanes_where_the_analysis_favours_it() -> None:
+    wide = Space(layer_norm(256, 512).mod, this_machine())
+    proposal = Expert(wide, MACHINE).propose(
+        Context((Step(0, None, UNTUNED),), wide.table(UNTUNED)), 3, np.random.default_rng(0)
+    )
+    sums = [t for t in proposal.transformations if t.primitives]
+    assert sums and {"split", "rfactor"} <= {p.name for p in sums[0].primitives}
+    before, after = (
+        analyze(wide.nests(wide.edit(UNTUNED, t)), MACHINE).secs for t in (proposal.transformations[0], sums[0])
+    )
+    assert after < 0.9 * before and "lanes" in sums[0].reasoning
+    product = Expert(space("gemm+relu"), MACHINE).propose(
+        Context((Step(0, None, UNTUNED),), space("gemm+relu").table(UNTUNED)), 8, np.random.default_rng(0)
+    )
+    assert not any(t.primitives for t in product.transformations), "its sums are in lanes already"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from journal_examples import Event, failed, header, ok, scripts, step, write_gemm
 from reasoning_compiler.journal import Header, Journal, Run, read_run
+from reasoning_compiler.language import Primitive
 from reasoning_compiler.ranking import kendall_tau
 from reasoning_compiler.report import Summary, summarize, to_json, to_text
 from reasoning_compiler.report.plot import bar, curve_lines
@@ -99,6 +100,26 @@ def test_the_path_tells_differences_and_gains(gemm: Run) -> None:
     assert path[1].gain == pytest.approx(0.412 / 0.067)
     assert path[3].gain == pytest.approx(0.067 / 0.0242), "over the last step that was measured"
     assert path[3].expectation == "close to 100 GFLOP/s"
+
+
+def test_primitives_are_told_in_words(tmp_path: Path) -> None:
+    split, unroll = Primitive("split", ("C.k_1", (16, 4))), Primitive("unroll", ("C.k_1_1",))
+    first = step(1).program
+    events = [
+        ("node", step(0, None)),
+        ("node", step(1, program=replace(first, primitives=(split, unroll)))),
+        ("measured", 1, ok(2.0)),
+        ("node", step(2, 1, program=replace(first, primitives=(unroll,)))),
+        ("measured", 2, ok(1.0)),
+    ]
+    summary = told(tmp_path, *events)
+    assert [(s.applied, s.left_out) for s in summary.path] == [
+        ((), ()),
+        (("split C.k_1 into 16×4", "unroll C.k_1_1"), ()),
+        ((), ("split C.k_1 into 16×4",)),
+    ]
+    text = to_text(summary)
+    assert "unroll = 16; split C.k_1 into 16×4; unroll C.k_1_1" in text and "no longer: split C.k_1 into 16×4" in text
 
 
 def test_a_cut_step_has_a_rough_latency_and_no_gain(tmp_path: Path) -> None:
