@@ -395,7 +395,7 @@ def test_primitives_make_another_program(setup: Any) -> None:
     proposal = run.propose()
     first, second = proposal.transformations
     assert (first.edits, first.primitives) == ((), (Primitive("unroll", ("conv2d.rc_0",)),))
-    assert (second.primitives == () and dict(second.edits) == TILES) or second.proposer == "expert"
+    assert second.primitives == () and second.edits
     kinds = [o.kind for o in run.exchanges[0].outcomes]
     assert kinds == [None, "repeated"], "the same primitives again are the same program"
     assert read_transcript(run.path)[0].outcomes[0].transformation == first
