@@ -240,10 +240,17 @@ def test_what_does_not_fit_comes_in_again() -> None:
     l1, l2, _ = analyze_block(gemm(256, 256, 256), M).levels
     matrix = 256 * 256 * 4
     assert l1.from_loop == "k"
-    # A column of B is 256 lines, in which the next 15 columns are found, too; one of C's elements is in a line.
     assert l1.working_set_bytes == 64 + 256 * 4 + 256 * 64
-    assert l1.bytes_in == 256 * matrix + matrix + 2 * matrix
+    # A column's lines are 1 KB apart, and so in four sets: each is gone before the next column needs it again.
+    assert l1.bytes_in == 256 * (matrix * 16) + matrix + 2 * matrix
     assert l2.bytes_in == 4 * matrix
+
+
+def test_the_lines_of_a_column_stay_for_the_next() -> None:
+    # 250³: rows of 1000 bytes spread the 250 lines of a column over all sets, where the next columns find them.
+    l1, _, _ = analyze_block(gemm(250, 250, 250), M).levels
+    assert l1.from_loop == "k"
+    assert l1.bytes_in == pytest.approx(250 * 250000 + 250000 + 2 * 250000, rel=0.02), "but for ends of lines"
 
 
 def test_a_column_whose_lines_do_not_stay_costs_a_line_for_each_element() -> None:

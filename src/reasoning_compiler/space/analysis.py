@@ -24,7 +24,8 @@ _BYTES_PER_CYCLE = {"L2": 32, "L3": 16}  # into the next inner level, per core
 _ONE_CORES_BANDWIDTH = 0.6  # of the memory's, where one core of several works
 _LAUNCH_SECS = 4e-6
 _LARGE_BODY = 768  # vector operations in one unrolled body beyond which instruction fetch costs
-_WAYS, _WAY_BYTES = 8, 4096  # a typical first-level cache: lines 4 KB apart share a set of 8
+_WAYS = {"L1": 8, "L2": 16}
+_WAY_BYTES = {"L1": 4096, "L2": 65536}  # typical: lines so far apart share a set; the last cache scatters them
 _CONFLICT_CYCLES = 10
 _LLVM_UNROLLS = 8  # iterations of a constant inner loop that LLVM unrolls unasked
 
@@ -255,9 +256,10 @@ class _Tile:
     def _conflicts(self, access: Access) -> float:
         """Returns extra cycles per reduction step because a tile's rows fall into the same cache sets."""
         tile = range(self.first, len(self.nest.loops))
-        same_set = [i for i in tile if access.stride(i) and access.stride(i) * access.item_bytes % _WAY_BYTES == 0]
+        strides = {i: access.stride(i) * access.item_bytes for i in tile}
+        same_set = [i for i, stride in strides.items() if stride and stride % _WAY_BYTES["L1"] == 0]
         rows = math.prod(self.nest.loops[i].extent for i in same_set)
-        return _CONFLICT_CYCLES * rows if rows > _WAYS else 0.0
+        return _CONFLICT_CYCLES * rows if rows > _WAYS["L1"] else 0.0
 
     def cycles(self) -> float:
         """Returns cycles of one core for the whole nest, with all data in L1."""
@@ -311,21 +313,23 @@ def _traffic(nest: Nest, machine: Machine) -> list[LevelTraffic]:
     levels = []
     for name, size in sizes:
         depth = next((d for d, f in enumerate(footprints) if f <= _CACHE_SHARE * size), len(nest.loops))
-        moved = nest.share * sum(_bytes_in(nest, access, depth, machine) for access in nest.accesses)
+        moved = nest.share * sum(_bytes_in(nest, access, depth, machine, name) for access in nest.accesses)
         loop = nest.loops[depth].name if depth < len(nest.loops) else ""
         levels.append(LevelTraffic(name, loop, footprints[depth], moved))
     return levels
 
 
-def _bytes_in(nest: Nest, access: Access, depth: int, machine: Machine) -> float:
+def _bytes_in(nest: Nest, access: Access, depth: int, machine: Machine, level: str) -> float:
     """Returns bytes of one buffer that enter a cache that holds the working set of the loops from `depth` inward.
 
     What one iteration of the loop around them shares with the next, as the rest of a line or a window that slides, is
-    still there.
+    still there, unless its lines have driven each other out of a few sets.
     """
     if access.shared and depth <= access.shared:
         return 0.0  # made and used while it is still there
     whole = max(depth - 1, 0)  # over this loop, each byte comes in once
+    if _collides(nest, access, depth, machine, level):
+        whole = depth
     times, moved = 1, whole < depth and access.moved_by(whole)
     for index in range(whole - 1, -1, -1):
         # A buffer that the loop around does not move through is still there in its next iteration; one that only every
@@ -335,6 +339,20 @@ def _bytes_in(nest: Nest, access: Access, depth: int, machine: Machine) -> float
         times *= extent if moved else max(1, math.ceil(extent * min(1.0, pace)))
         moved = moved or pace > 0
     return _held_bytes(nest, access, whole, machine) * times * (2 if access.writes else 1)
+
+
+def _collides(nest: Nest, access: Access, depth: int, machine: Machine, level: str) -> bool:
+    """Tells whether the lines that a loop walks through with a stride are too many for the sets that they fall into."""
+    if level not in _WAYS:
+        return False
+    way_bytes, line = _WAY_BYTES[level], machine.cache_line_bytes
+    for index in range(depth, len(nest.loops)):
+        stride = int(abs(access.stride(index)) * access.item_bytes)
+        if stride >= line:
+            sets = min(way_bytes // line, way_bytes // math.gcd(stride, way_bytes))
+            if nest.loops[index].extent > _WAYS[level] * sets:
+                return True
+    return False
 
 
 def _held_bytes(nest: Nest, access: Access, depth: int, machine: Machine) -> int:

@@ -40,7 +40,7 @@ _NUM_TILINGS = 12
 _CLEARLY_BETTER = 0.97
 _CURIOSITY = 0.05  # spread of the noise that lets equals take turns
 _WORTH_SAYING = 0.01
-_WORTH_PRIMITIVES = 0.05
+_WORTH_PRIMITIVES = 0.5  # as a logarithm; the analysis asks more cycles for an addition than some machines need
 _PRIMITIVES = "primitives"  # stands for them among the names of decisions
 _MAX_SUMS = 2  # ways to sum up in lanes, of one program
 
