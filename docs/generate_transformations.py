@@ -71,8 +71,8 @@ Blocks, loops and buffers are named as the program shows them after its decision
 loop is named with its block, as `C.k_1`. In JSON, a primitive is a list of its name and its arguments:
 `["split", "C.k_1", [null, 4]]`. In the examples below, block `C` reads the buffers `A` and `B`.
 
-Who uses them: a language model, which is shown what they may name; and the expert, where its analysis favours one (a
-sum that runs scalar). Random proposals have none. The paper's preset has none either, as in the paper.
+Who uses them: a language model, which is told their names; and the expert, where its analysis favours them much (sums
+that run scalar). Random proposals have none. The paper's preset has none either, as in the paper.
 
 """
 

@@ -8,6 +8,7 @@ what its analysis says, what else was tried. Programs are told as differences, s
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -64,9 +65,8 @@ are those listed for the decision. A value outside its domain makes the transfor
 before."""
 
 _PRIMITIVES = """\
-- "then", beside "edits", for what no decision can say: schedule primitives of TVM's, applied in order after the \
-decisions: "then": [["split", "C.k_1", [null, 4]], ["unroll", "C.k_1_1"]]. They name what LOOPS lists, or what others \
-made before. A layout is like ["1/32", 0, "1%32"]. """
+- "then", beside "edits", for what decisions cannot say: TVM schedule primitives, in order, as \
+[["split", "C.k_1", [null, 4]], ["unroll", "C.k_1_1"]]; there are """
 
 
 Brings = Mapping[tuple[str, Value], Sequence[tuple[str, Value]]]
@@ -152,7 +152,7 @@ def system_text(kernel: Kernel, machine: Machine, *, max_tokens: int = DEFAULT_P
         facts.append(f"constant weights: {', '.join(weights)}")
     header = f"PROGRAM {kernel.name}" + (f" ({'; '.join(facts)})" if facts else "")
     with_primitives = kernel.takes_primitives and max_tokens >= _MIN_TOKENS_WITH_PRIMITIVES
-    task = f"{_TASK}\n{_PRIMITIVES}{_signatures()}." if with_primitives else _TASK
+    task = f"{_TASK}\n{_PRIMITIVES}{', '.join(SIGNATURES)}." if with_primitives else _TASK
     before = f"{task}\n\nMACHINE\n{machine_text(machine)}\n\n{header}\n"
     after = f"\n\nNOTES\n{kernel.notes.strip()}" if kernel.notes.strip() else ""
     room = max_tokens - estimate_tokens(before + after) - _MIN_NODE_TOKENS
@@ -193,8 +193,8 @@ def node_text(
     sections = [f"DECISIONS of the program to transform (node {context.node.node})\n{_table(context.table, brings)}"]
     if context.node.program.primitives:
         sections[0] += f"\nprimitives after them: {_calls(context.node.program.primitives)}"
-    if blocks:
-        sections.append(_loops(blocks))
+    if loops := _loops(blocks, context.node.program.primitives):
+        sections.append(loops)
     sections.append("HOW IT CAME ABOUT, newest first\n" + "\n".join(tell.lineage(context_depth)))
     if analysis.strip():
         sections.append(f"ANALYSIS of this program\n{analysis.strip()}")
@@ -394,20 +394,18 @@ def _calls(primitives: Iterable[Primitive]) -> str:
     return clip(", ".join(map(str, primitives)), 400)
 
 
-def _signatures() -> str:
-    """Returns the primitives with what each of them makes."""
-    told = (f"{s} -> {s.makes}" if s.makes else str(s) for s in SIGNATURES.values())
-    return "; ".join(told).replace("`", "")
+def _loops(blocks: Sequence[NamedBlock], primitives: Sequence[Primitive]) -> str:
+    """Returns the loops of blocks that primitives have changed or made; of the others program and notes tell.
 
-
-def _loops(blocks: Sequence[NamedBlock]) -> str:
-    """Returns the loops that primitives may name; those of one iteration are not worth their tokens."""
+    Loops of one iteration are not worth their tokens.
+    """
+    named = " ".join(map(str, primitives))
     lines = []
     for block in blocks:
-        loops = (f"{x.name}{'*' if x.reduces else ''} {x.extent}" for x in block.loops if x.extent != 1)
-        reads = f" (reads {', '.join(block.reads)})" if block.reads else ""
-        lines.append(f"  {block.name}{reads}: {', '.join(loops)}")
-    return "LOOPS by block, named as C.k_1, with their iterations; * reduces\n" + "\n".join(lines)
+        if re.search(rf"\b{re.escape(re.split('_(?:rf|init|update|global|local|pad)$', block.name)[0])}\b", named):
+            loops = (f"{x.name}{'*' if x.reduces else ''} {x.extent}" for x in block.loops if x.extent != 1)
+            lines.append(f"  {block.name}: {', '.join(loops)}")
+    return "LOOPS after them (* reduces)\n" + "\n".join(lines) if lines else ""
 
 
 def _transformation(transformation: Transformation) -> str:
