@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,6 +67,7 @@ def _loops_to_leave_alone(schedule: Any) -> list[Any]:
     """
     chosen: dict[Any, Any] = {}
     found = [(realize, loops) for realize, loops in blocks(schedule.mod["main"].body) if loops]
+    names = Counter(str(realize.block.name_hint) for realize, _ in found)
     split_off = {region.source for realize, _ in found if _is_update(realize.block) for region in realize.block.writes}
     for realize, loops in found:
         kinds = [int(loop.kind) for loop in loops]
@@ -75,8 +77,9 @@ def _loops_to_leave_alone(schedule: Any) -> list[Any]:
             alone.add(0)
         if is_split_off or _VECTORIZED in kinds or _INTRINSIC in realize.block.annotations:
             alone.add(len(loops) - 1)
-        if alone:
-            variables = schedule.get_loops(schedule.get_sblock(str(realize.block.name_hint), "main"))
+        name = str(realize.block.name_hint)
+        if alone and names[name] == 1:  # nothing else tells TVM which block is meant
+            variables = schedule.get_loops(schedule.get_sblock(name, "main"))
             chosen |= {loops[i].loop_var: variables[i] for i in alone}
     return list(chosen.values())
 

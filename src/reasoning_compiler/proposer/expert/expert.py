@@ -158,7 +158,8 @@ class Expert:
         ordered = plans[:3] + others + plans[3:]
         rest = {**tilings[0][0], **settled}
         fused = [(_fused_edits(chooser, choice, rest), choice.reasoning) for chooser, choice in self._fused]
-        if fused and self._judged(fused[0][0]) < self._judged(plans[0][0]):
+        # The analysis has the plain one's scores read from the last cache as if nothing else used it.
+        if fused and _CLEARLY_BETTER * self._judged(fused[0][0]) < self._judged(plans[0][0]):
             ordered = fused[:5] + ordered[:3] + fused[5:] + ordered[3:]
         else:
             ordered = ordered[:3] + fused[:1] + ordered[3:] + fused[1:]
