@@ -19,7 +19,7 @@ README = ROOT / "README.md"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 Row = tuple[str, str, str, str]
-"""What was measured, what this project gives, what TVM gives, and how the two compare."""
+"""What was measured, what this project gives, what TVM or a library gives, and how the two compare."""
 
 _EMPTY = "No results yet: run the scripts in `benchmarks/`, then `python benchmarks/readme_table.py`."
 
@@ -40,7 +40,7 @@ def table(results: Path = RESULTS) -> str:
             notes.setdefault(where(record), []).append(f"`{record['command']}`")
     if not rows:
         return _EMPTY
-    lines = ["| | this project | TVM | compared |", "|---|---|---|---|"]
+    lines = ["| | this project | TVM, or a library | compared |", "|---|---|---|---|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     lines += ["", "Medians, with the least and the greatest value in brackets."]
     lines += [f"Measured on {where}, by {', '.join(commands)}." for where, commands in notes.items()]
@@ -54,6 +54,20 @@ def with_table(text: str, table: str) -> str:
     if not end:
         raise SystemExit(f"the page has no {BEGIN} … {END}")
     return f"{head}{BEGIN}\n{table}\n{END}{tail}"
+
+
+def _peers(record: dict[str, Any]) -> Iterator[Row]:
+    for kernel, ratio in record["ours_over_best_peer"].items():
+        rows = [row for row in record["rows"] if row["kernel"] == kernel]
+        mine = sorted(row["secs"]["median"] for row in rows if row["contestant"] == "ours")
+        best = min((row for row in rows if row["contestant"] != "ours"), key=lambda row: row["secs"]["median"])
+        name = f"{_LIBRARIES.get(best['contestant'], best['contestant'])} {best['version'].partition('-')[0]}"
+        yield (
+            f"`{kernel}`: milliseconds, {record['samples']} samples, against the fastest library",
+            _number(1e3 * mine[len(mine) // 2]),
+            f"{_number(1e3 * best['secs']['median'])}, {name}",
+            f"{_number(ratio['median'])} of the time ({_number(ratio['min'])} – {_number(ratio['max'])})",
+        )
 
 
 def _quality(record: dict[str, Any]) -> Iterator[Row]:
@@ -90,7 +104,10 @@ def _start_up(record: dict[str, Any]) -> Iterator[Row]:
         yield f"`{spec}`: seconds from the command to the first measured sample", _spread(secs), "", ""
 
 
+_LIBRARIES = {"torch": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+
 _READERS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
+    "peers": _peers,
     "expert_against_evolutionary": _quality,
     "wall_time": _wall_time,
     "start_up": _start_up,
