@@ -5,9 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.records import Machine
+from reasoning_compiler.space.own_rules.packed_contraction import packed_contraction
 
 _JOBS_PER_CORE = (16, 8, 4, 2, 1)
 _PARALLEL = "meta_schedule.parallel"
+
+
+def with_own_rules(theirs: list[Any], machine: Machine) -> list[Any]:
+    """Returns MetaSchedule's rules for a CPU with ours among them.
+
+    Args:
+        theirs: what `rules_of` returns.
+        machine: what is tuned for.
+    """
+    tiling = next((i for i, rule in enumerate(theirs) if "MultiLevelTiling" in type(rule).__name__), len(theirs))
+    return [*theirs[:tiling], packed_contraction(machine.l2_bytes), *theirs[tiling:]]
 
 
 def rules_of(mod: Any, target: Any) -> list[Any]:

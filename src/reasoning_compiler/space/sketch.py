@@ -16,10 +16,14 @@ from reasoning_compiler.errors import UsageError
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.records import ChoiceDomain
 from reasoning_compiler.space.intrinsics import mend_vnni_intrinsic
+from reasoning_compiler.space.own_rules.marks import STRUCTURE
 
 TVM_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 """What TVM raises where it refuses something: `ScheduleError` and `InternalError` are RuntimeErrors, and a failed check
 may carry the name of any of Python's own exceptions."""
+
+CONTRACTION = "contraction"
+"""What the site is called at which `own_rules/packed_contraction.py` gives a block its choice."""
 
 _SITE_WORDS = {
     "MultiLevelTiling": "tiling",
@@ -29,6 +33,7 @@ _SITE_WORDS = {
     "AddRFactor": "reduction",
     "CrossThreadReduction": "cross-thread reduction",
     "AutoInline": "inlining",
+    "PackedContraction": CONTRACTION,
 }
 _INTRINSIC = "meta_schedule.auto_tensorize"
 _PLAIN = ("direct", "as written")
@@ -244,6 +249,9 @@ def _labels(base: Any, options: list[Any]) -> list[str]:
 
 def _words(option: Any, instructions: list[Any]) -> list[str]:
     kinds = [inst.kind.name for inst in instructions]
+    told = [inst for inst in instructions if inst.kind.name == "Annotate" and str(inst.attrs[0]) == STRUCTURE]
+    if told:
+        return [str(inst.inputs[1]) for inst in told]
     words: list[str] = []
     if "RFactor" in kinds:
         words.append(f"rfactor over the {_rfactor_side(instructions)} part")

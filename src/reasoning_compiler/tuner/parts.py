@@ -22,7 +22,7 @@ from reasoning_compiler.rng import stream
 from reasoning_compiler.search.search import Known, SearchConfig, TreeSearch
 from reasoning_compiler.space.analysis import Analysis, analyze
 from reasoning_compiler.space.nest import Nest
-from reasoning_compiler.space.rules import parallel_jobs, rules_of
+from reasoning_compiler.space.rules import parallel_jobs, rules_of, with_own_rules
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.space.tiling import TileGroup
 from reasoning_compiler.stages import Stopwatch
@@ -67,10 +67,14 @@ def make_space(workload: Workload, machine: Machine, settings: Settings, *, fata
 
 
 def space_rules(workload: Workload, machine: Machine, settings: Settings) -> list[Any] | None:
-    """Returns the schedule rules of a run's space; None where they are the target's own, and so TVM's. See above."""
-    if settings.preset != "paper":
-        return None
-    return [*rules_of(workload.mod, tvm_target(machine)), parallel_jobs(machine.num_cores)]
+    """Returns the schedule rules of a run's space; None where they are the target's own, and so TVM's. See above.
+
+    The paper's preset has none of ours, and neither have other targets than CPUs.
+    """
+    target = tvm_target(machine)
+    if settings.preset == "paper":
+        return [*rules_of(workload.mod, target), parallel_jobs(machine.num_cores)]
+    return with_own_rules(rules_of(workload.mod, target), machine) if target.kind.name == "llvm" else None
 
 
 class SharedSpace:

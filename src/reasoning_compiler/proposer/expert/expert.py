@@ -119,17 +119,33 @@ class Expert:
         return next((d for d in self._table if d.name == "unroll" and isinstance(d.domain, ChoiceDomain)), None)
 
     @cached_property
+    def _ways(self) -> frozenset[str]:
+        """The structure choices that come with tilings of their own."""
+        return frozenset(site for group in self._space.tile_groups for site, _ in group.needs)
+
+    @cached_property
     def _choosers(self) -> tuple[TileChooser, ...]:
         unrolls = sorted(self._unroll.domain.values) if self._unroll else [0]
         return tuple(TileChooser(group, self._machine, unrolls) for group in self._space.tile_groups)
 
     @cached_property
-    def _rankings(self) -> list[list[Tiling]]:
-        return [chooser.ranked(_NUM_TILINGS) for chooser in self._choosers]
+    def _rankings(self) -> list[list[tuple[TileChooser, Tiling]]]:
+        """The best tilings of each block: the best of each way to tile it first, then all others, best first."""
+        found: dict[str, list[list[tuple[TileChooser, Tiling]]]] = {}
+        for chooser in self._choosers:
+            ranked = [(chooser, tiling) for tiling in chooser.ranked(_NUM_TILINGS)]
+            found.setdefault(chooser.group.block, []).append(ranked)
+        rankings = []
+        for ways in found.values():
+            first = sorted((way[0] for way in ways if way), key=lambda choice: choice[1].secs)
+            rest = sorted((choice for way in ways for choice in way[1:]), key=lambda choice: choice[1].secs)
+            rankings.append([*first, *rest])
+        return rankings
 
     @cached_property
     def _openings(self) -> list[_Idea]:
-        tilings = [self._tiled(rank) for rank in range(max([1, *(len(r) for r in self._rankings)]))]
+        ranks = range(min(_NUM_TILINGS, max([1, *(len(r) for r in self._rankings)])))
+        tilings = [self._tiled(rank) for rank in ranks]
         settled, why = self._settle(tilings[0][0])
         plans = [(self._edits({**tiles, **settled}), f"{text} {why}".strip()) for tiles, text in tilings]
         others = list(self._other_structures({**tilings[0][0], **settled}))
@@ -141,12 +157,15 @@ class Expert:
         values: dict[str, Value] = {}
         reasons = []
         unroll = 0
-        for chooser, ranking in zip(self._choosers, self._rankings, strict=True):
+        for ranking in self._rankings:
             if not ranking:
                 continue
-            tiling = ranking[min(rank, len(ranking) - 1)]
+            chooser, tiling = ranking[min(rank, len(ranking) - 1)]
+            values.update(chooser.group.needs)
             for (_, name, _), factors in zip(chooser.group.decisions, tiling.factors, strict=True):
                 values[name] = factors
+            if tiling.prefetch_bytes and chooser.group.prefetch is not None:
+                values[chooser.group.prefetch.name] = tiling.prefetch_bytes
             unroll = max(unroll, tiling.unroll)
             reasons.append(describe_tiling(chooser.group, tiling, self._machine))
         if self._unroll is not None and self._choosers:
@@ -158,20 +177,21 @@ class Expert:
         settled: dict[str, Value] = {}
         words = []
         present = self._secs(tiles)
-        for decision in self._table:
-            if decision.name in tiles:
+        for decision in self._table_with(tiles):
+            if decision.name in tiles or decision.name in self._ways:
                 continue
             for value in _alternatives(decision):
                 trial = self._secs({**tiles, **settled, decision.name: value})
                 if trial < _CLEARLY_BETTER * present:
                     settled[decision.name], present = value, trial
+        known = {decision.name: decision for decision in self._table_with({**tiles, **settled})}
         for name, value in settled.items():
-            words.append(describe_move(name, value, self._decision(name)))
+            words.append(describe_move(name, value, known.get(name)))
         return settled, ("Besides: " + "; ".join(words) + ".") if words else ""
 
     def _other_structures(self, values: dict[str, Value]) -> Iterator[tuple[tuple[tuple[str, Value], ...], str]]:
-        for decision in self._table:
-            if decision.kind == "structure":
+        for decision in self._table_with(values):
+            if decision.kind == "structure" and decision.name not in self._ways:
                 for value in _alternatives(decision):
                     if values.get(decision.name, decision.value) != value:
                         text = f"The same tiling with {describe_move(decision.name, value, decision)}."
@@ -195,15 +215,20 @@ class Expert:
         except IllegalProgramError:
             return math.inf
 
-    def _decision(self, name: str) -> Decision | None:
-        return next((d for d in self._table if d.name == name), None)
+    def _table_with(self, values: dict[str, Value]) -> tuple[Decision, ...]:
+        """Returns the decisions of the start program with these values; its own if they are illegal."""
+        try:
+            return self._space.table(self._space.edit(UNTUNED, Transformation(self._edits(values))))
+        except IllegalProgramError:
+            return self._table
 
     # -- refinements: single decisions --------------------------------------------------------------------------
 
     def _refinements(self, context: Context, rng: np.random.Generator) -> list[_Idea]:
         """Returns ideas for a program, by the analysis' gain, experience with each decision, and a little curiosity."""
         lessons = _lessons(context.measured)
-        ideas = [*self._tile_moves(context), *self._choice_moves(context), *self._crossings(context)]
+        ideas = [*self._tile_moves(context), *self._choice_moves(context)]
+        ideas += [*self._other_ways(context), *self._crossings(context)]
         noise = rng.normal(0.0, _CURIOSITY, len(ideas))
         worth = [
             idea.gain + _experience(lessons, idea.edits) + n for idea, n in zip(ideas, noise, strict=True)
@@ -217,7 +242,7 @@ class Expert:
         present: list[tuple[TileChooser, Tiling]] = []
         for chooser in self._choosers:
             factors = tuple(values.get(name) for _, name, _ in chooser.group.decisions)
-            if chooser.allows(factors):
+            if self._fits(chooser, values) and chooser.allows(factors):
                 present.append((chooser, chooser.judge(factors, unroll)))
         total = sum(tiling.secs for _, tiling in present)
         for chooser, tiling in present:
@@ -231,8 +256,37 @@ class Expert:
                 gain = math.log(total / max(1e-12, total - tiling.secs + moved.secs))
                 yield _Idea(edits, describe_tiling(chooser.group, moved, self._machine), gain)
 
+    def _fits(self, chooser: TileChooser, values: dict[str, Value]) -> bool:
+        """Tells whether a program with these values is tiled in the chooser's way."""
+        needs = dict(chooser.group.needs)
+        if not needs:
+            others = (c.group.needs for c in self._choosers if c.group.block == chooser.group.block and c.group.needs)
+            return not any(values.get(site) == value for other in others for site, value in other)
+        return all(values.get(site) == value for site, value in needs.items())
+
+    def _other_ways(self, context: Context) -> Iterator[_Idea]:
+        """Yields each block's best tiling of the other kind: a structure choice together with its tiles."""
+        values = {d.name: d.value for d in context.table}
+        for ranking in self._rankings:
+            mine = next((tiling for chooser, tiling in ranking if self._fits(chooser, values)), None)
+            for chooser, tiling in ranking:
+                sites = {site for c, _ in ranking for site, _ in c.group.needs}
+                if mine is None or self._fits(chooser, values) or not sites <= set(values):
+                    continue
+                wanted = {site: self._start_values[site] for site in sites} | dict(chooser.group.needs)
+                tiles = list(zip((name for _, name, _ in chooser.group.decisions), tiling.factors, strict=True))
+                if tiling.prefetch_bytes and chooser.group.prefetch is not None:
+                    tiles.append((chooser.group.prefetch.name, tiling.prefetch_bytes))
+                text = describe_tiling(chooser.group, tiling, self._machine)
+                yield _Idea((*wanted.items(), *tiles), text, math.log(mine.secs / tiling.secs))
+                break
+
+    @cached_property
+    def _start_values(self) -> dict[str, Value]:
+        return {d.name: d.value for d in self._table}
+
     def _choice_moves(self, context: Context) -> Iterator[_Idea]:
-        tiled = {name for c in self._choosers for _, name, _ in c.group.decisions}
+        tiled = {name for c in self._choosers for _, name, _ in c.group.decisions} | self._ways
         for decision in context.table:
             if decision.name not in tiled:
                 for value in _alternatives(decision):
@@ -242,11 +296,13 @@ class Expert:
 
     def _crossings(self, context: Context) -> Iterator[_Idea]:
         """Yields the tilings that the fastest program has and this one has not, a block at a time."""
-        if context.best is None or len(self._choosers) < 2:
+        if context.best is None or len(self._rankings) < 2:
             return
         mine, theirs = {d.name: d.value for d in context.table}, context.best.program.values
         for chooser in self._choosers:
-            names = [name for _, name, _ in chooser.group.decisions]
+            if not self._fits(chooser, theirs):
+                continue
+            names = [*(site for site, _ in chooser.group.needs), *(name for _, name, _ in chooser.group.decisions)]
             edits = tuple((n, theirs[n]) for n in names if n in theirs and n in mine and mine[n] != theirs[n])
             if edits:
                 text = f"Take the tiling of {chooser.group.block} from the fastest program so far."

@@ -31,6 +31,7 @@ class Tiling:
     factors: Factors
     unroll: int
     analysis: BlockAnalysis
+    prefetch_bytes: int = 0
 
     @property
     def secs(self) -> float:
@@ -58,8 +59,12 @@ class TileChooser:
         key = (factors, unroll)
         if key not in self._known:
             by_name = {name: f for (name, _, _), f in zip(self.group.decisions, factors, strict=True)}
-            nest = self.group.tiled(by_name, unroll_limit=unroll)
-            self._known[key] = Tiling(factors, unroll, analyze_block(nest, self.machine))
+            distances = sorted({0, self.group.prefetch_bytes})
+            nests = (self.group.tiled(by_name, unroll_limit=unroll, prefetch_bytes=d) for d in distances)
+            judged = (
+                Tiling(factors, unroll, analyze_block(nest, self.machine), nest.prefetch_bytes) for nest in nests
+            )
+            self._known[key] = min(judged, key=lambda tiling: tiling.secs)
         return self._known[key]
 
     def ranked(self, num: int) -> list[Tiling]:

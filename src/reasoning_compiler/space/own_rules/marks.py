@@ -1,0 +1,16 @@
+"""Annotations that our rules leave in a trace. Without this package a trace with them replays, too: TVM ignores them."""
+
+NO_RULES = "schedule_rule"
+"""MetaSchedule's own, on a block: with the value "None" its rules leave the block alone."""
+
+SETTLED = "reasoning_compiler.settled"
+"""On a loop: MetaSchedule's postprocessor, which leaves annotated loops alone, is not to make it parallel or a vector."""
+
+STRUCTURE = "reasoning_compiler.structure"
+"""On a block, as the label of the alternative that the rule has made."""
+
+SKIP_MASKED = "reasoning_compiler.skip_masked"
+"""On a loop over blocks of keys: those that no row of its block of rows may see are skipped."""
+
+VECTOR_MATH = "reasoning_compiler.vector_math"
+"""On the root block, with the value 1: calls of the C library's functions become arithmetic."""
