@@ -22,7 +22,8 @@ from reasoning_compiler.space.walk import blocks
 
 _LINE_BYTES = 64
 _MAX_LINES = 8  # per iteration of the loop that they stand in
-_READ, _USED_ONCE, _DATA = 0, 0, 1  # the arguments of llvm.prefetch
+_READ, _DATA = 0, 1  # the arguments of llvm.prefetch, and between them how long to keep it
+_USED_ONCE, _USED_AGAIN = 0, 3
 
 
 def with_prefetches(mod: Any) -> Any:
@@ -63,11 +64,13 @@ def _calls(nest: Nest, loop: int, realize: Any, inside: set[Any], distance: int)
             continue
         start = [tvm_ffi.structural_map(part.min, (tvm.tirx.Var, lambda v: bound.get(v, v))) for part in region.region]
         start = [tvm_ffi.structural_map(i, (tvm.tirx.Var, lambda v: zero if v in inside else v)) for i in start]
+        again = any(each.extent > 1 and not access.moved_by(i) for i, each in enumerate(nest.loops[:loop]))
+        keep = _USED_AGAIN if again else _USED_ONCE
         num_bytes = nest.footprint_elements(access, loop + 1) * access.item_bytes
         for line in range(min(_MAX_LINES, max(1, num_bytes // _LINE_BYTES))):
             ahead = (distance + line * _LINE_BYTES) // access.item_bytes
             address = tvm.tirx.address_of(tvm.tirx.BufferLoad(region.source, [*start[:-1], start[-1] + ahead]))
-            call = tvm.tirx.call_intrin("void", "tirx.prefetch", address, _READ, _USED_ONCE, _DATA)
+            call = tvm.tirx.call_intrin("void", "tirx.prefetch", address, _READ, keep, _DATA)
             calls.append(tvm.tirx.Evaluate(call))
     return calls
 

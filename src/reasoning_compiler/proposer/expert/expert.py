@@ -193,9 +193,10 @@ class Expert:
         for decision in self._table_with(values):
             if decision.kind == "structure" and decision.name not in self._ways:
                 for value in _alternatives(decision):
-                    if values.get(decision.name, decision.value) != value:
+                    other = {**values, decision.name: value}
+                    if values.get(decision.name, decision.value) != value and self._is_legal(other):
                         text = f"The same tiling with {describe_move(decision.name, value, decision)}."
-                        yield self._edits({**values, decision.name: value}), text
+                        yield self._edits(other), text
 
     def _edits(self, values: dict[str, Value]) -> tuple[tuple[str, Value], ...]:
         """Returns the values that differ from the start program; what a structure leaves without meaning goes."""
@@ -214,6 +215,13 @@ class Expert:
             return analyze(self._space.nests(program), self._machine).secs
         except IllegalProgramError:
             return math.inf
+
+    def _is_legal(self, values: dict[str, Value]) -> bool:
+        try:
+            self._space.edit(UNTUNED, Transformation(self._edits(values)))
+        except IllegalProgramError:
+            return False
+        return True
 
     def _table_with(self, values: dict[str, Value]) -> tuple[Decision, ...]:
         """Returns the decisions of the start program with these values; its own if they are illegal."""
