@@ -29,8 +29,8 @@ _USED_ONCE, _USED_AGAIN = 0, 3
 def with_prefetches(mod: Any) -> Any:
     """Returns the module with the prefetches that its blocks are marked with, the same module where there are none.
 
-    Prefetched are arguments of the kernel that a block reads in the order in which they lie in memory, as weights that
-    were laid out for it.
+    Prefetched are arguments of the kernel that a block reads in vectors, in the order in which they lie in memory, as
+    weights that were laid out for it.
 
     Args:
         mod: an IRModule with the PrimFunc `main`, postprocessed, its weights packed or not.
@@ -64,8 +64,7 @@ def _calls(nest: Nest, loop: int, realize: Any, inside: set[Any], distance: int)
             continue
         start = [tvm_ffi.structural_map(part.min, (tvm.tirx.Var, lambda v: bound.get(v, v))) for part in region.region]
         start = [tvm_ffi.structural_map(i, (tvm.tirx.Var, lambda v: zero if v in inside else v)) for i in start]
-        again = any(each.extent > 1 and not access.moved_by(i) for i, each in enumerate(nest.loops[:loop]))
-        keep = _USED_AGAIN if again else _USED_ONCE
+        keep = _USED_AGAIN if nest.reads_again(access) else _USED_ONCE
         num_bytes = nest.footprint_elements(access, loop + 1) * access.item_bytes
         for line in range(min(_MAX_LINES, max(1, num_bytes // _LINE_BYTES))):
             ahead = (distance + line * _LINE_BYTES) // access.item_bytes

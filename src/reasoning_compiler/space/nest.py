@@ -117,17 +117,30 @@ class Nest:
         return max((i for i, loop in enumerate(self.loops) if loop.reduces and loop.extent > 1), default=None)
 
     def streams(self, loop: int) -> tuple[Access, ...]:
-        """Returns what is read of the kernel's arguments in the order in which it lies in memory.
+        """Returns what is read of the kernel's arguments in vectors, in the order in which it lies in memory.
 
         Args:
             loop: the index of a loop; each of its iterations reads what lies behind that of the iteration before.
         """
-        reads = (a for a in self.accesses if a.external and not a.writes)
+        reads = (a for a in self.accesses if a.external and not a.writes and a.moved_by(len(self.loops) - 1))
         return tuple(
             a
             for a in reads
             if a.stride(loop) == self.footprint_elements(a, loop + 1) and any(map(a.moved_by, range(loop)))
         )
+
+    def reads_again(self, access: Access) -> bool:
+        """Tells whether the loops read anything of a buffer more than once."""
+        everything = self.footprint_elements(access, 0)
+        return (
+            self.iterations * self.footprint_elements(access, len(self.loops)) > self._broadcasts(access) * everything
+        )
+
+    def _broadcasts(self, access: Access) -> int:
+        """Returns the iterations of the loops inside the innermost reduction that do not move through a buffer."""
+        first = (self.innermost_reduction or 0) + 1
+        inner = (loop.extent for i, loop in enumerate(self.loops) if i >= first and not access.moved_by(i))
+        return math.prod(inner)
 
     def footprint_elements(self, access: Access, depth: int) -> int:
         """Returns how many elements one of `accesses` touches in the loops from `depth` inward; those outside stand."""
