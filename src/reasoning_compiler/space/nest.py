@@ -130,17 +130,10 @@ class Nest:
         )
 
     def reads_again(self, access: Access) -> bool:
-        """Tells whether the loops read anything of a buffer more than once."""
-        everything = self.footprint_elements(access, 0)
-        return (
-            self.iterations * self.footprint_elements(access, len(self.loops)) > self._broadcasts(access) * everything
-        )
-
-    def _broadcasts(self, access: Access) -> int:
-        """Returns the iterations of the loops inside the innermost reduction that do not move through a buffer."""
-        first = (self.innermost_reduction or 0) + 1
-        inner = (loop.extent for i, loop in enumerate(self.loops) if i >= first and not access.moved_by(i))
-        return math.prod(inner)
+        """Tells whether the loops come back to any element of a buffer; those of a register tile share one load."""
+        tile = (self.innermost_reduction or 0) + 1
+        touched = self.footprint_elements(access, tile) * math.prod(loop.extent for loop in self.loops[:tile])
+        return touched > self.footprint_elements(access, 0)
 
     def footprint_elements(self, access: Access, depth: int) -> int:
         """Returns how many elements one of `accesses` touches in the loops from `depth` inward; those outside stand."""
