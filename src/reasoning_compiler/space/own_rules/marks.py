@@ -1,10 +1,10 @@
-"""Annotations that our rules leave in a trace. Without this package a trace with them replays, too: TVM ignores them."""
+"""Annotations that our rules leave in a trace. A trace with them replays in plain TVM, too, which ignores them."""
 
 NO_RULES = "schedule_rule"
 """MetaSchedule's own, on a block: with the value "None" its rules leave the block alone."""
 
 SETTLED = "reasoning_compiler.settled"
-"""On a loop: MetaSchedule's postprocessor, which leaves annotated loops alone, is not to make it parallel or a vector."""
+"""On a loop: MetaSchedule's postprocessor leaves annotated loops as they are; it makes others parallel, or vectors."""
 
 STRUCTURE = "reasoning_compiler.structure"
 """On a block, as the label of the alternative that the rule has made."""
