@@ -310,7 +310,9 @@ class Expert:
         for chooser in self._choosers:
             if not self._fits(chooser, theirs):
                 continue
-            names = [*(site for site, _ in chooser.group.needs), *(name for _, name, _ in chooser.group.decisions)]
+            ways = [c.group.needs for c in self._choosers if c.group.block == chooser.group.block]
+            names = [site for needs in ways for site, _ in needs]
+            names += [name for _, name, _ in chooser.group.decisions]
             edits = tuple((n, theirs[n]) for n in names if n in theirs and n in mine and mine[n] != theirs[n])
             if edits:
                 text = f"Take the tiling of {chooser.group.block} from the fastest program so far."
