@@ -146,9 +146,16 @@ class Expert:
     def _openings(self) -> list[_Idea]:
         ranks = range(min(_NUM_TILINGS, max([1, *(len(r) for r in self._rankings)])))
         tilings = [self._tiled(rank) for rank in ranks]
-        settled, why = self._settle(tilings[0][0])
-        plans = [(self._edits({**tiles, **settled}), f"{text} {why}".strip()) for tiles, text in tilings]
-        others = list(self._other_structures({**tilings[0][0], **settled}))
+        settled: dict[frozenset[tuple[str, Value]], tuple[dict[str, Value], str]] = {}
+        plans = []
+        for tiles, text in tilings:  # what goes with one way of tiling may not even exist in another
+            ways = frozenset((site, tiles[site]) for site in self._ways if site in tiles)
+            if ways not in settled:
+                settled[ways] = self._settle(tiles)
+            more, why = settled[ways]
+            plans.append((self._edits({**tiles, **more}), f"{text} {why}".strip()))
+        first = tilings[0][0]
+        others = list(self._other_structures({**first, **next(iter(settled.values()))[0]}))
         ordered = plans[:3] + others + plans[3:]
         return [_Idea(edits, text) for edits, text in ordered]
 
