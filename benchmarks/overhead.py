@@ -3,11 +3,11 @@
     python benchmarks/overhead.py [--samples 40] [WORKLOAD ...]
 
 The instrument's part: "run" is what the runner takes beside the program's own runs (loading it, packing its weights,
-talking), "verify" compares the outputs with the reference after every timing. Each program that may become the best is
-also run on further inputs and again and again for 0.05 s, which most are spared: told apart, as "check_ms". The search's
-part: "propose", "apply" and "predict", for as many programs as it considers for each that is measured. What a run pays
-for once is told apart: starting processes and reading the workload's data are left out, and the first batch, with the
-expert's first look at the kernel, is given as "first_batch_ms".
+talking), "verify" compares the outputs with the reference after every timing. Each program that may become the best
+is also run on further inputs and again and again for 0.05 s, which most are spared: told apart, as "check_ms". The
+search's part: "propose", "apply" and "predict", for as many programs as it considers for each that is measured. What
+a run pays for once is told apart: starting processes and reading the workload's data are left out, and the first
+batch, with the expert's first look at the kernel, is given as "first_batch_ms".
 """
 
 from __future__ import annotations

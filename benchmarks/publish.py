@@ -53,11 +53,11 @@ def main() -> None:
 
 
 def keep(name: str, path: Path) -> None:
-    """Copies results into benchmarks/results/."""
+    """Copies results into benchmarks/results/, with files of this project named from its root."""
     source = path / "results.json" if path.is_dir() else path
     if not source.exists():
         raise SystemExit(f"`{path}` holds no results")
-    record = json.loads(source.read_text(encoding="utf-8"))
+    record = json.loads(source.read_text(encoding="utf-8").replace(f"{ROOT.resolve()}/", ""))
     if "command" not in record:
         raise SystemExit(f"`{path}` does not say by which command it was made")
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

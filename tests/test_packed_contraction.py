@@ -46,7 +46,7 @@ def kernel(name: str) -> Kernel:
 def space_of(mod: Any, *, l2_bytes: int = 256) -> Space:
     """Returns the space of a CPU whose caches hold next to nothing, so that all constants are worth prefetching."""
     target = tvm_target(detect())
-    return Space(mod, target, rules=with_own_rules(rules_of(mod, target), machine(l2_bytes=l2_bytes)))
+    return Space(mod, target, rules=with_own_rules(rules_of(mod, target), stream_bytes=l2_bytes))
 
 
 @cache

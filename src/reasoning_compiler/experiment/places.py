@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 LIBRARY = Path("best") / LIBRARY_FILE
 _ROUNDS, _ROUNDS_SECS = 20, 20.0  # of timing the winners of one seed against each other
-_SPACE_SEED = 1_000_003  # where our space is TVM's own, the two methods must differ in what they draw
 
 Watch = Callable[[Progress], None]
 
@@ -180,11 +179,10 @@ class Hardware:
             watch(Progress("measuring", str(folder), len(found), samples, best_secs=best, elapsed_secs=at_secs))
 
         rules = space_rules(self._workload, self.machine, self._settings) if variant.in_our_space else None
-        drawn = seed + (_SPACE_SEED if variant.in_our_space and rules is None else 0)
         module, wall_secs = evolutionary(
             self._workload,
             samples=samples,
-            seed=drawn,
+            seed=seed,
             threads=self._threads,
             rules=rules,
             on_latency=note,

@@ -110,6 +110,13 @@ def vector_unit(features: Iterable[str]) -> VectorUnit:
     return VectorUnit("unknown", 16, 16)
 
 
+def target_vector_unit(target: tvm.target.Target) -> VectorUnit:
+    """Returns the vector unit of the CPU that an LLVM target names."""
+    from tvm.target.codegen import llvm_get_cpu_features
+
+    return vector_unit(str(name) for name in llvm_get_cpu_features(target))
+
+
 def host_target(num_cores: int, os_features: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
     """Returns the target (what TVM's `Target` takes) for this machine's own CPU, and its features, sorted.
 

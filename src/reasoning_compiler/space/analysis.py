@@ -190,7 +190,8 @@ class _Tile:
         self.rows = math.prod(loop.extent for i, loop in extents if i not in self.vector_loops)
         self.accumulators = self.rows * math.ceil(self.vector_extent / self.full_lanes)
         self.steps = self._reduction_steps()
-        unrolled = self.rows <= max(nest.unroll_limit, _LLVM_UNROLLS)
+        rolled = math.prod(x.extent for i, x in extents if i not in self.vector_loops and x.kind != "unrolled")
+        unrolled = rolled <= max(nest.unroll_limit, _LLVM_UNROLLS)
         self.fully_unrolled = 1 < self.rows * self.steps <= nest.unroll_limit
         fits = self.accumulators <= machine.num_vector_registers - 2
         self.in_registers = bool(self.steps > 1 and unrolled and fits)
@@ -310,7 +311,7 @@ def _traffic(nest: Nest, machine: Machine) -> list[LevelTraffic]:
     levels = []
     for name, size in sizes:
         depth = next((d for d, f in enumerate(footprints) if f <= _CACHE_SHARE * size), len(nest.loops))
-        moved = sum(_bytes_in(nest, access, depth, machine) for access in nest.accesses)
+        moved = nest.share * sum(_bytes_in(nest, access, depth, machine) for access in nest.accesses)
         loop = nest.loops[depth].name if depth < len(nest.loops) else ""
         levels.append(LevelTraffic(name, loop, footprints[depth], moved))
     return levels
@@ -323,9 +324,11 @@ def _bytes_in(nest: Nest, access: Access, depth: int, machine: Machine) -> float
     elements = nest.footprint_elements(access, depth)
     times, moved = 1, False
     for index in range(depth - 1, -1, -1):
-        # A buffer that the loop around does not move through is still there in its next iteration.
-        moved = moved or access.moved_by(index)
-        times *= nest.loops[index].extent if moved else 1
+        # A buffer that the loop around does not move through is still there in its next iteration; one that only every
+        # so many iterations move through, as heads in a loop that is fused of heads and rows, most of the time.
+        pace = max(abs(dim[index]) for dim in access.steps) if access.steps else 0.0
+        times *= max(1, math.ceil(nest.loops[index].extent * min(1.0, pace))) if not moved else nest.loops[index].extent
+        moved = moved or pace > 0
     run = _contiguous_bytes(nest, access, depth)
     line = machine.cache_line_bytes
     waste = math.ceil(run / line) * line / run
@@ -335,9 +338,7 @@ def _bytes_in(nest: Nest, access: Access, depth: int, machine: Machine) -> float
 def _contiguous_bytes(nest: Nest, access: Access, depth: int) -> int:
     """Returns the length in bytes of the contiguous runs in a buffer's footprint."""
     run = 1
-    for dim, size, region in zip(
-        reversed(access.steps), reversed(access.shape), reversed(access.region), strict=True
-    ):
+    for dim, size, region in zip(reversed(access.steps), reversed(access.shape), reversed(access.region), strict=True):
         reach = sum(abs(s) * (loop.extent - 1) for s, loop in zip(dim[depth:], nest.loops[depth:], strict=True))
         covered = min(size, int(reach) + region)
         run *= covered

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reasoning_compiler.space.affine import Affine, Digit, read
+from reasoning_compiler.space.conditions import share_true
 from reasoning_compiler.space.nest import PREFETCH, Access, Loop, LoopKind, Nest
 
 _KINDS: dict[int, LoopKind] = {0: "serial", 1: "parallel", 2: "vectorized", 3: "unrolled"}
@@ -35,6 +36,7 @@ class _Scope:
     loops: tuple[Loop, ...] = ()
     variables: tuple[Any, ...] = ()
     unroll_limit: int = 0
+    share: float = 1.0
 
 
 class _Walk:
@@ -54,6 +56,7 @@ class _Walk:
                 (*scope.loops, loop),
                 (*scope.variables, stmt.loop_var),
                 scope.unroll_limit if limit is None else int(limit),
+                scope.share,
             )
             self.visit(stmt.body, inner)
         elif kind == "SBlockRealize":
@@ -62,9 +65,11 @@ class _Walk:
             for part in stmt.seq:
                 self.visit(part, scope)
         elif kind == "IfThenElse":
-            self.visit(stmt.then_case, scope)
+            extents = {v: loop.extent for v, loop in zip(scope.variables, scope.loops, strict=True)}
+            share = share_true(stmt.condition, extents)
+            self.visit(stmt.then_case, replace(scope, share=scope.share * share))
             if stmt.else_case is not None:
-                self.visit(stmt.else_case, scope)
+                self.visit(stmt.else_case, replace(scope, share=scope.share * (1.0 - share)))
         elif hasattr(stmt, "body"):
             self.visit(stmt.body, scope)
 
@@ -96,6 +101,7 @@ class _Walk:
                 scope.unroll_limit,
                 str(tiling) if tiling is not None else "",
                 int(block.annotations.get(PREFETCH, 0)),
+                scope.share,
             )
         )
 

@@ -88,6 +88,7 @@ class Nest:
         unroll_limit: largest body that the compiler was told to unroll; 0 for none.
         tiling: the tiling structure, as "SSRSRS", or "" where the block is not tiled.
         prefetch_bytes: how far ahead its streams are prefetched; 0 for not at all.
+        share: of the iterations that conditions around the block let it run in, in [0, 1].
     """
 
     block: str
@@ -98,10 +99,11 @@ class Nest:
     unroll_limit: int = 0
     tiling: str = ""
     prefetch_bytes: int = 0
+    share: float = 1.0
 
     @cached_property
     def iterations(self) -> int:
-        return math.prod(loop.extent for loop in self.loops)
+        return round(math.prod(loop.extent for loop in self.loops) * self.share)
 
     @property
     def reduces(self) -> bool:

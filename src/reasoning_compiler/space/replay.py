@@ -12,7 +12,7 @@ from typing import Any
 from reasoning_compiler.errors import IllegalProgramError
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.records import ChoiceDomain, DecisionKind, TileDomain, Transformation, Value, as_value
-from reasoning_compiler.space.nest import PREFETCH, PREFETCH_WORDS
+from reasoning_compiler.space.nest import PREFETCH_WORDS
 from reasoning_compiler.space.placing import ROOT, is_location, legal_locations, place
 from reasoning_compiler.space.sketch import TVM_ERRORS, Sketch, last_line, unique
 
@@ -21,7 +21,7 @@ _ANNOTATION_WORDS = {
     "unroll_explicit": "unroll",
     "unroll_implicit": "unroll",
     "cooperative_fetch": "fetch vector",
-    PREFETCH: PREFETCH_WORDS,
+    "prefetch": PREFETCH_WORDS,
 }
 
 
@@ -298,7 +298,7 @@ def _purpose(schedule: Any, inst: Any, inputs: Any, bound: set[Any]) -> str:
     """Returns words for what an instruction makes of a sampled value: an annotation, or a loop's split."""
     kind = inst.kind.name
     if kind == "Annotate":
-        key = str(inst.attrs[0]).removeprefix("meta_schedule.")
+        key = str(inst.attrs[0]).removeprefix("meta_schedule.").removeprefix("reasoning_compiler.")
         word = _ANNOTATION_WORDS.get(key, key.replace("_", " "))
         target = schedule.get(inputs[0])
         if hasattr(target, "loop_var"):

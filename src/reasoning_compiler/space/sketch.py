@@ -17,6 +17,7 @@ from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.records import ChoiceDomain
 from reasoning_compiler.space.intrinsics import mend_vnni_intrinsic
 from reasoning_compiler.space.own_rules.marks import STRUCTURE
+from reasoning_compiler.space.own_rules.postprocs import own_postprocs
 
 TVM_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 """What TVM raises where it refuses something: `ScheduleError` and `InternalError` are RuntimeErrors, and a failed check
@@ -34,6 +35,7 @@ _SITE_WORDS = {
     "CrossThreadReduction": "cross-thread reduction",
     "AutoInline": "inlining",
     "PackedContraction": CONTRACTION,
+    "FusedAttention": "fusion",
 }
 _INTRINSIC = "meta_schedule.auto_tensorize"
 _PLAIN = ("direct", "as written")
@@ -84,7 +86,7 @@ class SketchGenerator:
             raise UsageError(f"MetaSchedule cannot schedule for this `{kind}` target: {last_line(error)}") from error
         self._tvm, self._ms = tvm, ms
         self.mod = self._context.mod
-        self.postprocs = list(self._context.space_generator.postprocs)
+        self.postprocs = [*self._context.space_generator.postprocs, *own_postprocs()]
         self._rules = list(self._context.space_generator.sch_rules)
         self._rule_names = [type(rule).__name__ for rule in rules or self._rules]  # TVM forgets those of Python's
         self._blocks = _block_names(self.mod)

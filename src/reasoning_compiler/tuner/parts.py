@@ -66,15 +66,12 @@ def make_space(workload: Workload, machine: Machine, settings: Settings, *, fata
     return Space(workload.mod, tvm_target(machine), rules=space_rules(workload, machine, settings), fatal=fatal)
 
 
-def space_rules(workload: Workload, machine: Machine, settings: Settings) -> list[Any] | None:
-    """Returns the schedule rules of a run's space; None where they are the target's own, and so TVM's. See above.
-
-    The paper's preset has none of ours, and neither have other targets than CPUs.
-    """
-    target = tvm_target(machine)
+def space_rules(workload: Workload, machine: Machine, settings: Settings) -> list[Any]:
+    """Returns the schedule rules of a run's space: ours and the target's own; the paper's preset has none of ours."""
+    theirs = rules_of(workload.mod, tvm_target(machine))
     if settings.preset == "paper":
-        return [*rules_of(workload.mod, target), parallel_jobs(machine.num_cores)]
-    return with_own_rules(rules_of(workload.mod, target), machine) if target.kind.name == "llvm" else None
+        return [*theirs, parallel_jobs(machine.num_cores)]
+    return with_own_rules(theirs, stream_bytes=machine.l2_bytes)
 
 
 class SharedSpace:

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from reasoning_compiler.errors import IllegalProgramError
+from reasoning_compiler.proposer.expert.fused import FusedChoice, FusedChooser
 from reasoning_compiler.proposer.expert.tiles import TileChooser, Tiling
 from reasoning_compiler.proposer.expert.words import describe_move, describe_tiling
 from reasoning_compiler.proposer.protocol import Context
@@ -29,6 +30,7 @@ from reasoning_compiler.records import (
 )
 from reasoning_compiler.space.analysis import analyze
 from reasoning_compiler.space.nest import Nest
+from reasoning_compiler.space.own_rules.fused_label import FUSED
 from reasoning_compiler.space.tiling import TileGroup
 
 _NUM_TILINGS = 12
@@ -154,10 +156,36 @@ class Expert:
                 settled[ways] = self._settle(tiles)
             more, why = settled[ways]
             plans.append((self._edits({**tiles, **more}), f"{text} {why}".strip()))
-        first = tilings[0][0]
-        others = list(self._other_structures({**first, **next(iter(settled.values()))[0]}))
+        rest = {**tilings[0][0], **next(iter(settled.values()))[0]}
+        others = list(self._other_structures(rest))
         ordered = plans[:3] + others + plans[3:]
+        fused = [(_fused_edits(chooser, choice, rest), choice.reasoning) for chooser, choice in self._fused]
+        if fused and self._judged(fused[0][0]) < self._judged(plans[0][0]):
+            ordered = fused[:5] + ordered[:3] + fused[5:] + ordered[3:]
+        else:
+            ordered = ordered[:3] + fused[:1] + ordered[3:] + fused[1:]
         return [_Idea(edits, text) for edits, text in ordered]
+
+    @cached_property
+    def _fused(self) -> list[tuple[FusedChooser, FusedChoice]]:
+        """The best sizes of the first attention that can be fused over rows; none where there is none."""
+        for decision in self._table:
+            for value in _alternatives(decision):
+                if _is_fused(value):
+                    program = self._space.edit(UNTUNED, Transformation(((decision.name, value),)))
+                    chooser = self._fused_chooser(self._space.table(program))
+                    return [(chooser, choice) for choice in chooser.ranked(_NUM_TILINGS)]
+        return []
+
+    def _fused_chooser(self, table: tuple[Decision, ...]) -> FusedChooser:
+        """Returns who chooses the sizes. Raises LookupError where nothing is fused over rows."""
+        chooser = FusedChooser(table, self._machine)
+        group = next((g for g in self._space.tile_groups if g.block == chooser.block), None)
+        if group is None:
+            return chooser
+        *others, _ = (loop.extent for loop in group.nest.loops if not loop.reduces)  # the last is depth
+        heads = math.prod(others) // math.prod(chooser.present.rows)
+        return FusedChooser(table, self._machine, heads=heads)
 
     def _tiled(self, rank: int) -> tuple[dict[str, Value], str]:
         """Returns the decisions of each group's tiling of that rank, and the reasons for them."""
@@ -188,6 +216,8 @@ class Expert:
             if decision.name in tiles or decision.name in self._ways:
                 continue
             for value in _alternatives(decision):
+                if _is_fused(value):
+                    continue  # it has sizes of its own
                 trial = self._secs({**tiles, **settled, decision.name: value})
                 if trial < _CLEARLY_BETTER * present:
                     settled[decision.name], present = value, trial
@@ -201,7 +231,9 @@ class Expert:
             if decision.kind == "structure" and decision.name not in self._ways:
                 for value in _alternatives(decision):
                     other = {**values, decision.name: value}
-                    if values.get(decision.name, decision.value) != value and self._is_legal(other):
+                    if values.get(decision.name, decision.value) == value or _is_fused(value):
+                        continue
+                    if self._is_legal(other):
                         text = f"The same tiling with {describe_move(decision.name, value, decision)}."
                         yield self._edits(other), text
 
@@ -217,8 +249,12 @@ class Expert:
 
     def _secs(self, values: dict[str, Value]) -> float:
         """Returns the analysis' time of the start program with these values; infinite if it is illegal."""
+        return self._judged(self._edits(values))
+
+    def _judged(self, edits: tuple[tuple[str, Value], ...]) -> float:
+        """Returns the analysis' time of the start program with these edits; infinite if it is illegal."""
         try:
-            program = self._space.edit(UNTUNED, Transformation(self._edits(values)))
+            program = self._space.edit(UNTUNED, Transformation(edits))
             return analyze(self._space.nests(program), self._machine).secs
         except IllegalProgramError:
             return math.inf
@@ -242,12 +278,10 @@ class Expert:
     def _refinements(self, context: Context, rng: np.random.Generator) -> list[_Idea]:
         """Returns ideas for a program, by the analysis' gain, experience with each decision, and a little curiosity."""
         lessons = _lessons(context.measured)
-        ideas = [*self._tile_moves(context), *self._choice_moves(context)]
+        ideas = [*self._tile_moves(context), *self._fused_moves(context), *self._choice_moves(context)]
         ideas += [*self._other_ways(context), *self._crossings(context)]
         noise = rng.normal(0.0, _CURIOSITY, len(ideas))
-        worth = [
-            idea.gain + _experience(lessons, idea.edits) + n for idea, n in zip(ideas, noise, strict=True)
-        ]
+        worth = [idea.gain + _experience(lessons, idea.edits) + n for idea, n in zip(ideas, noise, strict=True)]
         order = sorted(range(len(ideas)), key=lambda i: -worth[i])
         return _varied([ideas[i] for i in order])
 
@@ -300,11 +334,30 @@ class Expert:
     def _start_values(self) -> dict[str, Value]:
         return {d.name: d.value for d in self._table}
 
+    def _fused_moves(self, context: Context) -> list[_Idea]:
+        """Returns other sizes of an attention that is fused over rows."""
+        try:
+            chooser = self._fused_chooser(context.table)
+        except LookupError:
+            return []
+        present = chooser.judge(chooser.present)
+        ideas = []
+        for sizes in chooser.neighbours(present.sizes):
+            moved = chooser.judge(sizes)
+            changed = zip(chooser.names, present.sizes, sizes, strict=True)
+            edits = tuple((name, new) for name, old, new in changed if old != new)
+            ideas.append(_Idea(edits, moved.reasoning, math.log(present.cycles / moved.cycles)))
+        return ideas
+
     def _choice_moves(self, context: Context) -> Iterator[_Idea]:
-        tiled = {name for c in self._choosers for _, name, _ in c.group.decisions} | self._ways
+        settled = {name for c in self._choosers for _, name, _ in c.group.decisions} | self._ways
+        fused = {d.name.rpartition(" ")[0] for d in context.table if _is_fused(d.value)}
+        settled |= {d.name for d in context.table if d.name.rpartition(".")[0] in fused or _is_fused(d.value)}
         for decision in context.table:
-            if decision.name not in tiled:
+            if decision.name not in settled:
                 for value in _alternatives(decision):
+                    if _is_fused(value):
+                        continue  # it has sizes of its own
                     move = describe_move(decision.name, value, decision)
                     text = f"Try {move}: the analysis cannot tell, measuring can."
                     yield _Idea(((decision.name, value),), text, -_CURIOSITY)
@@ -318,10 +371,11 @@ class Expert:
             if not self._fits(chooser, theirs):
                 continue
             ways = [c.group.needs for c in self._choosers if c.group.block == chooser.group.block]
-            names = [site for needs in ways for site, _ in needs]
-            names += [name for _, name, _ in chooser.group.decisions]
-            edits = tuple((n, theirs[n]) for n in names if n in theirs and n in mine and mine[n] != theirs[n])
-            if edits:
+            sites = [site for needs in ways for site, _ in needs]
+            tiles = [name for _, name, _ in chooser.group.decisions]
+            known = all(n in mine for n in (*sites, *tiles)) and chooser.allows([theirs.get(n) for n in tiles])
+            edits = tuple((n, theirs[n]) for n in (*sites, *tiles) if n in theirs and mine.get(n) != theirs[n])
+            if edits and known:
                 text = f"Take the tiling of {chooser.group.block} from the fastest program so far."
                 yield _Idea(edits, text, _CURIOSITY)
 
@@ -337,6 +391,17 @@ def _alternatives(decision: Decision) -> Iterator[Value]:
             split = (domain.extent // inner, *[1] * (domain.num_factors - 2), inner)
             if domain.why_not(split) is None and split != decision.value:
                 yield split
+
+
+def _is_fused(value: Value) -> bool:
+    return isinstance(value, str) and value.startswith(FUSED)
+
+
+def _fused_edits(chooser: FusedChooser, choice: FusedChoice, rest: dict[str, Value]) -> tuple[tuple[str, Value], ...]:
+    """Returns the sizes of a fused attention with what of the other values has a meaning beside it."""
+    wanted = {**rest, **chooser.edits(choice.sizes)}
+    here = [d for d in chooser.table if d.name in wanted and d.domain.why_not(wanted[d.name]) is None]
+    return tuple((d.name, wanted[d.name]) for d in here if d.kind == "structure" or d.value != wanted[d.name])
 
 
 def _lessons(measured: Sequence[Step]) -> dict[str, tuple[float, int]]:

@@ -90,7 +90,7 @@ class TileChooser:
     def neighbours(self, factors: Factors) -> Iterator[Factors]:
         """Yields the tilings that differ in one prime factor of one loop, moved to another level."""
         for index, domain in enumerate(self._domains):
-            for moved in _moves(factors[index]):
+            for moved in prime_moves(factors[index]):
                 if domain.why_not(moved) is None:
                     yield (*factors[:index], moved, *factors[index + 1 :])
 
@@ -171,7 +171,8 @@ class TileChooser:
             yield self.judge(present.factors, unroll)
 
 
-def _moves(factors: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+def prime_moves(factors: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Yields the factors with one prime moved from one of them to another."""
     for source, target in itertools.permutations(range(len(factors)), 2):
         for prime in sorted(set(prime_factors(factors[source]))):
             moved = list(factors)

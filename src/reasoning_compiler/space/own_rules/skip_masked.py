@@ -1,0 +1,135 @@
+"""A postprocessor that makes marked loops over blocks of keys skip those that a mask leaves out for all their rows.
+
+No schedule primitive bounds a loop by another one's variable. So a rule marks the loops, which it may do where the
+program lets it (`masked_columns`), and here an `if` goes around their bodies. All loops that share a block of rows test
+the same thing, so that what one of them has not written no other reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.space.own_rules.marks import SETTLED, SKIP_MASKED
+
+if TYPE_CHECKING:
+    from reasoning_compiler.space.own_rules.attention_chain import Chain
+
+_PARALLEL = 1  # in TVM's ForKind
+
+
+def mark(chain: Chain, access: int) -> str:
+    """Returns the value of the mark on a loop over blocks of keys.
+
+    Args:
+        chain: what is computed, with a mask.
+        access: which read of the first block in the loop that reads anything has rows and columns, its own result not
+            counted; -1 where that result has.
+    """
+    assert chain.live is not None
+    return json.dumps([access, chain.row_dim, chain.column_dim, chain.live.first, chain.live.last])
+
+
+def skip_masked() -> Any:
+    """Returns the postprocessor; it may be given to MetaSchedule, after its own."""
+    import_tvm()
+    from tvm.ir.utils import derived_object
+    from tvm.s_tir.meta_schedule.postproc import PyPostproc
+
+    @derived_object
+    class SkipMasked(PyPostproc):
+        """Puts an `if` around the bodies of marked loops."""
+
+        def _initialize_with_tune_context(self, context: Any) -> None:
+            pass
+
+        def apply(self, sch: Any) -> bool:
+            if any(inst.kind.name == "Annotate" and str(inst.attrs[0]) == SKIP_MASKED for inst in sch.trace.insts):
+                _rewrite(sch)
+            return True
+
+        def clone(self) -> Any:
+            return SkipMasked()
+
+    return SkipMasked()
+
+
+def _rewrite(sch: Any) -> None:
+    tvm = import_tvm()
+    import tvm_ffi
+
+    root = sch.mod["main"].body.block
+    conditions: dict[Any, Any] = {}
+    for part in _parts(root.body):
+        if type(part).__name__ == "For" and int(part.kind) == _PARALLEL and SETTLED in part.annotations:
+            conditions |= _conditions(tvm, part)
+
+    def guarded(loop: Any) -> Any:
+        if SKIP_MASKED not in loop.annotations:
+            return loop
+        kept = {key: value for key, value in loop.annotations.items() if key != SKIP_MASKED}
+        body = tvm.tirx.IfThenElse(conditions[loop.loop_var], loop.body, None)
+        return tvm.tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, loop.thread_binding, kept)
+
+    changed = tvm_ffi.structural_map(root, (tvm.tirx.For, guarded))
+    sch.state.replace(sch.state.get_sref(root), changed, {root: changed})
+
+
+def _parts(stmt: Any) -> list[Any]:
+    return list(stmt.seq) if hasattr(stmt, "seq") else [stmt]
+
+
+def _conditions(tvm: Any, nest: Any) -> dict[Any, Any]:
+    """Returns for each marked loop of a nest, by its variable, when its body may be needed.
+
+    The rows are all those of one iteration of the nest's outermost loop.
+    """
+    import tvm_ffi
+
+    analyzer = tvm.sym.Analyzer()
+    inner = []
+    tvm_ffi.structural_walk(nest.body, (tvm.tirx.For, inner.append))
+    everywhere = {loop.loop_var: _interval(tvm, loop) for loop in inner}
+    found = {}
+    for loop in inner:
+        if SKIP_MASKED not in loop.annotations:
+            continue
+        access, row_dim, column_dim, first, last = json.loads(str(loop.annotations[SKIP_MASKED]))
+        row, column = _indices(tvm, loop, access, row_dim, column_dim)
+        below = []
+        tvm_ffi.structural_walk(loop.body, (tvm.tirx.For, below.append))
+        rows = analyzer.int_set(row, everywhere)
+        columns = analyzer.int_set(column, {each.loop_var: everywhere[each.loop_var] for each in below})
+        needed = []
+        if last is not None:
+            needed.append(columns.min_value <= rows.max_value + last)
+        if first is not None:
+            needed.append(columns.max_value >= rows.min_value + first)
+        found[loop.loop_var] = analyzer.simplify(tvm.tirx.all(*needed))
+    return found
+
+
+def _interval(tvm: Any, loop: Any) -> Any:
+    return tvm.sym.IntervalSet(loop.min, loop.min + loop.extent - 1)
+
+
+def _indices(tvm: Any, loop: Any, access: int, row_dim: int, column_dim: int) -> tuple[Any, Any]:
+    """Returns row and column of an access in a loop's body, see `mark`, in loop variables."""
+    import tvm_ffi
+
+    realizes: list[Any] = []
+    tvm_ffi.structural_walk(loop.body, (tvm.s_tir.SBlockRealize, realizes.append))
+    realize = next(realize for realize in realizes if len(realize.block.reads))
+    written = realize.block.writes[0]
+    others = [region for region in realize.block.reads if not region.source.same_as(written.source)]
+    region = (written if access < 0 else others[access]).region
+    known = partial(_known, dict(zip((v.var for v in realize.block.iter_vars), realize.iter_values, strict=True)))
+    row, column = (tvm_ffi.structural_map(region[dim].min, (tvm.tirx.Var, known)) for dim in (row_dim, column_dim))
+    return row, column
+
+
+def _known(values: Mapping[Any, Any], variable: Any) -> Any:
+    return values.get(variable, variable)
