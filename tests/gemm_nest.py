@@ -61,6 +61,8 @@ class GemmSpace:
     All but "packed" take half as much work again; "transposed" refuses tiles of more than 16 columns.
     """
 
+    takes_primitives = False
+
     def __init__(self, *groups: TileGroup) -> None:
         self.tile_groups = groups
         self.edits = 0

@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from reasoning_compiler.journal import Header, Journal
+from reasoning_compiler.language import Primitive
 from reasoning_compiler.records import (
     UNTUNED,
     Comparison,
@@ -167,12 +168,17 @@ words = st.one_of(
 )
 seconds = st.floats(1e-9, 1e4)
 values = st.one_of(st.integers(-1, 10**6), words, st.lists(st.integers(1, 4096), max_size=5).map(tuple))
+arguments = st.one_of(words, st.none(), st.integers(0, 99), st.lists(st.none() | words | st.integers()).map(tuple))
+primitives = st.lists(st.builds(Primitive, words, st.lists(arguments, max_size=3).map(tuple)), max_size=2).map(tuple)
 programs = st.builds(
     Program,
     st.lists(st.tuples(words, words), max_size=2).map(tuple),
     st.lists(st.tuples(words, values), max_size=4).map(tuple),
+    primitives,
 )
-transformations = st.builds(Transformation, st.lists(st.tuples(words, values), max_size=3).map(tuple), words)
+transformations = st.builds(
+    Transformation, st.lists(st.tuples(words, values), max_size=3).map(tuple), words, primitives=primitives
+)
 kinds = st.sampled_from(["illegal", "build", "crash", "timeout", "wrong_result", "nonfinite", "device"])
 measurements = st.one_of(
     st.builds(Measurement, failure=st.builds(Failure, kinds, words), build_secs=seconds),

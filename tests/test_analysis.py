@@ -240,10 +240,38 @@ def test_what_does_not_fit_comes_in_again() -> None:
     l1, l2, _ = analyze_block(gemm(256, 256, 256), M).levels
     matrix = 256 * 256 * 4
     assert l1.from_loop == "k"
-    assert l1.working_set_bytes == 4 + 256 * 4 + 256 * 4
-    # A column of B is read a line at a time: sixteen times its bytes.
-    assert l1.bytes_in == 256 * (matrix * 16) + matrix + 16 * 2 * matrix
+    assert l1.working_set_bytes == 64 + 256 * 4 + 256 * 64
+    # A column's lines are 1 KB apart, and so in four sets: each is gone before the next column needs it again.
+    assert l1.bytes_in == 256 * (matrix * 16) + matrix + 2 * matrix
     assert l2.bytes_in == 4 * matrix
+
+
+def test_the_lines_of_a_column_stay_for_the_next() -> None:
+    # 250³: rows of 1000 bytes spread the 250 lines of a column over all sets, where the next columns find them.
+    l1, _, _ = analyze_block(gemm(250, 250, 250), M).levels
+    assert l1.from_loop == "k"
+    assert l1.bytes_in == pytest.approx(250 * 250000 + 250000 + 2 * 250000, rel=0.02), "but for ends of lines"
+
+
+def test_a_column_whose_lines_do_not_stay_costs_a_line_for_each_element() -> None:
+    # 4096 lines of B, 256 KB, are gone from L1 (32 KB) before the next column needs them, but stay in L2 (1 MB).
+    l1, l2, _ = analyze_block(gemm(4, 64, 4096), M).levels
+    assert l1.from_loop == "" and l2.from_loop == "k"
+    a, b, c = 4 * 4096 * 4, 4096 * 64 * 4, 4 * 64 * 4
+    assert l1.bytes_in == 4 * 64 * (4096 * 64) + 64 * a + 16 * 2 * c
+    assert l2.bytes_in == 4 * b + a + 2 * c
+
+
+def test_a_window_that_slides_comes_in_once() -> None:
+    # Three taps over 1026 elements, 64 channels: the next position needs one new element, and two are still there.
+    loops = (Loop("x", 1024), Loop("c", 64), Loop("r", 3, reduces=True))
+    out = Access("Out", (1024, 64), 4, ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), (1, 1), writes=True)
+    window = Access("In", (1026, 64), 4, ((1.0, 0.0, 1.0), (0.0, 1.0, 0.0)), (1, 1))
+    found = analyze_block(Nest("B", loops, (out, window), 2.0), M)
+    assert found.levels[0].from_loop == "c"
+    assert found.levels[0].bytes_in == 1026 * 64 * 4 + 2 * 1024 * 64 * 4
+    assert found.bytes_moved == found.levels[-1].bytes_in
+    assert found.intensity == pytest.approx(2 * 1024 * 64 * 3 / (1026 * 256 + 2 * 1024 * 256))
 
 
 def test_what_is_made_and_used_inside_a_loop_costs_no_traffic() -> None:
@@ -270,8 +298,8 @@ def test_a_cores_share_of_the_last_cache_is_no_smaller_than_its_own() -> None:
 
 def test_one_core_has_all_the_memory_of_a_machine_with_one() -> None:
     nest = gemm(1, 4096, 4096)
-    alone = analyze_block(nest, machine(num_cores=1, peak_flops=150e9, bandwidth_bytes_per_sec=1e9))
-    of_two = analyze_block(nest, machine(bandwidth_bytes_per_sec=1e9))
+    alone = analyze_block(nest, machine(num_cores=1, peak_flops=150e9, bandwidth_bytes_per_sec=2e8))
+    of_two = analyze_block(nest, machine(bandwidth_bytes_per_sec=2e8))
     assert alone.bound == of_two.bound == "memory"
     assert of_two.secs / alone.secs == pytest.approx(1 / 0.6, rel=0.05)
 

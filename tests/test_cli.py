@@ -181,6 +181,18 @@ def test_json_for_scripts(fake: Callable[..., None], reasonc: Callable[..., Done
     assert text.code == 0 and "Who proposed what" in text.out and "Time by stage" in text.out
 
 
+def test_programs_are_explained(fake: Callable[..., None], reasonc: Callable[..., Done]) -> None:
+    assert reasonc("tune", GEMM, "--samples", 3, "--out", "run", "-q").code == 0
+    done = reasonc("explain", "run")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.index("untuned (node 0)") < done.out.index("best (node ") and "of the roofline" in done.out
+    told = json.loads(reasonc("explain", "run", "--json").out)
+    assert [program["name"] for program in told["programs"]] == ["untuned", "best"]
+    last = len(rc.read_run("run").steps) - 1
+    (program,) = json.loads(reasonc("explain", "run", "--node", last, "--json").out)["programs"]
+    assert program["node"] == last and program["blocks"]
+
+
 def test_what_the_journal_keeps_of_the_command(
     fake: Callable[..., None], reasonc: Callable[..., Done]
 ) -> None:
@@ -281,6 +293,8 @@ def test_bad_input_about_a_run(fake: Callable[..., None], reasonc: Callable[...,
         (["export", "run", "--out", "lib.json"], "choose a name that ends in .so"),
         (["export", "run", "--database", "kernels.py"], "`kernels.py` cannot be written"),
         (["transcript", "run"], "`run` has no transcript"),
+        (["explain", "run", "--node", 99], "`node` is 99, none of the"),
+        (["explain", "run/best"], "`run/best` holds no run"),
         (["resume", "run/best"], "`run/best` holds no run"),
     ):
         done = reasonc(*args)

@@ -10,11 +10,11 @@ from typing import get_args
 
 import pytest
 
-from reasoning_compiler import errors
+from reasoning_compiler import errors, language
 from reasoning_compiler.journal import run as journal_run
 from reasoning_compiler.proposer.llm import answer, calls
 from reasoning_compiler.proposer.llm.settings import LLMSettings
-from reasoning_compiler.records import FailureKind
+from reasoning_compiler.records import DecisionKind, FailureKind
 from reasoning_compiler.search.config import SearchConfig
 from reasoning_compiler.tuner import Settings
 from reasoning_compiler.workload import CATALOGUE
@@ -28,6 +28,21 @@ def test_the_page_of_commands_is_what_the_commands_say():
     generator = runpy.run_path(str(ROOT / "docs" / "generate_cli.py"))
     written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert written == generator["page"](), "run `python docs/generate_cli.py`, then look at `git diff`"
+
+
+def test_the_page_of_transformations_is_what_the_code_says():
+    generator = runpy.run_path(str(ROOT / "docs" / "generate_transformations.py"))
+    written = (ROOT / "docs" / "transformations.md").read_text(encoding="utf-8")
+    assert written == generator["page"](), "run `python docs/generate_transformations.py`, then look at `git diff`"
+
+
+def test_every_primitive_has_an_example_of_its_own():
+    for name, signature in language.SIGNATURES.items():
+        example = language.Primitive(name, signature.example)
+        assert language.checked(example) == example
+        assert "{" not in example.words and str(example).startswith(f"{name}(")
+    assert set(get_args(language.ArgumentKind)) == set(language.KIND_MEANINGS)
+    assert set(get_args(DecisionKind)) == set(language.DECISION_MEANINGS)
 
 
 def test_every_exit_code_is_told():

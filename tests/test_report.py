@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from journal_examples import Event, failed, header, ok, scripts, step, write_gemm
 from reasoning_compiler.journal import Header, Journal, Run, read_run
+from reasoning_compiler.language import Primitive
 from reasoning_compiler.ranking import kendall_tau
 from reasoning_compiler.report import Summary, summarize, to_json, to_text
 from reasoning_compiler.report.plot import bar, curve_lines
@@ -101,6 +102,26 @@ def test_the_path_tells_differences_and_gains(gemm: Run) -> None:
     assert path[3].expectation == "close to 100 GFLOP/s"
 
 
+def test_primitives_are_told_in_words(tmp_path: Path) -> None:
+    split, unroll = Primitive("split", ("C.k_1", (16, 4))), Primitive("unroll", ("C.k_1_1",))
+    first = step(1).program
+    events = [
+        ("node", step(0, None)),
+        ("node", step(1, program=replace(first, primitives=(split, unroll)))),
+        ("measured", 1, ok(2.0)),
+        ("node", step(2, 1, program=replace(first, primitives=(unroll,)))),
+        ("measured", 2, ok(1.0)),
+    ]
+    summary = told(tmp_path, *events)
+    assert [(s.applied, s.left_out) for s in summary.path] == [
+        ((), ()),
+        (("split C.k_1 into 16×4", "unroll C.k_1_1"), ()),
+        ((), ("split C.k_1 into 16×4",)),
+    ]
+    text = to_text(summary)
+    assert "unroll = 16; split C.k_1 into 16×4; unroll C.k_1_1" in text and "no longer: split C.k_1 into 16×4" in text
+
+
 def test_a_cut_step_has_a_rough_latency_and_no_gain(tmp_path: Path) -> None:
     summary = told(
         tmp_path,
@@ -138,6 +159,24 @@ def test_predictions_are_compared_with_full_measurements_only(tmp_path: Path) ->
     summary = told(tmp_path, *events)
     assert summary.fidelity.num_programs == 3
     assert summary.fidelity.tau == pytest.approx(1 / 3)  # two pairs agree, one does not
+    assert (summary.fidelity.top1, summary.fidelity.top5) == (1.0, 1.0)
+    assert summary.fidelity.error == pytest.approx(10.0)  # the median of 10, 15 and 20 / 3
+    (stage,) = summary.fidelity.stages
+    assert (stage.name, stage.agreement.num_programs) == ("samples 1 to 16", 3)
+
+
+def test_predictions_are_judged_by_stage(tmp_path: Path) -> None:
+    events = [("node", step(0, None))]
+    for node in range(1, 21):  # right in the first stage, and the wrong way round in the second
+        events.append(("node", step(node, predicted_secs=float(node if node <= 16 else 40 - node))))
+        events.append(("measured", node, ok(float(node))))
+    summary = told(tmp_path, *events)
+    stages = {stage.name: stage.agreement for stage in summary.fidelity.stages}
+    assert stages["samples 1 to 16"].tau == 1.0 and stages["samples 17 to 32"].tau == -1.0
+    assert stages["samples 17 to 32"].top1 == 0.0 and summary.fidelity.top1 == 1.0
+    text = to_text(summary)
+    assert "samples 17 to 32" in text and "Predictions, against what was measured" in text
+    assert to_json(summary)["fidelity"]["stages"][1]["agreement"]["tau"] == -1.0
 
 
 def test_unverified_and_failed_programs_are_never_best(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
 
+from reasoning_compiler.language import Primitive
+
 Value = int | str | tuple[int, ...]
 """A decision's value: a tile's factors (outermost first), a choice, a loop position, or a structure's name."""
 
@@ -111,18 +113,19 @@ class Decision:
 
 @dataclass(frozen=True)
 class Program:
-    """A point of the space: how each block is treated, and a value for every open decision.
+    """A point of the space: how each block is treated, a value for every open decision, and primitives after them.
 
-    Both parts are tuples of (name, value) pairs in the order in which the schedule takes the decisions. The program
-    with neither is the untuned one: the kernel as it was given. `key` identifies a program in journals.
+    The first two are tuples of (name, value) pairs in the order in which the schedule takes the decisions. The program
+    with nothing is the untuned one: the kernel as it was given. `key` identifies a program in journals.
     """
 
     structure: tuple[tuple[str, str], ...] = ()
     decisions: tuple[tuple[str, Value], ...] = ()
+    primitives: tuple[Primitive, ...] = ()
 
     @property
     def is_untuned(self) -> bool:
-        return not self.structure and not self.decisions
+        return not self.structure and not self.decisions and not self.primitives
 
     @cached_property
     def values(self) -> dict[str, Value]:
@@ -139,13 +142,14 @@ class Program:
         return {
             "structure": [[name, value] for name, value in self.structure],
             "decisions": [[n, list(v) if isinstance(v, tuple) else v] for n, v in self.decisions],
-        }
+        } | primitives_json(self.primitives)
 
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> Program:
         return cls(
             structure=tuple((str(n), str(v)) for n, v in obj["structure"]),
             decisions=tuple((str(n), as_value(v)) for n, v in obj["decisions"]),
+            primitives=primitives_from_json(obj),
         )
 
 
@@ -154,11 +158,12 @@ UNTUNED = Program()
 
 @dataclass(frozen=True)
 class Transformation:
-    """An edit from one program to another: new values for some of its decisions, by name.
+    """An edit from one program to another: new values for some of its decisions, by name, and further primitives.
 
     Args:
         edits: (name, value) pairs; a structure choice is edited like any other decision, and what the two sketches
             share is carried over.
+        primitives: to be applied after those that the program has already.
         expectation: what the proposer expects of it, in words; may be empty.
         proposer: who proposed it, where that differs from the proposal's proposer (a fallback); else empty.
         reasoning: the reasoning behind it, where that differs from the proposal's; else empty.
@@ -168,11 +173,13 @@ class Transformation:
     expectation: str = ""
     proposer: str = field(default="", compare=False)
     reasoning: str = field(default="", compare=False)
+    primitives: tuple[Primitive, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         edits = [[n, list(v) if isinstance(v, tuple) else v] for n, v in self.edits]
         origin = {"proposer": self.proposer, "reasoning": self.reasoning}
-        return {"edits": edits, "expectation": self.expectation} | {k: v for k, v in origin.items() if v}
+        told = {"edits": edits, "expectation": self.expectation} | {k: v for k, v in origin.items() if v}
+        return told | primitives_json(self.primitives)
 
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> Transformation:
@@ -181,7 +188,18 @@ class Transformation:
             expectation=str(obj.get("expectation", "")),
             proposer=str(obj.get("proposer", "")),
             reasoning=str(obj.get("reasoning", "")),
+            primitives=primitives_from_json(obj),
         )
+
+
+def primitives_json(primitives: tuple[Primitive, ...]) -> dict[str, Any]:
+    """Returns primitives as the field that records have for them; no field where there are none, as in old journals."""
+    return {"primitives": [primitive.to_json() for primitive in primitives]} if primitives else {}
+
+
+def primitives_from_json(obj: dict[str, Any]) -> tuple[Primitive, ...]:
+    """Returns the primitives of a record's JSON form."""
+    return tuple(Primitive.from_json(each) for each in obj.get("primitives", ()))
 
 
 def difference(parent: Program, child: Program) -> tuple[tuple[str, Value | None, Value | None], ...]:
@@ -189,6 +207,17 @@ def difference(parent: Program, child: Program) -> tuple[tuple[str, Value | None
     old, new = parent.values, child.values
     names = list(old) + [name for name in new if name not in old]
     return tuple((n, old.get(n), new.get(n)) for n in names if old.get(n) != new.get(n))
+
+
+def primitive_changes(parent: Program, child: Program) -> tuple[tuple[Primitive, ...], tuple[Primitive, ...]]:
+    """Returns the primitives of `parent` that are not in `child`, and those of `child` that came after the others."""
+    kept, left_out = 0, []
+    for primitive in parent.primitives:
+        if kept < len(child.primitives) and child.primitives[kept] == primitive:
+            kept += 1
+        else:
+            left_out.append(primitive)
+    return tuple(left_out), child.primitives[kept:]
 
 
 @dataclass(frozen=True)

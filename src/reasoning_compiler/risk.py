@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from reasoning_compiler.records import Program, Value, as_value
+from reasoning_compiler.language import Primitive
+from reasoning_compiler.records import Program, Value, as_value, primitives_from_json, primitives_json
 
 _SLOT_BYTES = 1 << 19
 _LENGTH_BYTES = 4
@@ -40,15 +41,23 @@ class Risk:
         program: what it is about; None for a program yet to be drawn.
         edits: what the program is being changed by; empty where it is just applied.
         seed: of the program to be drawn.
+        primitives: what else the program is being changed by.
     """
 
     program: Program | None
     edits: tuple[tuple[str, Value], ...] = ()
     seed: int | None = None
+    primitives: tuple[Primitive, ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        """Whether the program is being changed, and not just applied."""
+        return bool(self.edits or self.primitives)
 
     def to_json(self) -> dict[str, Any]:
         edits = [[n, list(v) if isinstance(v, tuple) else v] for n, v in self.edits]
-        return {"program": self.program and self.program.to_json(), "edits": edits, "seed": self.seed}
+        told = {"program": self.program and self.program.to_json(), "edits": edits, "seed": self.seed}
+        return told | primitives_json(self.primitives)
 
     @property
     def text(self) -> str:
@@ -62,6 +71,7 @@ class Risk:
             program=Program.from_json(obj["program"]) if obj["program"] else None,
             edits=tuple((str(n), as_value(v)) for n, v in obj["edits"]),
             seed=obj["seed"],
+            primitives=primitives_from_json(obj),
         )
 
 

@@ -18,6 +18,7 @@ from reasoning_compiler.records import (
     Transformation,
     Value,
 )
+from reasoning_compiler.space.free import NamedBlock, NamedLoop
 
 MACHINE = Machine(
     name="Xeon (Cascade Lake)",
@@ -75,6 +76,13 @@ KERNEL = Kernel(
         "fourth spatial ones. The outermost spatial loops are fused and run in parallel; the innermost is "
         "vectorized."
     ),
+    takes_primitives=True,
+)
+
+_TILED = {"n_0": 1, "h_0": 16, "h_1": 4, "w_1": 4, "co_1": 8, "rh_0": 3, "rc_0": 16, "co_3": 64}
+BLOCKS = (
+    NamedBlock("pad", tuple(NamedLoop(f"i{i}", n, False) for i, n in enumerate((1, 66, 66, 512))), ("x",)),
+    NamedBlock("conv2d", tuple(NamedLoop(x, n, x.startswith("r")) for x, n in _TILED.items()), ("pad", "w")),
 )
 
 ANALYSIS = """\

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 from conv_context import START, conv_context, table
 
+from reasoning_compiler.language import Primitive
 from reasoning_compiler.proposer.llm.answer import MAX_ANSWER_CHARS, Answer, RejectionKind, parse_answer
 from reasoning_compiler.proposer.llm.loose_json import find_containers
 from reasoning_compiler.proposer.llm.values import coerce
@@ -261,3 +262,56 @@ def test_no_answer_escapes_and_every_rejection_has_a_reason() -> None:
     # The generator must reach both sides, or this test shows nothing.
     assert kinds[None] > 500
     assert set(kinds) >= {"no_answer", "truncated", "wrong_shape", "unknown_decision", "wrong_type", "outside_domain"}
+
+
+# -- primitives -----------------------------------------------------------------------------------------------------
+
+_SPLIT = Primitive("split", ("conv2d.rc_1", (None, 4)))
+_UNROLL_IT = Primitive("unroll", ("conv2d.rc_1_1",))
+
+
+def primitives(then: Any, **beside: Any) -> tuple[Primitive, ...]:
+    (item,) = parse(json.dumps({"transformations": [{"then": then, **beside}]})).items
+    assert item.kind is None and item.transformation is not None, item
+    return item.transformation.primitives
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        pytest.param([["split", "conv2d.rc_1", [None, 4]], ["unroll", "conv2d.rc_1_1"]], id="lists"),
+        pytest.param(["split(conv2d.rc_1, [null, 4])", "unroll('conv2d.rc_1_1')"], id="calls"),
+        pytest.param(["sch.split(loop='conv2d.rc_1', factors=[None, 4])", "unroll(conv2d.rc_1_1);"], id="keywords"),
+        pytest.param([{"primitive": "split", "loop": "conv2d.rc_1", "factors": [None, 4]}, {"unroll": "conv2d.rc_1_1"}],
+                     id="objects"),
+        pytest.param([{"split": ["conv2d.rc_1", [None, "4"]]}, {"unroll": {"loop": "conv2d.rc_1_1"}}], id="one key"),
+    ],
+)  # fmt: skip
+def test_primitives_are_read_in_any_form(then: Any) -> None:
+    assert primitives(then) == (_SPLIT, _UNROLL_IT)
+    assert primitives(then, edits={UNROLL: 16}) == (_SPLIT, _UNROLL_IT)
+    assert primitives(then, **{UNROLL: 16}) == (_SPLIT, _UNROLL_IT)
+
+
+def test_primitives_may_stand_alone_or_be_one() -> None:
+    assert primitives(["unroll", "conv2d.rc_1_1"]) == (_UNROLL_IT,)
+    assert primitives([["reorder", "conv2d.h_1", "conv2d.w_1"]])[0].arguments == (("conv2d.h_1", "conv2d.w_1"),)
+    assert primitives([["cache_read", "conv2d", "pad"]])[0].arguments == ("conv2d", "pad", "global")
+
+
+@pytest.mark.parametrize(
+    ("then", "words"),
+    [
+        ([["melt", "conv2d.h_1"]], "there is no primitive `melt`; there are split"),
+        ([["split", "conv2d.h_1", [0, 4]]], "has a factor that is none"),
+        ([["split", "conv2d.h_1"]], "`split` takes 2 arguments, not 1"),
+        ([["unroll", "h_1"]], "is no name of a block and a loop"),
+        ([17], "17 is no primitive; write one as a list"),
+        ("unroll everything", "not a list of primitives"),
+        ([["unroll", "conv2d.h_1"]] * 17, "at most 16 are taken"),
+        (["__import__('os').system('x')"], "there is no primitive"),
+    ],
+)
+def test_what_is_no_primitive_is_told(then: Any, words: str) -> None:
+    kind, why = kind_and_why(json.dumps({"transformations": [{"edits": {UNROLL: 16}, "then": then}]}))
+    assert kind == "wrong_primitive" and words in why, why

@@ -4,8 +4,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from conv_context import ANALYSIS, KERNEL, MACHINE, PROGRAM_TEXT, START, conv_context, program, root_context
+from conv_context import ANALYSIS, BLOCKS, KERNEL, MACHINE, PROGRAM_TEXT, START, conv_context, program, root_context
 
+from reasoning_compiler.language import Primitive
 from reasoning_compiler.proposer.llm.answer import Item
 from reasoning_compiler.proposer.llm.calls import estimate_tokens
 from reasoning_compiler.proposer.llm.prompt import (
@@ -27,7 +28,7 @@ BRINGS = {
 
 def prompt(context=None, **kwargs) -> tuple[str, str]:
     context = context or conv_context()
-    given = {"analysis": ANALYSIS, "brings": BRINGS} | kwargs
+    given = {"analysis": ANALYSIS, "brings": BRINGS, "blocks": BLOCKS} | kwargs
     system, user = build_prompt(context, 2, kernel=KERNEL, machine=MACHINE, **given)
     return system.text, user.text
 
@@ -47,6 +48,19 @@ def test_golden_repair(golden) -> None:
         Item("", None, "no_answer", "The answer does not end in JSON."),
     ]
     golden("llm_prompt_repair.txt", repair_text(items, 1) + "\n\n" + repair_text(items[:1], 2) + "\n")
+
+
+def test_primitives_that_are_there_are_shown_with_the_loops_they_made() -> None:
+    context = conv_context()
+    node = context.lineage[0]
+    unrolled = (Primitive("split", ("conv2d.rc_0", (4, 4))), Primitive("unroll", ("conv2d.rc_0_1",)))
+    changed = replace(node, program=replace(node.program, primitives=unrolled))
+    text = prompt(replace(context, lineage=(changed, *context.lineage[1:])))[1]
+    assert "primitives after them: split(conv2d.rc_0, [4, 4]), unroll(conv2d.rc_0_1)" in text
+    assert "conv2d: h_0 16, h_1 4, w_1 4, co_1 8, rh_0* 3, rc_0* 16, co_3 64" in text and "pad: i1" not in text
+    assert "; then split(conv2d.rc_0, [4, 4]), unroll(conv2d.rc_0_1)" in text, "as what made it of its parent"
+    assert "without split(conv2d.rc_0, [4, 4])" in text, "as what others do not have"
+    assert "LOOPS" not in prompt()[1]
 
 
 def test_the_first_part_is_the_same_for_every_node() -> None:

@@ -15,6 +15,7 @@ from conv_context import ANALYSIS, KERNEL, MACHINE, conv_context
 from fake_server import KEY, FakeServer, Script, error
 
 from reasoning_compiler.errors import LLMSetupError, UsageError
+from reasoning_compiler.language import Primitive
 from reasoning_compiler.proposer.llm import client as client_module
 from reasoning_compiler.proposer.llm.budget import Budget
 from reasoning_compiler.proposer.llm.calls import Message
@@ -386,3 +387,15 @@ def test_nothing_of_it_needs_tvm_or_pydantic_ai_to_import() -> None:
         "sys.exit(bool({'tvm', 'pydantic_ai', 'openai', 'genai_prices'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_primitives_make_another_program(setup: Any) -> None:
+    unrolled = {"edits": {}, "then": [["unroll", "conv2d.rc_0"]], "expect": "less overhead"}
+    run = setup(json.dumps({"transformations": [unrolled, unrolled]}), answer(TILES))
+    proposal = run.propose()
+    first, second = proposal.transformations
+    assert (first.edits, first.primitives) == ((), (Primitive("unroll", ("conv2d.rc_0",)),))
+    assert second.primitives == () and second.edits
+    kinds = [o.kind for o in run.exchanges[0].outcomes]
+    assert kinds == [None, "repeated"], "the same primitives again are the same program"
+    assert read_transcript(run.path)[0].outcomes[0].transformation == first

@@ -114,6 +114,35 @@ def test_a_model_tunes_a_kernel(server: Any, real: None) -> None:
     assert "step by step" in report and "price unknown" in report
 
 
+def test_a_models_primitives_go_all_the_way(server: Any, real: None) -> None:
+    """From the answer to hardware, journal, replay, report, explanation and TVM's own database."""
+    asked: list[str] = []
+    tiled = {"C.i tile": [8, 1, 1, 8], "C.j tile": [2, 1, 1, 32], "C.k tile": [4, 16]}
+    unrolled = [["split", "C.k_1", [None, 4]], ["unroll", "C.k_1_1"]]
+
+    def respond(request: dict[str, Any]) -> Script:
+        asked.append(json.dumps(request))
+        answer = [{"edits": tiled, "then": unrolled}, {"edits": tiled, "then": [["vectorize", "C.k_0"]]}]
+        return Script("Few steps.\n" + json.dumps({"transformations": answer}))
+
+    result = tune(server(respond=respond), samples=4)
+    assert "pad_einsum" in asked[0] and "Loops of C when tiled" in asked[0]
+    (step,) = [step for step in result.run.steps if step.program.primitives and step.parent == 0]
+    assert [str(p) for p in step.program.primitives] == ["split(C.k_1, [4, 4])", "unroll(C.k_1_1)"]
+    assert step.proposer == "llm" and step.measurement is not None and step.measurement.counts
+    refused = [o for e in exchanges(result) for o in e.outcomes if o.kind == "illegal"]
+    assert refused and "vectorize(C.k_0) cannot be applied" in refused[0].why
+    assert rc.read_run(result.folder).step(step.node).program == step.program
+    run = CliRunner().invoke(app, ["explain", str(result.folder), "--node", str(step.node)])
+    assert run.exit_code == 0 and "bound by" in run.stdout, run.output
+    assert CliRunner().invoke(app, ["export", str(result.folder), "--database", "db"]).exit_code == 0
+    assert "C_rf" not in Path("db/database_tuning_record.json").read_text()
+    again = rc.tune(GEMM, out="again", samples=4, proposer=f"replay:{result.folder}")
+    assert again.run.step(step.node).program == step.program
+    more = rc.resume(result.folder, samples=5)
+    assert more.run.num_samples == 5
+
+
 def test_the_explanation_names_who_made_each_step_and_what_it_brought(server: Any) -> None:
     reasoning = "The sums do not fit the registers, so the tile must shrink."
 

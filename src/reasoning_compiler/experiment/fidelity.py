@@ -7,9 +7,7 @@ every program after it has seen none, and some, of the others' latencies: the fi
 from __future__ import annotations
 
 import itertools
-import math
-import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,41 +18,10 @@ from reasoning_compiler.experiment.landscape import Landscape
 from reasoning_compiler.experiment.landscape_file import is_landscape, read_landscape
 from reasoning_compiler.journal import JOURNAL_FILE, Run, read_run
 from reasoning_compiler.ranking import kendall_tau
+from reasoning_compiler.report.fidelity import Agreement, Stage, agreement, of_runs, predicts_scores
 from reasoning_compiler.rng import stream
 
-_STAGES = (16, 32, 64, 128, 256, 512, 1024)  # a stage ends with this sample
 _SEEN = (0, 16, 64, 256)  # programs of a recording that the surrogate has seen
-_TOP = (1, 5)
-
-Pair = tuple[float, float]
-"""What was predicted and what was measured, in seconds."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How well predictions of some programs agree with their measurements.
-
-    Args:
-        num_programs: that have both.
-        tau: Kendall's τ in [-1, 1]; None where there is no order.
-        top1: whether the fastest is the one that was predicted so, in [0, 1]; None without programs.
-        top5: share of the five fastest among the five that were predicted so.
-        error: the median factor between prediction and measurement, ≥ 1; None where predictions are no seconds.
-    """
-
-    num_programs: int
-    tau: float | None
-    top1: float | None
-    top5: float | None
-    error: float | None
-
-
-@dataclass(frozen=True)
-class Stage:
-    """The agreement in one part of the runs, or after so many programs were seen."""
-
-    name: str
-    agreement: Agreement
 
 
 @dataclass(frozen=True)
@@ -106,24 +73,6 @@ def fidelity(paths: Sequence[str | Path]) -> tuple[list[Fidelity], list[Transfer
     return found, _transfers(landscapes)
 
 
-def agreement(groups: Sequence[Sequence[Pair]], *, in_seconds: bool = True) -> Agreement:
-    """Returns the agreement of pairs; those of one group are ranked among themselves, and groups weigh by their size.
-
-    Args:
-        groups: of pairs.
-        in_seconds: whether predictions are seconds, and not only an order.
-    """
-    groups = [group for group in groups if len(group) > 1]
-    pairs = list(itertools.chain.from_iterable(groups))
-    errors = [abs(math.log(predicted / measured)) for predicted, measured in pairs]
-    return Agreement(
-        len(pairs),
-        _mean(groups, lambda g: kendall_tau([p for p, _ in g], [m for _, m in g])),
-        *(_mean(groups, lambda g, k=k: _recall(g, k)) for k in _TOP),
-        math.exp(statistics.median(errors)) if errors and in_seconds else None,
-    )
-
-
 def of_landscape(landscape: Landscape, *, seed: int = 0) -> Fidelity:
     """Returns the agreement of the surrogate with a recording, after it has seen none or some of its programs.
 
@@ -169,35 +118,12 @@ def _of_runs(runs: Sequence[Run]) -> Iterator[Fidelity]:
     """Yields the agreement for each kernel, machine and kind of surrogate, in the order in which they come."""
     kinds: dict[tuple[str, str, bool], list[Run]] = {}
     for run in runs:
-        kinds.setdefault((run.header.spec, run.header.machine.name, run.config.get("preset") == "paper"), []).append(
-            run
-        )
+        kinds.setdefault((run.header.spec, run.header.machine.name, predicts_scores(run)), []).append(run)
     for (spec, machine, scores), mine in kinds.items():
-        numbered = [_pairs(run) for run in mine]
-        total = agreement([[pair for _, pair in pairs] for pairs in numbered], in_seconds=not scores)
-        if not total.num_programs:
-            continue
-        stages = []
-        for start, end in itertools.pairwise((0, *_STAGES)):
-            part = [[pair for number, pair in pairs if start < number <= end] for pairs in numbered]
-            said = agreement(part, in_seconds=not scores)
-            if said.num_programs:
-                stages.append(Stage(f"samples {start + 1} to {end}", said))
-        of = f"{len(mine)} run{'s' if len(mine) != 1 else ''}" + (", the paper's preset" if scores else "")
-        yield Fidelity(spec, machine, of, total, tuple(stages))
-
-
-def _pairs(run: Run) -> list[tuple[int, Pair]]:
-    """Returns (number of the sample, prediction and measurement) of what was predicted and measured in full."""
-    numbers = {node: n for n, node in enumerate(dict.fromkeys(s.node for s in run.samples if s.node), start=1)}
-    return [
-        (numbers[step.node], (step.predicted_secs, step.measurement.latency_secs))
-        for step in run.steps
-        if step.node in numbers
-        and step.predicted_secs is not None
-        and step.measurement is not None
-        and step.measurement.is_full
-    ]
+        total, stages = of_runs(mine, in_seconds=not scores)
+        if total.num_programs:
+            of = f"{len(mine)} run{'s' if len(mine) != 1 else ''}" + (", the paper's preset" if scores else "")
+            yield Fidelity(spec, machine, of, total, stages)
 
 
 def _transfers(landscapes: Sequence[Landscape]) -> list[Transfer]:
@@ -210,17 +136,3 @@ def _transfers(landscapes: Sequence[Landscape]) -> list[Transfer]:
         tau = kendall_tau([a for a, _ in both], [b for _, b in both]) if len(both) > 1 else None
         found.append(Transfer(one.workload.spec, one.machine.name, other.machine.name, len(both), tau))
     return found
-
-
-def _recall(group: Sequence[Pair], num: int) -> float:
-    """Returns the share of the `num` fastest programs that are among the `num` that were predicted to be."""
-    num = min(num, len(group))
-    predicted, measured = (set(sorted(range(len(group)), key=lambda i: group[i][at])[:num]) for at in (0, 1))
-    return len(predicted & measured) / num
-
-
-def _mean(groups: Sequence[Sequence[Pair]], value: Callable[[Sequence[Pair]], float | None]) -> float | None:
-    """Returns the mean over groups, weighted by their sizes; groups without a value are left out."""
-    values = [(len(group), value(group)) for group in groups]
-    total = sum(size for size, v in values if v is not None)
-    return sum(size * v for size, v in values if v is not None) / total if total else None

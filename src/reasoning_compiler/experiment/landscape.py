@@ -24,6 +24,7 @@ from reasoning_compiler.records import (
     Transformation,
     Value,
 )
+from reasoning_compiler.space.free import NamedBlock
 from reasoning_compiler.space.nest import Nest
 from reasoning_compiler.space.replay import edits_of, plainest, show
 from reasoning_compiler.space.tiling import TileGroup
@@ -117,6 +118,8 @@ class Landscape:
     entries: dict[Program, Entry]
     about: dict[str, Any] = field(default_factory=dict)
 
+    takes_primitives = False
+
     # -- as a space -------------------------------------------------------------------------------------------------
 
     def table(self, program: Program) -> tuple[Decision, ...]:
@@ -132,6 +135,10 @@ class Landscape:
             IllegalProgramError: a name is unknown, fixed or given twice, a value is outside its domain, or the program
                 was not recorded, or was refused when it was.
         """
+        if transformation.primitives:
+            raise IllegalProgramError(
+                f"a recording has the decisions of its space alone; {transformation.primitives[0]} needs hardware"
+            )
         base = self.start if program.is_untuned else program
         edits = edits_of(transformation)
         structure = self._structure(base, edits)
@@ -176,6 +183,10 @@ class Landscape:
     def nests(self, program: Program) -> tuple[Nest, ...]:
         """Returns a program's loop nests after the postprocessors. Raises IllegalProgramError as `edit`."""
         return self._legal(self.start if program.is_untuned else program).nests()
+
+    def named_blocks(self, program: Program) -> tuple[NamedBlock, ...]:
+        """Returns nothing: no primitive can be measured on a recording."""
+        return ()
 
     def schedule(self, program: Program) -> Any:
         """Returns what stands for a schedule here: its `mod` is the program."""

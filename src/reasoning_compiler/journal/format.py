@@ -33,7 +33,9 @@ from typing import Any
 from reasoning_compiler.errors import JournalError, UsageError
 from reasoning_compiler.records import Machine
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: programs, transformations and risks may have `primitives`. What 1 says still means the same."""
+
 JOURNAL_FILE = "journal.jsonl"
 ENVIRONMENT_FILE = "environment.json"
 

@@ -52,8 +52,9 @@ def exchange_text(exchange: Exchange, run: Run) -> str:
 
 
 def _outcome(outcome: Outcome, run: Run) -> str:
-    edits = outcome.transformation.edits if outcome.transformation else ()
-    what = ", ".join(f"{name} = {value}" for name, value in edits) or outcome.what
+    done = [f"{name} = {value}" for name, value in outcome.transformation.edits] if outcome.transformation else []
+    done += map(str, outcome.transformation.primitives) if outcome.transformation else ()
+    what = ", ".join(done) or outcome.what
     if not outcome.used:
         return printable(f"refused ({outcome.kind or 'not needed'}: {outcome.why}): {what}")
     if outcome.node is None:

@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from reasoning_compiler.journal import Header, ModelUse, Run
-from reasoning_compiler.ranking import kendall_tau
-from reasoning_compiler.records import Measurement, Noise, Step, Value, difference
+from reasoning_compiler.records import UNTUNED, Measurement, Noise, Step, Value, difference, primitive_changes
+from reasoning_compiler.report.fidelity import Agreement, Stage, of_runs, predicts_scores
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ class PathStep:
         reasoning: in the proposer's words.
         expectation: what the proposer expected of it.
         changes: (decision, old value, new value), None where a program has no such decision.
+        applied: primitives that came after them, in words.
+        left_out: primitives of the step before that this one no longer has, in words.
         latency_secs: as measured in the search; None where it failed or was not measured.
         is_cut: the latency is a rough one.
         failure: the kind of failure; None where it did not fail.
@@ -111,6 +113,8 @@ class PathStep:
     reasoning: str
     expectation: str
     changes: tuple[tuple[str, Value | None, Value | None], ...]
+    applied: tuple[str, ...]
+    left_out: tuple[str, ...]
     latency_secs: float | None
     is_cut: bool
     failure: str | None
@@ -118,11 +122,14 @@ class PathStep:
 
 
 @dataclass(frozen=True)
-class Fidelity:
-    """How well predictions ranked what was measured later: Kendall's τ over the programs that have both."""
+class Fidelity(Agreement):
+    """How well predictions agree with what was measured later: of the whole run, and by stage.
 
-    tau: float | None
-    num_programs: int
+    Args:
+        stages: the same for each part of the run that has programs with both.
+    """
+
+    stages: tuple[Stage, ...]
 
 
 @dataclass(frozen=True)
@@ -312,6 +319,7 @@ def _path(run: Run, best: Step) -> tuple[PathStep, ...]:
     reference_secs = None
     for step in run.path(best.node):
         measurement = step.measurement
+        left_out, applied = primitive_changes(previous.program if previous else UNTUNED, step.program)
         latency_secs = measurement.latency_secs if measurement and measurement.ok else None
         full_secs = latency_secs if _is_full(measurement) else None
         path.append(
@@ -321,6 +329,8 @@ def _path(run: Run, best: Step) -> tuple[PathStep, ...]:
                 reasoning=step.reasoning,
                 expectation=step.transformation.expectation if step.transformation else "",
                 changes=difference(previous.program, step.program) if previous else (),
+                applied=tuple(primitive.words for primitive in applied),
+                left_out=tuple(primitive.words for primitive in left_out),
                 latency_secs=latency_secs,
                 is_cut=bool(measurement and measurement.cut),
                 failure=measurement.failure.kind if measurement and measurement.failure else None,
@@ -332,6 +342,5 @@ def _path(run: Run, best: Step) -> tuple[PathStep, ...]:
 
 
 def _fidelity(run: Run) -> Fidelity:
-    both = [s for s in run.steps if s.predicted_secs is not None and _is_full(s.measurement)]
-    tau = kendall_tau([s.predicted_secs for s in both], [s.measurement.latency_secs for s in both])
-    return Fidelity(tau, len(both))
+    total, stages = of_runs([run], in_seconds=not predicts_scores(run))
+    return Fidelity(**vars(total), stages=stages)

@@ -40,6 +40,7 @@ def to_text(summary: Summary, *, width: int = 100) -> str:
         _noise,
         _curve,
         _samples,
+        _fidelity,
         _proposers,
         _models,
         _stages,
@@ -183,14 +184,29 @@ def _samples(summary: Summary, width: int) -> list[str]:
         lines += _wrap(f"TVM ended the search {times}; what it was applying was left out", width, _INDENT)
     if summary.samples_until_best:
         lines += _wrap(f"the best was sample {summary.samples_until_best} of {counts.total}", width, _INDENT)
-    fidelity = summary.fidelity
-    if fidelity.tau is not None:
-        text = (
-            f"predictions ranked {fidelity.num_programs} of them with Kendall's τ = {fidelity.tau:.2f} "
-            "(1 is the hardware's order, 0 is chance)"
-        )
-        lines += _wrap(text, width, _INDENT)
     return lines
+
+
+def _fidelity(summary: Summary, width: int) -> list[str]:
+    fidelity = summary.fidelity
+    if fidelity.tau is None:
+        return []
+    stages = fidelity.stages if len(fidelity.stages) > 1 else ()
+    heads = ("", "programs", "τ", "fastest", "top 5", "off by")
+    rows = [
+        (
+            name,
+            str(each.num_programs),
+            "" if each.tau is None else f"{each.tau:.2f}",
+            "" if each.top1 is None else share_text(each.top1),
+            "" if each.top5 is None else share_text(each.top5),
+            "" if each.error is None else ratio_text(each.error),
+        )
+        for name, each in (("all", fidelity), *((stage.name, stage.agreement) for stage in stages))
+    ]
+    text = "τ (Kendall's): 1 is the hardware's order, 0 is chance; fastest and top 5: how many were predicted to be so"
+    lines = ["Predictions, against what was measured", *_table([heads, *rows], align="<>>>>>", width=width)]
+    return lines + _wrap(text, width, _INDENT)
 
 
 def _proposers(summary: Summary, width: int) -> list[str]:
@@ -282,7 +298,9 @@ def _path_step(number: int, step: PathStep, models: str, width: int) -> list[str
     inner = _INDENT * 3
     who = f"{step.proposer} {models}" if models and step.proposer in _MODEL_PROPOSERS else step.proposer
     lines = _wrap(f"{number}. {who} (node {step.node}): {result}{gain}", width, _INDENT)
-    lines += _wrap_items([_change_text(*change) for change in step.changes], width, inner)
+    changes = [_change_text(*change) for change in step.changes]
+    changes += [*step.applied, *(f"no longer: {words}" for words in step.left_out)]
+    lines += _wrap_items(changes, width, inner)
     lines += _wrap(step.reasoning, width, inner, max_lines=_REASONING_LINES)
     if step.expectation:
         lines += _wrap(f"expected: {step.expectation}", width, inner)

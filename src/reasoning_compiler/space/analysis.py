@@ -27,7 +27,8 @@ _SHOWS_OF_A_STREAM = 0.1  # the same where the hardware prefetches one contiguou
 _PREFETCHED = 0.87  # of the time that a stream from memory takes, whose loads are announced
 _LAUNCH_SECS = 4e-6
 _LARGE_BODY = 768  # vector operations in one unrolled body beyond which instruction fetch costs
-_WAYS, _WAY_BYTES = 8, 4096  # a typical first-level cache: lines 4 KB apart share a set of 8
+_WAYS = {"L1": 8, "L2": 16}
+_WAY_BYTES = {"L1": 4096, "L2": 65536}  # typical: lines so far apart share a set; the last cache scatters them
 _CONFLICT_CYCLES = 10
 _LLVM_UNROLLS = 8  # iterations of a constant inner loop that LLVM unrolls unasked
 
@@ -67,6 +68,7 @@ class BlockAnalysis:
         parallel_efficiency: share of the cores' time that has work, in (0, 1].
         levels: traffic into each cache level, innermost first.
         compute_secs: the time if all data lay in registers and L1.
+        reduces: whether the nest sums up, or reduces otherwise.
     """
 
     block: str
@@ -82,6 +84,17 @@ class BlockAnalysis:
     parallel_efficiency: float
     levels: tuple[LevelTraffic, ...]
     compute_secs: float
+    reduces: bool
+
+    @property
+    def bytes_moved(self) -> float:
+        """Bytes that come from memory, and go there, over the whole nest: into the last cache of all."""
+        return self.levels[-1].bytes_in
+
+    @property
+    def intensity(self) -> float:
+        """Floating-point operations per byte from memory; 0 where none are moved."""
+        return self.flops / self.bytes_moved if self.bytes_moved else 0.0
 
 
 @dataclass(frozen=True)
@@ -123,10 +136,15 @@ def analyze(nests: Sequence[Nest], machine: Machine, *, kernel_flops: float = 0,
         kernel_bytes: bytes of its arguments, each moved once.
     """
     flops = kernel_flops or sum(n.flops * n.iterations for n in nests)
-    roofline = max(flops / machine.peak_flops, kernel_bytes / machine.bandwidth_bytes_per_sec)
+    roofline = roofline_secs(flops, kernel_bytes, machine)
     return Analysis(
         tuple(analyze_block(n, machine) for n in nests), roofline, flops / kernel_bytes if kernel_bytes else 0.0
     )
+
+
+def roofline_secs(flops: float, num_bytes: float, machine: Machine) -> float:
+    """Returns the least time that so many operations and bytes from memory take on a machine."""
+    return max(flops / machine.peak_flops, num_bytes / machine.bandwidth_bytes_per_sec)
 
 
 def analyze_block(nest: Nest, machine: Machine) -> BlockAnalysis:
@@ -162,6 +180,7 @@ def analyze_block(nest: Nest, machine: Machine) -> BlockAnalysis:
         efficiency,
         levels,
         compute,
+        nest.reduces,
     )
 
 
@@ -258,9 +277,10 @@ class _Tile:
     def _conflicts(self, access: Access) -> float:
         """Returns extra cycles per reduction step because a tile's rows fall into the same cache sets."""
         tile = range(self.first, len(self.nest.loops))
-        same_set = [i for i in tile if access.stride(i) and access.stride(i) * access.item_bytes % _WAY_BYTES == 0]
+        strides = {i: access.stride(i) * access.item_bytes for i in tile}
+        same_set = [i for i, stride in strides.items() if stride and stride % _WAY_BYTES["L1"] == 0]
         rows = math.prod(self.nest.loops[i].extent for i in same_set)
-        return _CONFLICT_CYCLES * rows if rows > _WAYS else 0.0
+        return _CONFLICT_CYCLES * rows if rows > _WAYS["L1"] else 0.0
 
     def cycles(self) -> float:
         """Returns cycles of one core for the whole nest, with all data in L1."""
@@ -307,32 +327,61 @@ def _traffic(nest: Nest, machine: Machine) -> list[LevelTraffic]:
     sizes = [("L1", machine.l1_bytes), ("L2", machine.l2_bytes)]
     if machine.l3_bytes:
         sizes.append(("L3", max(machine.l2_bytes, machine.l3_bytes // machine.num_cores)))  # of one core
-    footprints = [nest.footprint_bytes(depth) for depth in range(len(nest.loops) + 1)]
+    footprints = [
+        sum(_held_bytes(nest, access, depth, machine) for access in nest.accesses)
+        for depth in range(len(nest.loops) + 1)
+    ]
     levels = []
     for name, size in sizes:
         depth = next((d for d, f in enumerate(footprints) if f <= _CACHE_SHARE * size), len(nest.loops))
-        moved = nest.share * sum(_bytes_in(nest, access, depth, machine) for access in nest.accesses)
+        moved = nest.share * sum(_bytes_in(nest, access, depth, machine, name) for access in nest.accesses)
         loop = nest.loops[depth].name if depth < len(nest.loops) else ""
         levels.append(LevelTraffic(name, loop, footprints[depth], moved))
     return levels
 
 
-def _bytes_in(nest: Nest, access: Access, depth: int, machine: Machine) -> float:
-    """Returns bytes of one buffer that enter a cache that holds the working set of the loops from `depth` inward."""
+def _bytes_in(nest: Nest, access: Access, depth: int, machine: Machine, level: str) -> float:
+    """Returns bytes of one buffer that enter a cache that holds the working set of the loops from `depth` inward.
+
+    What one iteration of the loop around them shares with the next, as the rest of a line or a window that slides, is
+    still there, unless its lines have driven each other out of a few sets.
+    """
     if access.in_registers or (access.shared and depth <= access.shared):
         return 0.0  # made and used while it is still there
-    elements = nest.footprint_elements(access, depth)
-    times, moved = 1, False
-    for index in range(depth - 1, -1, -1):
+    whole = max(depth - 1, 0)  # over this loop, each byte comes in once
+    if _collides(nest, access, depth, machine, level):
+        whole = depth
+    times, moved = 1, whole < depth and access.moved_by(whole)
+    for index in range(whole - 1, -1, -1):
         # A buffer that the loop around does not move through is still there in its next iteration; one that only every
         # so many iterations move through, as heads in a loop that is fused of heads and rows, most of the time.
-        pace = max(abs(dim[index]) for dim in access.steps) if access.steps else 0.0
-        times *= max(1, math.ceil(nest.loops[index].extent * min(1.0, pace))) if not moved else nest.loops[index].extent
+        extent = nest.loops[index].extent
+        pace = max((abs(dim[index]) for dim in access.steps), default=0.0)
+        times *= extent if moved else max(1, math.ceil(extent * min(1.0, pace)))
         moved = moved or pace > 0
-    run = _contiguous_bytes(nest, access, depth)
+    return _held_bytes(nest, access, whole, machine) * times * (2 if access.writes else 1)
+
+
+def _collides(nest: Nest, access: Access, depth: int, machine: Machine, level: str) -> bool:
+    """Tells whether the lines that a loop walks through with a stride are too many for the sets that they fall into."""
+    if level not in _WAYS:
+        return False
+    way_bytes, line = _WAY_BYTES[level], machine.cache_line_bytes
+    for index in range(depth, len(nest.loops)):
+        stride = int(abs(access.stride(index)) * access.item_bytes)
+        if stride >= line:
+            sets = min(way_bytes // line, way_bytes // math.gcd(stride, way_bytes))
+            if nest.loops[index].extent > _WAYS[level] * sets:
+                return True
+    return False
+
+
+def _held_bytes(nest: Nest, access: Access, depth: int, machine: Machine) -> int:
+    """Returns bytes of a buffer's lines that the loops from `depth` inward touch."""
     line = machine.cache_line_bytes
-    waste = math.ceil(run / line) * line / run
-    return elements * access.item_bytes * times * min(waste, line / access.item_bytes) * (2 if access.writes else 1)
+    run = _contiguous_bytes(nest, access, depth)
+    runs = -(-nest.footprint_elements(access, depth) * access.item_bytes // run)
+    return runs * (-(-run // line) * line)
 
 
 def _contiguous_bytes(nest: Nest, access: Access, depth: int) -> int:

@@ -143,9 +143,9 @@ def _with_sharing(found: list[Nest]) -> tuple[Nest, ...]:
     for index, nest in enumerate(found):
         accesses = []
         for access in nest.accesses:
-            others = [found[i] for i in touching[access.buffer] if i != index]
-            shared = max((_common(nest, other) for other in others), default=0)
-            accesses.append(replace(access, shared=0 if access.external else shared))
+            others = [i for i in touching[access.buffer] if (i > index if access.external else i != index)]
+            shared = max((_common(nest, found[i]) for i in others), default=0)
+            accesses.append(replace(access, shared=shared))
         result.append(replace(nest, accesses=tuple(accesses)))
     return tuple(result)
 

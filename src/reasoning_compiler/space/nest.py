@@ -47,7 +47,8 @@ class Access:
         region: D: elements touched by one iteration.
         writes: whether it is written.
         shared: how many loops, counted from the outermost, the buffer's makers and users have in common: inside them
-            it is both made and used; 0 where it lives outside this nest.
+            it is both made and used; 0 where it lives outside this nest. Of an argument, how many this nest has in
+            common with one that touches it later, and to which its traffic is counted.
         external: an argument of the kernel, as opposed to an intermediate.
         in_registers: it is of scope "local": no memory, as long as registers last.
     """

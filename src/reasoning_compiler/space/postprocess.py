@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from reasoning_compiler.space.walk import blocks, bound_variables, is_unit
 
 _INTRINSIC = "meta_schedule.auto_tensorize"
 _SCALAR = "reasoning_compiler.not_vectorized"
+_REDUCTION = 2  # in TVM's IterVarType
+_PARALLEL, _VECTORIZED, _UNROLLED = 1, 2, 3  # TVM's kinds of loops
 
 
 def postprocess(schedule: Any, postprocs: Sequence[Any]) -> Any:
@@ -24,7 +27,7 @@ def postprocess(schedule: Any, postprocs: Sequence[Any]) -> Any:
         name = type(postproc).__name__
         try:
             if name == "RewriteParallelVectorizeUnroll":
-                loops = _loops_around_intrinsics(schedule)
+                loops = _loops_to_leave_alone(schedule)
                 for loop in loops:
                     schedule.annotate(loop, _SCALAR, 1)
                 accepted = postproc.apply(schedule)
@@ -54,14 +57,36 @@ def repeats_a_reduction(mod: Any) -> bool:
     return False
 
 
-def _loops_around_intrinsics(schedule: Any) -> list[Any]:
-    """Returns the innermost loop around each block that becomes a tensor intrinsic.
+def _loops_to_leave_alone(schedule: Any) -> list[Any]:
+    """Returns the loops that TVM is not to parallelize, vectorize or fuse with others: it leaves annotated ones alone.
 
-    TVM would vectorize it, and then fails to build a vector of vector operations. It leaves annotated loops alone.
+    Around a block that becomes a tensor intrinsic it would vectorize the innermost loop, and then fails to build a
+    vector of vector operations. Loops that are parallel, vectorized or unrolled already it would fuse as if they were
+    not. Where a nest has a parallel loop no other one is made, so also the outermost one stays; likewise for vectors.
+    What a reduction's initialization has been split off from it would refuse.
     """
-    found = [realize.block for realize, loops in blocks(schedule.mod["main"].body) if loops]
-    names = [str(block.name_hint) for block in found if _INTRINSIC in block.annotations]
-    return [schedule.get_loops(schedule.get_sblock(name, "main"))[-1] for name in names]
+    chosen: dict[Any, Any] = {}
+    found = [(realize, loops) for realize, loops in blocks(schedule.mod["main"].body) if loops]
+    names = Counter(str(realize.block.name_hint) for realize, _ in found)
+    split_off = {region.source for realize, _ in found if _is_update(realize.block) for region in realize.block.writes}
+    for realize, loops in found:
+        kinds = [int(loop.kind) for loop in loops]
+        alone = {i for i, kind in enumerate(kinds) if kind in (_PARALLEL, _VECTORIZED, _UNROLLED)}
+        is_split_off = any(region.source in split_off for region in realize.block.writes)
+        if is_split_off or _PARALLEL in kinds:
+            alone.add(0)
+        if is_split_off or _VECTORIZED in kinds or _INTRINSIC in realize.block.annotations:
+            alone.add(len(loops) - 1)
+        name = str(realize.block.name_hint)
+        if alone and names[name] == 1:  # nothing else tells TVM which block is meant
+            variables = schedule.get_loops(schedule.get_sblock(name, "main"))
+            chosen |= {loops[i].loop_var: variables[i] for i in alone}
+    return list(chosen.values())
+
+
+def _is_update(block: Any) -> bool:
+    """Tells whether a block reduces, and is initialized elsewhere."""
+    return block.init is None and any(int(iterator.iter_type) == _REDUCTION for iterator in block.iter_vars)
 
 
 def _initialise_inside_foreign_loops(schedule: Any) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from reasoning_compiler.errors import IllegalProgramError, UsageError
+from reasoning_compiler.language import MAX_PRIMITIVES
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.records import Decision, Program, Transformation, Value
 from reasoning_compiler.risk import Risk, at_risk
 from reasoning_compiler.space.extract import nests
+from reasoning_compiler.space.free import NamedBlock, apply_primitives, apply_what_fits, named_blocks
 from reasoning_compiler.space.legality import why_wrong
 from reasoning_compiler.space.nest import Nest
 from reasoning_compiler.space.own_rules.packed_contraction import IN_REGISTERS
@@ -45,9 +47,9 @@ class Space:
         UsageError: the rules change nothing about this module, or there are none for this kind of target.
     """
 
-    def __init__(
-        self, mod: Any, target: Any, *, rules: list[Any] | None = None, fatal: Collection[Risk] = ()
-    ) -> None:
+    takes_primitives = True
+
+    def __init__(self, mod: Any, target: Any, *, rules: list[Any] | None = None, fatal: Collection[Risk] = ()) -> None:
         self._tvm = import_tvm()
         self._fatal = {risk.text for risk in fatal}
         self.target = self._tvm.target.Target(target)
@@ -111,11 +113,12 @@ class Space:
         """Returns the program that a transformation leads to, in canonical form.
 
         What the transformation does not name is carried over where the new structure has a decision of that
-        name and its domain still holds the value. Edits of the untuned program count from the start program.
+        name and its domain still holds the value. So are the primitives of the program that still can be applied;
+        those of the transformation come after them. Edits of the untuned program count from the start program.
 
         Raises:
-            IllegalProgramError: a name is unknown or given twice, a value is outside its domain, or the schedule
-                is refused.
+            IllegalProgramError: a name is unknown or given twice, a value is outside its domain, a primitive does not
+                fit, or the schedule is refused.
         """
         base = self.start if program.is_untuned else program
         edits = edits_of(transformation)
@@ -127,10 +130,17 @@ class Space:
         if unknown:
             known = ", ".join(f"`{name}`" for name in (*sites, *replayer.kinds))
             raise IllegalProgramError(f"there is no decision `{unknown[0]}` here; there are {known}")
-        with self._survived(Risk(base, tuple(edits.items()))):
+        with self._survived(Risk(base, tuple(edits.items()), primitives=transformation.primitives)):
             replay = replayer.take({**base.values, **edits}, strict=frozenset(edits) - sites)
-            edited = _program(sketch, replay)
-            self._finish(edited, replay.schedule)
+            schedule, kept = apply_what_fits(replay.schedule, base.primitives)
+            if len(kept) + len(transformation.primitives) > MAX_PRIMITIVES:
+                raise IllegalProgramError(
+                    f"a program has at most {MAX_PRIMITIVES} primitives; {len(kept)} are there, "
+                    f"and {len(transformation.primitives)} would follow"
+                )
+            primitives = (*kept, *apply_primitives(schedule, transformation.primitives))
+            edited = replace(_program(sketch, replay), primitives=primitives)
+            self._finish(edited, schedule)
         return edited
 
     def why_not(self, program: Program, transformation: Transformation) -> str | None:
@@ -164,7 +174,20 @@ class Space:
         """
         if program.is_untuned:
             return self._unscheduled.copy()
-        return self._replay(program).schedule
+        schedule = self._replay(program).schedule
+        with self._survived(Risk(program)):
+            apply_primitives(schedule, program.primitives)
+        return schedule
+
+    def named_blocks(self, program: Program) -> tuple[NamedBlock, ...]:
+        """Returns the blocks, loops and buffers that further primitives of a program may name.
+
+        Those of the untuned program are the start program's, from which its edits are counted.
+
+        Raises:
+            IllegalProgramError: it cannot be applied to this module.
+        """
+        return named_blocks(self.raw_schedule(self.start if program.is_untuned else program))
 
     def nests(self, program: Program) -> tuple[Nest, ...]:
         """Returns the program's loop nests after the postprocessors, as the analysis reads them.

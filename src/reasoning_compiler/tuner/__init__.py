@@ -1,5 +1,6 @@
 """The one loop that ties the rooms together, and the library's front door."""
 
+from reasoning_compiler.tuner.explaining import explained
 from reasoning_compiler.tuner.settings import PROPOSERS, LLMSettings, Progress, Settings
 from reasoning_compiler.tuner.tune import (
     BestProgram,
@@ -20,6 +21,7 @@ __all__ = [
     "Result",
     "Settings",
     "devices_of",
+    "explained",
     "load_workload",
     "machine_of",
     "resume",

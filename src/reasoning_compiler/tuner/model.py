@@ -66,7 +66,14 @@ class Model:
             )
         workload = parts.workload
         script = workload.mod["main"].script()
-        kernel = Kernel(workload.name, script, workload.flops, workload.arguments, notes=space_notes(parts))
+        kernel = Kernel(
+            workload.name,
+            script,
+            workload.flops,
+            workload.arguments,
+            notes=space_notes(parts),
+            takes_primitives=space.takes_primitives,
+        )
         return LLMProposer(
             model,
             kernel=kernel,
@@ -74,6 +81,7 @@ class Model:
             check=space.why_not,
             fallback=stand_in,
             explain=lambda program: self._explain(parts, program),
+            named_blocks=space.named_blocks,
             brings=Brought(parts),
             context_depth=self._llm.context_depth,
             max_prompt_tokens=self._llm.prompt_tokens,

@@ -84,12 +84,14 @@ class SharedSpace:
         self._space = space
         self.lock = RLock()
         self.start: Program = space.start
+        self.takes_primitives = space.takes_primitives
         self.table = clock.timed("apply", self._one_at_a_time(space.table))
         self.edit = clock.timed("apply", self._one_at_a_time(space.edit))
         self.why_not = clock.timed("apply", self._one_at_a_time(space.why_not))
         self.sample = clock.timed("apply", self._one_at_a_time(space.sample))
         self.nests = clock.timed("apply", self._one_at_a_time(space.nests))
         self.schedule = clock.timed("apply", self._one_at_a_time(space.schedule))
+        self.named_blocks = clock.timed("apply", self._one_at_a_time(space.named_blocks))
 
     @property
     def tile_groups(self) -> tuple[TileGroup, ...]:
@@ -145,7 +147,7 @@ class Parts:
         self._features = FeatureExtractor()
         with uninterrupted():
             self.space = SharedSpace(self._make_space(), self.clock)
-            self.surrogate = _sparing({r.program for r in fatal if not r.edits}, self._make_surrogate())
+            self.surrogate = _sparing({r.program for r in fatal if not r.changes}, self._make_surrogate())
 
     @cached_property
     def target(self) -> Any:

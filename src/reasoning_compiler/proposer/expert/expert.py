@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
 from reasoning_compiler.errors import IllegalProgramError
+from reasoning_compiler.language import Primitive
 from reasoning_compiler.proposer.expert.fused import FusedChoice, FusedChooser
+from reasoning_compiler.proposer.expert.sums import in_lanes, scalar_sums
 from reasoning_compiler.proposer.expert.tiles import TileChooser, Tiling
 from reasoning_compiler.proposer.expert.words import describe_move, describe_tiling
 from reasoning_compiler.proposer.protocol import Context
@@ -29,6 +31,7 @@ from reasoning_compiler.records import (
     Value,
 )
 from reasoning_compiler.space.analysis import analyze
+from reasoning_compiler.space.free import NamedBlock
 from reasoning_compiler.space.nest import Nest
 from reasoning_compiler.space.own_rules.fused_label import FUSED
 from reasoning_compiler.space.tiling import TileGroup
@@ -37,6 +40,9 @@ _NUM_TILINGS = 12
 _CLEARLY_BETTER = 0.97
 _CURIOSITY = 0.05  # spread of the noise that lets equals take turns
 _WORTH_SAYING = 0.01
+_WORTH_PRIMITIVES = 0.5  # as a logarithm; the analysis asks more cycles for an addition than some machines need
+_PRIMITIVES = "primitives"  # stands for them among the names of decisions
+_MAX_SUMS = 2  # ways to sum up in lanes, of one program
 
 
 class ExpertSpace(Protocol):
@@ -44,6 +50,7 @@ class ExpertSpace(Protocol):
 
     start: Program
     tile_groups: tuple[TileGroup, ...]
+    takes_primitives: bool
 
     def table(self, program: Program) -> tuple[Decision, ...]:
         """Returns a program's decisions."""
@@ -57,14 +64,24 @@ class ExpertSpace(Protocol):
         """Returns a program's loop nests."""
         ...
 
+    def named_blocks(self, program: Program) -> tuple[NamedBlock, ...]:
+        """Returns what further primitives of a program may name."""
+        ...
+
 
 @dataclass(frozen=True)
 class _Idea:
-    """Edits with their reason, and the logarithm of the gain that the analysis sees in them."""
+    """Edits and primitives with their reason, and the logarithm of the gain that the analysis sees in them."""
 
     edits: tuple[tuple[str, Value], ...]
     reasoning: str
     gain: float = 0.0
+    primitives: tuple[Primitive, ...] = ()
+
+    @property
+    def key(self) -> object:
+        """What it changes, whatever the order of its edits."""
+        return frozenset(self.edits), self.primitives
 
     @property
     def expectation(self) -> str:
@@ -86,18 +103,21 @@ class Expert:
 
     def __init__(self, space: ExpertSpace, machine: Machine) -> None:
         self._space, self._machine = space, machine
+        self._in_lanes: dict[Program, list[_Idea]] = {}
 
     def propose(self, context: Context, num: int, rng: np.random.Generator) -> Proposal:
         """Returns up to `num` transformations, best first, each with a sentence of reasoning; see `Proposer`."""
-        tried = {frozenset(r.transformation.edits) for r in context.rejected}
-        tried |= {frozenset(c.transformation.edits) for c in context.children if c.transformation}
+        known = [*(r.transformation for r in context.rejected), *(c.transformation for c in context.children)]
+        tried = {(frozenset(t.edits), t.primitives) for t in known if t}
         fresh: list[Transformation] = []
         for idea in self._ideas(context, num, rng):
             if len(fresh) == num:
                 break
-            if frozenset(idea.edits) not in tried:
-                tried.add(frozenset(idea.edits))
-                fresh.append(Transformation(idea.edits, idea.expectation, reasoning=idea.reasoning))
+            if idea.key not in tried:
+                tried.add(idea.key)
+                fresh.append(
+                    Transformation(idea.edits, idea.expectation, reasoning=idea.reasoning, primitives=idea.primitives)
+                )
         return Proposal(self.name, fresh[0].reasoning if fresh else "", tuple(fresh))
 
     def _ideas(self, context: Context, num: int, rng: np.random.Generator) -> Iterator[_Idea]:
@@ -160,11 +180,26 @@ class Expert:
         others = list(self._other_structures(rest))
         ordered = plans[:3] + others + plans[3:]
         fused = [(_fused_edits(chooser, choice, rest), choice.reasoning) for chooser, choice in self._fused]
-        if fused and self._judged(fused[0][0]) < self._judged(plans[0][0]):
+        # The analysis has the plain one's scores read from the last cache as if nothing else used it.
+        if fused and _CLEARLY_BETTER * self._judged(fused[0][0]) < self._judged(plans[0][0]):
             ordered = fused[:5] + ordered[:3] + fused[5:] + ordered[3:]
         else:
             ordered = ordered[:3] + fused[:1] + ordered[3:] + fused[1:]
-        return [_Idea(edits, text) for edits, text in ordered]
+        ideas = [_Idea(edits, text) for edits, text in ordered]
+        return ideas[:1] + self._openings_in_lanes(ideas[0]) + ideas[1:]
+
+    def _openings_in_lanes(self, opening: _Idea) -> list[_Idea]:
+        """Returns ways to sum up in vector lanes on top of an opening."""
+        if not self._space.takes_primitives:
+            return []
+        try:
+            program = self._space.edit(UNTUNED, Transformation(opening.edits))
+        except IllegalProgramError:
+            return []
+        return [
+            replace(idea, edits=opening.edits, reasoning=f"{opening.reasoning} {idea.reasoning}")
+            for idea in self._sums_in_lanes(program)
+        ]
 
     @cached_property
     def _fused(self) -> list[tuple[FusedChooser, FusedChoice]]:
@@ -280,8 +315,9 @@ class Expert:
         lessons = _lessons(context.measured)
         ideas = [*self._tile_moves(context), *self._fused_moves(context), *self._choice_moves(context)]
         ideas += [*self._other_ways(context), *self._crossings(context)]
+        ideas += self._sums_in_lanes(context.node.program)
         noise = rng.normal(0.0, _CURIOSITY, len(ideas))
-        worth = [idea.gain + _experience(lessons, idea.edits) + n for idea, n in zip(ideas, noise, strict=True)]
+        worth = [idea.gain + _experience(lessons, idea) + n for idea, n in zip(ideas, noise, strict=True)]
         order = sorted(range(len(ideas)), key=lambda i: -worth[i])
         return _varied([ideas[i] for i in order])
 
@@ -314,7 +350,12 @@ class Expert:
         return all(values.get(site) == value for site, value in needs.items())
 
     def _other_ways(self, context: Context) -> Iterator[_Idea]:
-        """Yields each block's best tiling of the other kind: a structure choice together with its tiles."""
+        """Yields each block's best tiling of the other kind: a structure choice together with its tiles.
+
+        Where only one block is tiled, the openings have been all of these.
+        """
+        if len(self._rankings) < 2:
+            return
         values = {d.name: d.value for d in context.table}
         for ranking in self._rankings:
             mine = next((tiling for chooser, tiling in ranking if self._fits(chooser, values)), None)
@@ -361,6 +402,31 @@ class Expert:
                     move = describe_move(decision.name, value, decision)
                     text = f"Try {move}: the analysis cannot tell, measuring can."
                     yield _Idea(((decision.name, value),), text, -_CURIOSITY)
+
+    def _sums_in_lanes(self, program: Program) -> list[_Idea]:
+        """Returns ways to sum up in vector lanes what a program sums up one by one, where the analysis favours them."""
+        if not self._space.takes_primitives or program.primitives:
+            return []
+        if program not in self._in_lanes:
+            self._in_lanes[program] = list(self._favoured_sums(program))
+        return self._in_lanes[program]
+
+    def _favoured_sums(self, program: Program) -> Iterator[_Idea]:
+        present = analyze(self._space.nests(program), self._machine)
+        names = scalar_sums(present)
+        if not names:
+            return
+        ideas = []
+        for name, primitives in in_lanes(names, self._space.named_blocks(program), self._machine):
+            try:
+                changed = self._space.edit(program, Transformation((), primitives=primitives))
+                secs = analyze(self._space.nests(changed), self._machine).secs
+            except IllegalProgramError:
+                continue
+            text = f"{name}: partial sums fill the vector lanes, where one addition waits for the other now."
+            ideas.append(_Idea((), text, math.log(present.secs / secs), primitives))
+        ideas.sort(key=lambda idea: -idea.gain)
+        yield from (idea for idea in ideas[:_MAX_SUMS] if idea.gain > _WORTH_PRIMITIVES)
 
     def _crossings(self, context: Context) -> Iterator[_Idea]:
         """Yields the tilings that the fastest program has and this one has not, a block at a time."""
@@ -411,15 +477,20 @@ def _lessons(measured: Sequence[Step]) -> dict[str, tuple[float, int]]:
     for step in measured:
         if step.node in latency and step.parent in latency and step.parent != 0 and step.transformation:
             gain = math.log(latency[step.parent] / latency[step.node])
-            for name, _ in step.transformation.edits:
+            for name in _changed(step.transformation):
                 total, count = lessons.get(name, (0.0, 0))
                 lessons[name] = (total + gain, count + 1)
     return lessons
 
 
-def _experience(lessons: dict[str, tuple[float, int]], edits: tuple[tuple[str, Value], ...]) -> float:
-    """Returns the mean gain that edits of these decisions have brought, shrunk towards none while there are few."""
-    gains = [total / (count + 2) for total, count in (lessons.get(name, (0.0, 0)) for name, _ in edits)]
+def _changed(transformation: Transformation | _Idea) -> list[str]:
+    """Returns the names of what is changed: its decisions, and one for its primitives."""
+    return [name for name, _ in transformation.edits] + ([_PRIMITIVES] if transformation.primitives else [])
+
+
+def _experience(lessons: dict[str, tuple[float, int]], idea: _Idea) -> float:
+    """Returns the mean gain that such changes have brought, shrunk towards none while there are few."""
+    gains = [total / (count + 2) for total, count in (lessons.get(name, (0.0, 0)) for name in _changed(idea))]
     return max(-0.5, min(0.5, sum(gains) / max(1, len(gains))))
 
 
@@ -428,7 +499,7 @@ def _varied(ideas: list[_Idea]) -> list[_Idea]:
     rounds: dict[tuple[str, ...], int] = {}
     keyed = []
     for position, idea in enumerate(ideas):
-        names = tuple(name for name, _ in idea.edits)
+        names = tuple(name for name, _ in idea.edits) or (_PRIMITIVES,)
         rounds[names] = rounds.get(names, 0) + 1
         keyed.append((rounds[names], position, idea))
     return [idea for _, _, idea in sorted(keyed, key=lambda k: k[:2])]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from reasoning_compiler.proposer.llm.loose_json import Found, find_containers
+from reasoning_compiler.proposer.llm.primitives import read_primitives
 from reasoning_compiler.proposer.llm.values import clip, coerce, free_value, plain_name, shown
 from reasoning_compiler.records import ChoiceDomain, Decision, Transformation, Value
 
@@ -24,6 +25,7 @@ RejectionKind = Literal[
     "unknown_decision",  # a name that the table does not have
     "wrong_type",  # a value of a type that no decision takes
     "outside_domain",  # a value that the decision's domain excludes
+    "wrong_primitive",  # no primitive, or arguments that it does not take
     "no_change",  # every edit sets the present value
     "repeated",  # a program that is known already
     "illegal",  # the space refuses the schedule
@@ -38,11 +40,13 @@ _MAX_PROBLEMS = 4
 
 _LIST_KEYS = ("transformations", "proposals", "candidates", "children", "edits_list", "answers", "answer")
 _EDIT_KEYS = ("edits", "decisions", "changes", "values", "edit", "set", "transformation")
+_THEN_KEYS = ("then", "primitives", "schedule", "steps")
 _EXPECT_KEYS = ("expect", "expectation", "expected", "why", "reason", "reasoning", "rationale")
 _REASONING_KEYS = ("reasoning", "analysis", "thoughts")
 _NAME_KEYS = ("decision", "name", "key")
 _VALUE_KEYS = ("value", "new", "to")
-_ASIDE_KEYS = (*_EXPECT_KEYS, "id", "name", "label", "title", "index", "number", "comment", "note", "sketch")
+_TITLE_KEYS = ("id", "name", "label", "title", "index", "number", "comment", "note", "sketch")
+_ASIDE_KEYS = (*_EXPECT_KEYS, *_THEN_KEYS, *_TITLE_KEYS)
 
 _REFUSAL = re.compile(
     r"\b(?:i(?:'m| am) (?:sorry|unable|not able)|i (?:can(?:no|')t|won't|must decline)|as an ai)\b",
@@ -221,9 +225,13 @@ def _item(raw: Any, names: _Names, *, allow_unchanged: bool) -> Item:
             kept[decision.name if decision else name] = value
     if problems:
         return Item(what, None, problems[0][0], " ".join(why for _, why in problems))
-    if not kept and not allow_unchanged:
+    try:
+        primitives = read_primitives(_then_of(raw, names) or [])
+    except ValueError as error:
+        return Item(what, None, "wrong_primitive", f"{clip(str(error), 600)}.")
+    if not kept and not primitives and not allow_unchanged:
         return Item(what, None, "no_change", "Every edit sets the decision's present value.")
-    return Item(what, Transformation(tuple(kept.items()), _expectation(raw)))
+    return Item(what, Transformation(tuple(kept.items()), _expectation(raw), primitives=primitives))
 
 
 def _checked(
@@ -262,12 +270,23 @@ def _edits_of(item: dict[str, Any], names: _Names) -> list[tuple[str, Any]] | No
             nested = isinstance(inner, dict) and any(k in inner and names.find(k) is None for k in _EDIT_KEYS)
             return _edits_of(inner, names) if nested else _pairs(inner, names)
     flat = [(k, v) for k, v in item.items() if k.lower() not in _ASIDE_KEYS or names.find(k) is not None]
-    return flat if any(names.find(k) is not None for k, _ in flat) else None
+    if any(names.find(k) is not None for k, _ in flat):
+        return flat
+    return [] if _then_of(item, names) else None
+
+
+def _then_of(item: dict[str, Any], names: _Names) -> Any:
+    """Returns the primitives of an item as the model wrote them, also where they stand beside nested edits."""
+    if (key := next((k for k in _THEN_KEYS if k in item and names.find(k) is None), None)) is not None:
+        return item[key]
+    nested = (item[key] for key in _EDIT_KEYS if isinstance(item.get(key), dict))
+    return next((then for inner in nested if (then := _then_of(inner, names)) is not None), None)
 
 
 def _pairs(edits: Any, names: _Names) -> list[tuple[str, Any]] | None:
     if isinstance(edits, dict):
-        return [(name, _new_value(value)) for name, value in edits.items()]
+        own = [name for name in edits if name not in _THEN_KEYS or names.find(name) is not None]
+        return [(name, _new_value(edits[name])) for name in own]
     if not isinstance(edits, list):
         return None
     pairs = []

@@ -8,10 +8,12 @@ what its analysis says, what else was tried. Programs are told as differences, s
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from reasoning_compiler.language import DECISION_MEANINGS, SIGNATURES, Primitive
 from reasoning_compiler.proposer.llm.answer import Item
 from reasoning_compiler.proposer.llm.calls import Message, estimate_tokens
 from reasoning_compiler.proposer.llm.shorten import shorten
@@ -25,20 +27,24 @@ from reasoning_compiler.records import (
     Program,
     Step,
     TileDomain,
+    Transformation,
     Value,
     difference,
+    primitive_changes,
 )
 
 if TYPE_CHECKING:
+    from reasoning_compiler.space.free import NamedBlock
     from reasoning_compiler.space.tiling import TileGroup
 
-PROMPT_VERSION = "2"
+PROMPT_VERSION = "3"
 """Changes with every change of the text; transcripts name it."""
 
 DEFAULT_PROMPT_TOKENS = 8_000
 _PROGRAM_SHARE = 0.4
 _MIN_PROGRAM_TOKENS = 150
 _MIN_NODE_TOKENS = 700
+_MIN_TOKENS_WITH_PRIMITIVES = 2_500
 _MAX_ANALYSIS_CHARS = 2_000
 _MAX_CHANGES = 16
 
@@ -58,6 +64,10 @@ are those listed for the decision. A value outside its domain makes the transfor
 - The best first; different in their idea, not in one factor; no program that was measured, proposed or refused \
 before."""
 
+_PRIMITIVES = """\
+- "then", beside "edits", for what decisions cannot say: TVM schedule primitives, in order, as \
+[["split", "C.k_1", [null, 4]], ["unroll", "C.k_1_1"]]; there are """
+
 
 Brings = Mapping[tuple[str, Value], Sequence[tuple[str, Value]]]
 """For a structure decision and one of its other values, the decisions that would come with it, and their values."""
@@ -75,6 +85,7 @@ class Kernel:
         flops: its floating-point operations; 0 where unknown.
         arguments: its arguments.
         notes: what else a reader needs to understand the decisions, as the order of the tiles' loops.
+        takes_primitives: whether its space takes primitives beside decisions.
     """
 
     name: str
@@ -82,6 +93,7 @@ class Kernel:
     flops: float = 0.0
     arguments: tuple[Argument, ...] = ()
     notes: str = ""
+    takes_primitives: bool = False
 
 
 def build_prompt(
@@ -92,6 +104,7 @@ def build_prompt(
     machine: Machine,
     analysis: str = "",
     brings: Brings = _NOTHING_BROUGHT,
+    blocks: Sequence[NamedBlock] = (),
     context_depth: int = 2,
     max_tokens: int = DEFAULT_PROMPT_TOKENS,
 ) -> tuple[Message, Message]:
@@ -104,6 +117,7 @@ def build_prompt(
         machine: what it runs on.
         analysis: what the static analysis says of the node's program, in words; may be empty.
         brings: for each other structure, by decision and value, the decisions that would come with it.
+        blocks: what further primitives may name.
         context_depth: how many ancestors to tell of. The paper tells of two, the parent and the grandparent.
         max_tokens: about how long the prompt may be. The program gives way first, then results of other
             nodes; the decision table stays whole.
@@ -119,6 +133,7 @@ def build_prompt(
             peak_flops=machine.peak_flops,
             analysis=clip(analysis, _MAX_ANALYSIS_CHARS * (num_results + 1) // 6),
             brings=brings,
+            blocks=blocks if max_tokens >= _MIN_TOKENS_WITH_PRIMITIVES else (),
             context_depth=depth,
             num_results=num_results,
         )
@@ -136,7 +151,9 @@ def system_text(kernel: Kernel, machine: Machine, *, max_tokens: int = DEFAULT_P
     if weights:
         facts.append(f"constant weights: {', '.join(weights)}")
     header = f"PROGRAM {kernel.name}" + (f" ({'; '.join(facts)})" if facts else "")
-    before = f"{_TASK}\n\nMACHINE\n{machine_text(machine)}\n\n{header}\n"
+    with_primitives = kernel.takes_primitives and max_tokens >= _MIN_TOKENS_WITH_PRIMITIVES
+    task = f"{_TASK}\n{_PRIMITIVES}{', '.join(SIGNATURES)}." if with_primitives else _TASK
+    before = f"{task}\n\nMACHINE\n{machine_text(machine)}\n\n{header}\n"
     after = f"\n\nNOTES\n{kernel.notes.strip()}" if kernel.notes.strip() else ""
     room = max_tokens - estimate_tokens(before + after) - _MIN_NODE_TOKENS
     program = shorten(kernel.program_text, max(min(room, int(max_tokens * _PROGRAM_SHARE)), _MIN_PROGRAM_TOKENS))
@@ -167,12 +184,17 @@ def node_text(
     peak_flops: float = 0.0,
     analysis: str = "",
     brings: Brings = _NOTHING_BROUGHT,
+    blocks: Sequence[NamedBlock] = (),
     context_depth: int = 2,
     num_results: int = 5,
 ) -> str:
     """Returns the part of the prompt that is about one node."""
     tell = _Teller(context, flops, peak_flops)
     sections = [f"DECISIONS of the program to transform (node {context.node.node})\n{_table(context.table, brings)}"]
+    if context.node.program.primitives:
+        sections[0] += f"\nprimitives after them: {_calls(context.node.program.primitives)}"
+    if loops := _loops(blocks, context.node.program.primitives):
+        sections.append(loops)
     sections.append("HOW IT CAME ABOUT, newest first\n" + "\n".join(tell.lineage(context_depth)))
     if analysis.strip():
         sections.append(f"ANALYSIS of this program\n{analysis.strip()}")
@@ -192,7 +214,7 @@ def node_text(
         sections.append("OTHER RESULTS, as differences from this program\n" + "\n".join(lines))
     rejected = [r for r in context.rejected if not r.is_known]
     if rejected:
-        refused = [f"{_edits(r.transformation.edits)}: {clip(r.why, 240)}" for r in rejected[-max(num_results, 2) :]]
+        refused = [f"{_transformation(r.transformation)}: {clip(r.why, 240)}" for r in rejected[-max(num_results, 2) :]]
         sections.append("REFUSED FOR THIS PROGRAM\n" + "\n".join(refused))
     sections.append(_request(context, num))
     return "\n\n".join(sections)
@@ -262,6 +284,7 @@ class _Teller:
         absent = [n for n in self._present if n not in values]
         text = _edits(different) or "the same decisions"
         text += f" (without {', '.join(absent[:4])})" if absent else ""
+        text += _other_primitives(self._context.node.program, step.program)
         return f"node {step.node}: {text}{self._outcome(step, brief=True)}"
 
     def _outcome(self, step: Step, *, brief: bool = False) -> str:
@@ -296,11 +319,12 @@ def _telling(measured: Sequence[Step], told: set[int], num: int) -> list[Step]:
 
 def _table(table: Sequence[Decision], brings: Brings) -> str:
     """Returns the decisions by kind, each with its domain and its present value."""
+    brought = "what another one brings can be set in the same edits"
     titles = {
-        "structure": "structure (how a block is treated; what another one brings can be set in the same edits)",
-        "tile": "tile (factors, outermost loop first{limit})",
+        "structure": f"structure ({DECISION_MEANINGS['structure']}; {brought})",
+        "tile": f"tile ({DECISION_MEANINGS['tile']}{{limit}})",
         "choice": "choice",
-        "location": "location (the loop of its consumer in which a block is computed, or root for loops of its own)",
+        "location": f"location ({DECISION_MEANINGS['location']})",
     }
     lines = []
     for kind, title in titles.items():
@@ -357,7 +381,37 @@ def changes_text(parent: Program, child: Program) -> str:
     ]
     if len(changes) > _MAX_CHANGES:
         parts.append(f"and {len(changes) - _MAX_CHANGES} more")
-    return "; ".join(parts)
+    return ("; ".join(parts) + _other_primitives(parent, child)).removeprefix("; ")
+
+
+def _other_primitives(present: Program, other: Program) -> str:
+    """Returns what another program's primitives are, against those of the present one; empty where nothing differs."""
+    left_out, added = primitive_changes(present, other)
+    text = f"; then {_calls(added)}" if added else ""
+    return text + (f"; without {_calls(left_out)}" if left_out else "")
+
+
+def _calls(primitives: Iterable[Primitive]) -> str:
+    return clip(", ".join(map(str, primitives)), 400)
+
+
+def _loops(blocks: Sequence[NamedBlock], primitives: Sequence[Primitive]) -> str:
+    """Returns the loops of blocks that primitives have changed or made; of the others program and notes tell.
+
+    Loops of one iteration are not worth their tokens.
+    """
+    named = " ".join(map(str, primitives))
+    lines = []
+    for block in blocks:
+        if re.search(rf"\b{re.escape(re.split('_(?:rf|init|update|global|local|pad)$', block.name)[0])}\b", named):
+            loops = (f"{x.name}{'*' if x.reduces else ''} {x.extent}" for x in block.loops if x.extent != 1)
+            lines.append(f"  {block.name}: {', '.join(loops)}")
+    return "LOOPS after them (* reduces)\n" + "\n".join(lines) if lines else ""
+
+
+def _transformation(transformation: Transformation) -> str:
+    told = [_edits(transformation.edits)] if transformation.edits else []
+    return "; then ".join([*told, *([_calls(transformation.primitives)] if transformation.primitives else [])])
 
 
 def _edits(edits: Iterable[tuple[str, Value]]) -> str:

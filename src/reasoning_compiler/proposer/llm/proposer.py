@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from reasoning_compiler.proposer.llm.transcript import Outcome
 from reasoning_compiler.proposer.llm.values import clip
 from reasoning_compiler.proposer.protocol import Context, Proposer
 from reasoning_compiler.records import Decision, Machine, Program, Proposal, Step, Transformation, Value
+
+if TYPE_CHECKING:
+    from reasoning_compiler.space.free import NamedBlock
 
 Check = Callable[[Program, Transformation], str | None]
 """Returns None for a transformation that the space allows, else why it refuses it."""
@@ -44,6 +48,7 @@ class LLMProposer:
         check: says why the space refuses a transformation, None where it does not.
         fallback: who proposes what the model does not; the expert.
         explain: the static analysis of a program in words; may return "".
+        named_blocks: the blocks and loops that further primitives of a program may name, where the kernel takes any.
         brings: what other structures of a program with such a table would bring, see `build_prompt`.
         context_depth: how many ancestors the prompt tells of; the paper's is two.
         max_prompt_tokens: about how long a prompt may be.
@@ -59,6 +64,7 @@ class LLMProposer:
         check: Check,
         fallback: Proposer,
         explain: Callable[[Program], str] = lambda program: "",
+        named_blocks: Callable[[Program], Sequence[NamedBlock]] = lambda program: (),
         brings: Callable[[Program, Sequence[Decision]], Brings] = lambda program, table: {},
         context_depth: int = 2,
         max_prompt_tokens: int = DEFAULT_PROMPT_TOKENS,
@@ -68,6 +74,7 @@ class LLMProposer:
         self.name = name
         self._kernel, self._machine = kernel, machine
         self._check, self._fallback, self._explain, self._brings = check, fallback, explain, brings
+        self._named_blocks = named_blocks
         self._context_depth = context_depth
         self._max_prompt_tokens = max_prompt_tokens
 
@@ -136,6 +143,7 @@ class LLMProposer:
             machine=self._machine,
             analysis=self._explain(program),
             brings=self._brings(program, context.table),
+            blocks=self._named_blocks(program) if self._kernel.takes_primitives else (),
             context_depth=self._context_depth,
             max_tokens=self._max_prompt_tokens,
         )
@@ -195,7 +203,7 @@ class _Harvest:
         self._known: dict[object, str] = {}
         for step in (*self.context.lineage, *self.context.measured, *self.context.children):
             if not step.program.is_untuned:
-                self._known[self._signature(step.program.values)] = _told(step)
+                self._known[self._signature(step.program.values), step.program.primitives] = _told(step)
         for rejection in self.context.rejected:
             self._known[self._edited(rejection.transformation)] = f"it was refused before: {rejection.why}"
 
@@ -223,8 +231,10 @@ class _Harvest:
 
     def _edited(self, transformation: Transformation) -> object:
         if any(n in self._structure and v != self._present[n] for n, v in transformation.edits):
-            return frozenset(transformation.edits)  # what else changes with the structure is the space's to know
-        return self._signature(self._present | dict(transformation.edits))
+            # What else changes with the structure is the space's to know.
+            return frozenset(transformation.edits), transformation.primitives
+        primitives = (*self.context.node.program.primitives, *transformation.primitives)
+        return self._signature(self._present | dict(transformation.edits)), primitives
 
     def _signature(self, values: dict[str, Value]) -> object:
         return tuple(values.get(name) for name in self._present)

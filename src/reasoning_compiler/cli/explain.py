@@ -1,0 +1,41 @@
+"""`reasonc explain`: what limits the programs of a run."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reasoning_compiler.cli.options import Json
+
+
+def register(app: typer.Typer) -> None:
+    app.command("explain")(explain)
+
+
+def explain(
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    node: Annotated[
+        int | None, typer.Option(help="A node of the tree; the untuned and the best program if not given.", min=0)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what limits a program, by block: register tile, vectors, cores, caches, memory traffic, roofline reached.
+
+    The figures come from the analysis, a model of the machine; the time and the share of the roofline were measured.
+    """
+    from reasoning_compiler.journal import read_run
+    from reasoning_compiler.report.explain import explain_json, explain_text
+    from reasoning_compiler.tuner import explained, machine_of
+
+    found = read_run(run)
+    programs = explained(found, node)
+    machine = machine_of(found)
+    if json:
+        typer.echo(json_module.dumps(explain_json(programs, found.header, machine), indent=2))
+        return
+    typer.echo(explain_text(programs, found.header, machine), nl=False)
+    if node is None and found.outcome.step is None:
+        typer.echo("\nThere is no best program: nothing has been measured and verified.")

@@ -1,0 +1,62 @@
+"""Sums that run scalar: LLVM may not reorder floating-point additions, so it does not vectorize them by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from reasoning_compiler.language import Primitive
+from reasoning_compiler.records import Machine
+from reasoning_compiler.space.analysis import Analysis, BlockAnalysis
+from reasoning_compiler.space.free import NamedBlock
+
+_MIN_SHARE = 0.05  # of the estimated time
+_MAX_LANES = 64  # that MetaSchedule vectorizes
+_CHAINS = 4  # additions that wait for nothing, as many as one takes cycles
+
+
+def scalar_sums(analysis: Analysis) -> list[str]:
+    """Returns the blocks whose reduction runs scalar and takes a noticeable part of the time, the longest first."""
+
+    def is_one(block: BlockAnalysis) -> bool:
+        return block.reduces and block.vector_lanes == 1 and block.secs >= _MIN_SHARE * analysis.secs
+
+    slow = sorted(filter(is_one, analysis.blocks), key=lambda block: -block.secs)
+    return [block.block.removesuffix("_update") for block in slow]
+
+
+def in_lanes(
+    names: Sequence[str], blocks: Sequence[NamedBlock], machine: Machine
+) -> Iterator[tuple[str, tuple[Primitive, ...]]]:
+    """Yields ways to sum up in vector lanes, each in words and primitives: of each block alone, then of all of them.
+
+    Args:
+        names: of the blocks, see `scalar_sums`.
+        blocks: what primitives may name.
+        machine: whose vectors are to be filled.
+    """
+    ways = {block.name: list(_ways(block, machine)) for block in blocks if block.name in names}
+    found = [(name, ways[name]) for name in names if ways.get(name)]
+    for variant in (0, 1):
+        if len(found) > 1:
+            together = tuple(primitive for _, each in found for primitive in each[min(variant, len(each) - 1)])
+            yield ", ".join(name for name, _ in found), together
+        yield from ((name, each[variant]) for name, each in found if variant < len(each))
+
+
+def _ways(block: NamedBlock, machine: Machine) -> Iterator[tuple[Primitive, ...]]:
+    """Yields the primitives for one block: the partial sums made where they are used, or in loops of their own."""
+    loops = [loop for loop in block.loops if loop.extent > 1]
+    if not loops or not loops[-1].reduces or block.result_dimensions is None:
+        return
+    last = loops[-1]
+    lanes = machine.vector_bytes // 4
+    width = next((w for w in (_CHAINS * lanes, 2 * lanes, lanes) if w <= _MAX_LANES and last.extent % w == 0), 0)
+    if not width or last.extent == width:
+        return
+    split = Primitive("split", (f"{block.name}.{last.name}", (last.extent // width, width)))
+    apart = Primitive("rfactor", (f"{block.name}.{last.name}_1", block.result_dimensions))
+    around = [loop for loop in loops if not loop.reduces]
+    if around and loops.index(around[-1]) == len(around) - 1:
+        inside = Primitive("compute_at", (f"{block.name}_rf", f"{block.name}.{around[-1].name}"))
+        yield split, apart, inside
+    yield split, apart

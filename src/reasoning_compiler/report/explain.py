@@ -1,0 +1,208 @@
+"""What the analysis says of programs of a run, beside what was measured: for people and for scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from reasoning_compiler.journal import Header
+from reasoning_compiler.records import Machine, Measurement, Program
+from reasoning_compiler.report.units import bandwidth_text, flops_text, ratio_text, share_text, size_text, time_text
+from reasoning_compiler.space.analysis import Analysis, BlockAnalysis, roofline_secs
+
+_MIN_SHARE = 0.02  # of the estimated time, for a paragraph of its own
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One program with its analysis.
+
+    Args:
+        name: what it is to the run, as "best".
+        node: its number.
+        program: itself.
+        measurement: what the hardware said of it; None where it was not asked.
+        analysis: what the model of the machine says.
+    """
+
+    name: str
+    node: int
+    program: Program
+    measurement: Measurement | None
+    analysis: Analysis
+
+    @property
+    def latency_secs(self) -> float | None:
+        return self.measurement.latency_secs if self.measurement is not None and self.measurement.ok else None
+
+    @property
+    def roofline_share(self) -> float | None:
+        """The least time that the machine would take over the time that the program took; None without one."""
+        return self.analysis.roofline_secs / self.latency_secs if self.latency_secs else None
+
+
+def explain_text(programs: Sequence[Explained], header: Header, machine: Machine) -> str:
+    """Returns the explanation for a terminal.
+
+    Args:
+        programs: what to explain, in order.
+        header: of the run.
+        machine: as the run used it, with as many cores as it had threads.
+    """
+    blocks = [_kernel(header, machine), *(_program(each, header, machine) for each in programs)]
+    return "\n\n".join("\n".join(map(_printable, lines)) for lines in blocks) + "\n"
+
+
+def explain_json(programs: Sequence[Explained], header: Header, machine: Machine) -> dict[str, Any]:
+    """Returns the explanation as JSON values; seconds, bytes and floating-point operations in their units."""
+    return {
+        "kind": "explanation",
+        "workload": header.spec,
+        "flops": header.flops,
+        "bytes": header.bytes,
+        "intensity": header.flops / header.bytes if header.bytes else 0.0,
+        "roofline_secs": roofline_secs(header.flops, header.bytes, machine),
+        "ridge_intensity": machine.peak_flops / machine.bandwidth_bytes_per_sec,
+        "machine": machine.to_json(),
+        "programs": [_program_json(each, machine) for each in programs],
+    }
+
+
+# -- JSON -------------------------------------------------------------------------------------------------------------
+
+
+def _program_json(each: Explained, machine: Machine) -> dict[str, Any]:
+    failure = each.measurement.failure if each.measurement else None
+    return {
+        "name": each.name,
+        "node": each.node,
+        "program": each.program.to_json(),
+        "latency_secs": each.latency_secs,
+        "failure": asdict(failure) if failure else None,
+        "roofline_share": each.roofline_share,
+        "estimated_secs": each.analysis.secs,
+        "blocks": [_block_json(block, each.analysis, machine) for block in each.analysis.blocks],
+    }
+
+
+def _block_json(block: BlockAnalysis, analysis: Analysis, machine: Machine) -> dict[str, Any]:
+    sizes = _cache_bytes(machine)
+    return asdict(block) | {
+        "estimated_share": block.secs / analysis.secs if analysis.secs else 0.0,
+        "tile": [list(loop) for loop in block.tile],
+        "strided": list(block.strided),
+        "levels": [asdict(level) | {"capacity_bytes": sizes[level.level]} for level in block.levels],
+        "vector_registers": machine.num_vector_registers,
+        "bytes_moved": block.bytes_moved,
+        "intensity": block.intensity,
+        "roofline_secs": roofline_secs(block.flops, block.bytes_moved, machine),
+    }
+
+
+def _cache_bytes(machine: Machine) -> dict[str, int]:
+    return {"L1": machine.l1_bytes, "L2": machine.l2_bytes, "L3": machine.l3_bytes}
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+def _kernel(header: Header, machine: Machine) -> list[str]:
+    intensity = header.flops / header.bytes if header.bytes else 0.0
+    ridge = machine.peak_flops / machine.bandwidth_bytes_per_sec
+    limit = "computing" if intensity > ridge else "memory"
+    peaks = f"{flops_text(machine.peak_flops)} and {bandwidth_text(machine.bandwidth_bytes_per_sec)}"
+    cores = f"{machine.num_cores} core{'s' if machine.num_cores > 1 else ''}"
+    return [
+        f"{header.spec} on {machine.name}, {cores}, {machine.isa}",
+        f"  {_operations(header.flops)} and {size_text(header.bytes)} of arguments: {_figure(intensity)} FLOP a byte",
+        f"  roofline: {time_text(roofline_secs(header.flops, header.bytes, machine))}, set by {limit} "
+        f"({peaks}, which balance at {_figure(ridge)} FLOP a byte)",
+    ]
+
+
+def _program(each: Explained, header: Header, machine: Machine) -> list[str]:
+    total = each.analysis.secs or 1.0
+    lines = [f"{each.name} (node {each.node}): {_measured(each, header)}"]
+    for block in sorted(each.analysis.blocks, key=lambda b: -b.secs):
+        if block.secs >= _MIN_SHARE * total:
+            lines += _block(block, block.secs / total, machine)
+    small = [b for b in each.analysis.blocks if b.secs < _MIN_SHARE * total]
+    if small:
+        share = share_text(sum(b.secs for b in small) / total)
+        plural = "block takes" if len(small) == 1 else "blocks take"
+        lines.append(f"  {len(small)} more {plural} {share}: {', '.join(b.block for b in small)}")
+    return lines
+
+
+def _measured(each: Explained, header: Header) -> str:
+    estimated = f"estimated {time_text(each.analysis.secs)}"
+    if each.measurement is None:
+        return f"not measured, {estimated}"
+    if each.latency_secs is None:
+        return f"failed ({each.measurement.failure.kind if each.measurement.failure else ''}), {estimated}"
+    share = f"{share_text(each.roofline_share or 0)} of the roofline"
+    cut = ", stopped early" if each.measurement.cut else ""
+    rate = flops_text(header.flops / each.latency_secs)
+    return f"{time_text(each.latency_secs)} measured{cut}, {rate}, {share}; {estimated}"
+
+
+def _block(block: BlockAnalysis, share: float, machine: Machine) -> list[str]:
+    bound = "computing" if block.bound == "compute" else f"what comes from {block.bound}"
+    lines = [f"  {block.block}: {share_text(share)} of the estimated time, bound by {bound}"]
+    rows = [("register tile", _tile(block, machine)), ("vectors", _vectors(block)), ("cores", _cores(block, machine))]
+    sizes = _cache_bytes(machine)
+    for level in block.levels:
+        whole = level.working_set_bytes <= sizes[level.level]
+        inward = f" from loop {level.from_loop} inward" if level.from_loop else " of one iteration"
+        held = f"holds the {size_text(level.working_set_bytes)}{inward}" if whole else "holds not even one iteration"
+        name = f"{level.level} {size_text(sizes[level.level])}"
+        rows.append((name, f"{held}; {size_text(level.bytes_in)} come in"))
+    least = roofline_secs(block.flops, block.bytes_moved, machine)
+    of_estimate = f"{share_text(least / block.secs)} of it by this estimate" if block.secs else ""
+    rows.append(
+        (
+            "memory",
+            f"{size_text(block.bytes_moved)} moved for {_operations(block.flops)}: {_figure(block.intensity)} FLOP a "
+            f"byte; roofline {time_text(least)}, {of_estimate}",
+        )
+    )
+    return lines + [f"    {name:14} {text}" for name, text in rows]
+
+
+def _tile(block: BlockAnalysis, machine: Machine) -> str:
+    loops = " × ".join(f"{name}={extent}" for name, extent in block.tile) or "one element"
+    if not block.accumulators:
+        return loops
+    where = "kept in registers" if block.in_registers else "stored and loaded again in each step"
+    plural = "" if block.accumulators == 1 else "s"
+    many = f"{block.accumulators} vector{plural} of results for {machine.num_vector_registers} vector registers"
+    return f"{loops}: {many}, {where}" if block.in_registers or block.reduces else loops
+
+
+def _vectors(block: BlockAnalysis) -> str:
+    if block.vector_lanes == 1:
+        return "none: the innermost loop runs scalar"
+    strided = f", gathered with a stride from {', '.join(block.strided)}" if block.strided else ""
+    return f"{block.vector_lanes} lanes{strided}"
+
+
+def _cores(block: BlockAnalysis, machine: Machine) -> str:
+    if block.parallel_extent == 1:
+        return f"one of {machine.num_cores}: nothing runs in parallel" if machine.num_cores > 1 else "one"
+    rounds = block.parallel_extent / machine.num_cores
+    busy = share_text(block.parallel_efficiency)
+    return f"{block.parallel_extent} parallel jobs, {_figure(rounds)} for each core; {busy} of the cores' time has work"
+
+
+def _operations(flops: float) -> str:
+    return flops_text(flops).removesuffix("/s")
+
+
+def _figure(value: float) -> str:
+    return ratio_text(value).removesuffix("×")
+
+
+def _printable(line: str) -> str:
+    """Returns a line without what could steer a terminal; its spaces stay."""
+    return "".join(c if c.isprintable() else " " for c in line).rstrip()
