@@ -182,8 +182,8 @@ def test_notes_tell_the_order_of_tiled_loops_and_the_limits_once() -> None:
         return SimpleNamespace(name=name, reduces=reduces)
 
     nest = SimpleNamespace(loops=(loop("i"), loop("j"), loop("k", True)))
-    one = SimpleNamespace(block="C", structure="SSRSRS", nest=nest, max_jobs=32, max_vector=64)
-    two = SimpleNamespace(block="D", structure="SRS", nest=nest, max_jobs=32, max_vector=64)
+    one = SimpleNamespace(block="C", structure="SSRSRS", nest=nest, max_jobs=32, max_vector=64, needs=())
+    two = SimpleNamespace(block="D", structure="SRS", nest=nest, max_jobs=32, max_vector=64, needs=())
     assert tiling_notes([one, two]).splitlines() == [
         "Loops of C when tiled, outermost first: i_0 j_0 | i_1 j_1 | k_0 | i_2 j_2 | k_1 | i_3 j_3.",
         "Loops of D when tiled, outermost first: i_0 j_0 | k_0 | i_1 j_1.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import tvm
 import tvm.s_tir
 
 from reasoning_compiler.measure.linking import link
+from reasoning_compiler.measure.lowering import compile_for
 from reasoning_compiler.measure.packing import split_packing
+from reasoning_compiler.measure.prefetching import with_prefetches
 from reasoning_compiler.measure.races import racing_loop
 from reasoning_compiler.measure.serving import Refused, one_line
 from reasoning_compiler.measure.signature import Signature, argument_from_json, arguments_of, write_signature
@@ -43,7 +46,8 @@ def build(*, module: str, target: str, arguments: list[dict[str, Any]] | None, l
         if racing is not None:
             raise Refused("wrong_result", racing)
         packed = split_packing(mod)
-        executable = tvm.compile(packed.library, target=tvm.target.Target(json.loads(target)))
+        packed = replace(packed, kernel=with_prefetches(packed.kernel))
+        executable = compile_for(packed.library, tvm.target.Target(json.loads(target)))
         link(executable.mod, Path(library), target=target)
         write_signature(Path(library), Signature.of(packed, known, target=target))
     except Refused:

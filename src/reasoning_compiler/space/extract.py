@@ -9,7 +9,7 @@ from typing import Any
 
 from reasoning_compiler.space.affine import Affine, Digit, read
 from reasoning_compiler.space.conditions import share_true
-from reasoning_compiler.space.nest import Access, Loop, LoopKind, Nest
+from reasoning_compiler.space.nest import PREFETCH, Access, Loop, LoopKind, Nest
 
 _KINDS: dict[int, LoopKind] = {0: "serial", 1: "parallel", 2: "vectorized", 3: "unrolled"}
 _ARITHMETIC = {"Add": 1, "Sub": 1, "Mul": 1, "Min": 1, "Max": 1, "Div": 8, "Select": 1}
@@ -100,6 +100,7 @@ class _Walk:
                 calls,
                 scope.unroll_limit,
                 str(tiling) if tiling is not None else "",
+                int(block.annotations.get(PREFETCH, 0)),
                 scope.share,
             )
         )
@@ -126,6 +127,7 @@ class _Walk:
                     tuple(sizes),
                     writes,
                     external=name in self.arguments,
+                    in_registers=str(buffer.scope()) == "local",
                 )
             )
         return tuple(accesses)

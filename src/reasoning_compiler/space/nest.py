@@ -16,6 +16,12 @@ from typing import Literal
 
 LoopKind = Literal["serial", "parallel", "vectorized", "unrolled"]
 
+PREFETCH = "reasoning_compiler.prefetch"
+"""A block's annotation: how many bytes ahead the builder prefetches what the block streams from memory; 0 for none."""
+
+PREFETCH_WORDS = "prefetch bytes"
+"""What the decision on it is called, after the block's name."""
+
 
 @dataclass(frozen=True)
 class Loop:
@@ -44,6 +50,7 @@ class Access:
             it is both made and used; 0 where it lives outside this nest. Of an argument, how many this nest has in
             common with one that touches it later, and to which its traffic is counted.
         external: an argument of the kernel, as opposed to an intermediate.
+        in_registers: it is of scope "local": no memory, as long as registers last.
     """
 
     buffer: str
@@ -54,6 +61,7 @@ class Access:
     writes: bool = False
     shared: int = 0
     external: bool = True
+    in_registers: bool = False
 
     def moved_by(self, loop: int) -> bool:
         """Tells whether the loop with that index moves through the buffer at all."""
@@ -80,6 +88,7 @@ class Nest:
         scalar_calls: calls per iteration that do not vectorize (libm).
         unroll_limit: largest body that the compiler was told to unroll; 0 for none.
         tiling: the tiling structure, as "SSRSRS", or "" where the block is not tiled.
+        prefetch_bytes: how far ahead its streams are prefetched; 0 for not at all.
         share: of the iterations that conditions around the block let it run in, in [0, 1].
     """
 
@@ -90,6 +99,7 @@ class Nest:
     scalar_calls: int = 0
     unroll_limit: int = 0
     tiling: str = ""
+    prefetch_bytes: int = 0
     share: float = 1.0
 
     @cached_property
@@ -104,6 +114,30 @@ class Nest:
     def output(self) -> Access | None:
         return next((a for a in self.accesses if a.writes), None)
 
+    @property
+    def innermost_reduction(self) -> int | None:
+        """The index of the innermost loop that reduces, one of a single iteration aside; None without any."""
+        return max((i for i, loop in enumerate(self.loops) if loop.reduces and loop.extent > 1), default=None)
+
+    def streams(self, loop: int) -> tuple[Access, ...]:
+        """Returns what is read of the kernel's arguments in vectors, in the order in which it lies in memory.
+
+        Args:
+            loop: the index of a loop; each of its iterations reads what lies behind that of the iteration before.
+        """
+        reads = (a for a in self.accesses if a.external and not a.writes and a.moved_by(len(self.loops) - 1))
+        return tuple(
+            a
+            for a in reads
+            if a.stride(loop) == self.footprint_elements(a, loop + 1) and any(map(a.moved_by, range(loop)))
+        )
+
+    def reads_again(self, access: Access) -> bool:
+        """Tells whether the loops come back to any element of a buffer; those of a register tile share one load."""
+        tile = (self.innermost_reduction or 0) + 1
+        touched = self.footprint_elements(access, tile) * math.prod(loop.extent for loop in self.loops[:tile])
+        return touched > self.footprint_elements(access, 0)
+
     def footprint_elements(self, access: Access, depth: int) -> int:
         """Returns how many elements one of `accesses` touches in the loops from `depth` inward; those outside stand."""
         at = next(index for index, own in enumerate(self.accesses) if own is access)
@@ -111,7 +145,7 @@ class Nest:
 
     def footprint_bytes(self, depth: int) -> int:
         """Returns the bytes of all buffers that the loops from `depth` inward touch."""
-        return sum(self.footprint_elements(a, depth) * a.item_bytes for a in self.accesses)
+        return sum(self.footprint_elements(a, depth) * a.item_bytes for a in self.accesses if not a.in_registers)
 
     @cached_property
     def _footprints(self) -> list[list[int]]:

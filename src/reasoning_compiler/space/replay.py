@@ -12,11 +12,17 @@ from typing import Any
 from reasoning_compiler.errors import IllegalProgramError
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.records import ChoiceDomain, DecisionKind, TileDomain, Transformation, Value, as_value
+from reasoning_compiler.space.nest import PREFETCH_WORDS
 from reasoning_compiler.space.placing import ROOT, is_location, legal_locations, place
 from reasoning_compiler.space.sketch import TVM_ERRORS, Sketch, last_line, unique
 
 _KINDS: dict[str, DecisionKind] = {"SampleCategorical": "choice", "SampleComputeLocation": "location"}
-_ANNOTATION_WORDS = {"unroll_explicit": "unroll", "unroll_implicit": "unroll", "cooperative_fetch": "fetch vector"}
+_ANNOTATION_WORDS = {
+    "unroll_explicit": "unroll",
+    "unroll_implicit": "unroll",
+    "cooperative_fetch": "fetch vector",
+    "prefetch": PREFETCH_WORDS,
+}
 
 
 @dataclass(frozen=True)

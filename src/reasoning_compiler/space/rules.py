@@ -6,16 +6,25 @@ from typing import Any
 
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.own_rules.fused_attention import fused_attention
+from reasoning_compiler.space.own_rules.packed_contraction import packed_contraction
 from reasoning_compiler.space.own_rules.vector_math import vector_math
 
 _JOBS_PER_CORE = (16, 8, 4, 2, 1)
 _PARALLEL = "meta_schedule.parallel"
 _OURS = (fused_attention,)
+_CORES_CACHES_BYTES = 1 << 20  # a usual second-level cache
 
 
-def with_own_rules(theirs: list[Any]) -> list[Any]:
-    """Returns our own rules around MetaSchedule's, which leave alone what ours have settled before them."""
-    return [*(rule() for rule in _OURS), *theirs, vector_math()]
+def with_own_rules(theirs: list[Any], *, stream_bytes: int = _CORES_CACHES_BYTES) -> list[Any]:
+    """Returns our own rules among MetaSchedule's, which leave alone what ours have settled before them.
+
+    Args:
+        theirs: what `rules_of` returns.
+        stream_bytes: a constant that is larger may be prefetched; what a core's caches hold.
+    """
+    tiling = next((i for i, rule in enumerate(theirs) if "MultiLevelTiling" in type(rule).__name__), len(theirs))
+    first = [rule() for rule in _OURS]
+    return [*first, *theirs[:tiling], packed_contraction(stream_bytes), *theirs[tiling:], vector_math()]
 
 
 def rules_of(mod: Any, target: Any) -> list[Any]:

@@ -23,6 +23,9 @@ TVM_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 """What TVM raises where it refuses something: `ScheduleError` and `InternalError` are RuntimeErrors, and a failed check
 may carry the name of any of Python's own exceptions."""
 
+CONTRACTION = "contraction"
+"""What the site is called at which `own_rules/packed_contraction.py` gives a block its choice."""
+
 _SITE_WORDS = {
     "MultiLevelTiling": "tiling",
     "MultiLevelTilingWithIntrin": "intrinsic tiling",
@@ -31,6 +34,7 @@ _SITE_WORDS = {
     "AddRFactor": "reduction",
     "CrossThreadReduction": "cross-thread reduction",
     "AutoInline": "inlining",
+    "PackedContraction": CONTRACTION,
     "FusedAttention": "fusion",
 }
 _INTRINSIC = "meta_schedule.auto_tensorize"

@@ -20,9 +20,10 @@ from reasoning_compiler.space.extract import nests
 from reasoning_compiler.space.free import NamedBlock, apply_primitives, apply_what_fits, named_blocks
 from reasoning_compiler.space.legality import why_wrong
 from reasoning_compiler.space.nest import Nest
+from reasoning_compiler.space.own_rules.packed_contraction import IN_REGISTERS
 from reasoning_compiler.space.postprocess import postprocess, repeats_a_reduction
 from reasoning_compiler.space.replay import Replay, Replayer, edits_of, show
-from reasoning_compiler.space.sketch import Sketch, SketchGenerator
+from reasoning_compiler.space.sketch import CONTRACTION, Sketch, SketchGenerator
 from reasoning_compiler.space.tiling import TileGroup, tile_groups
 
 _KEPT_SCHEDULES = 512
@@ -199,15 +200,27 @@ class Space:
 
     @cached_property
     def tile_groups(self) -> tuple[TileGroup, ...]:
-        """The blocks that multi-level tiling splits, with their plain nests and tile decisions; CPU targets only."""
+        """The blocks that multi-level tiling splits, with their plain nests and tile decisions; CPU targets only.
+
+        A block whose sums may stay in registers stands there a second time, see `TileGroup.needs`.
+        """
         if self.target.kind.name != "llvm":
             return ()
-        plain = _program(self._plain, self._replayer(self._plain).take({}))
-        raw = self.raw_schedule(plain)
+        plain = self._tile_groups_of(self._plain)
+        other = {site: IN_REGISTERS for site, domain in self._plain.alternatives if IN_REGISTERS in domain.values}
+        found = self._tile_groups_of(self._sketches.make(other)) if other else ()
+        sites = {site.removesuffix(f" {CONTRACTION}"): site for site in other}
+        return plain + tuple(
+            replace(group, needs=((sites[group.block], IN_REGISTERS),)) for group in found if group.block in sites
+        )
+
+    def _tile_groups_of(self, sketch: Sketch) -> tuple[TileGroup, ...]:
+        program = _program(sketch, self._replayer(sketch).take({}))
+        raw = self.raw_schedule(program)
         limits = raw.get(raw.get_sblock("root")).annotations  # what the rules leave for the postprocessors
         return tile_groups(
             nests(raw.mod),
-            self.table(plain),
+            self.table(program),
             max_jobs=int(limits.get("meta_schedule.parallel", 1)),
             max_vector=int(limits.get("meta_schedule.vectorize", 1)),
         )

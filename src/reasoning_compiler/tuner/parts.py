@@ -71,7 +71,7 @@ def space_rules(workload: Workload, machine: Machine, settings: Settings) -> lis
     theirs = rules_of(workload.mod, tvm_target(machine))
     if settings.preset == "paper":
         return [*theirs, parallel_jobs(machine.num_cores)]
-    return with_own_rules(theirs)
+    return with_own_rules(theirs, stream_bytes=machine.l2_bytes)
 
 
 class SharedSpace:

@@ -141,22 +141,44 @@ class Expert:
         return next((d for d in self._table if d.name == "unroll" and isinstance(d.domain, ChoiceDomain)), None)
 
     @cached_property
+    def _ways(self) -> frozenset[str]:
+        """The structure choices that come with tilings of their own."""
+        return frozenset(site for group in self._space.tile_groups for site, _ in group.needs)
+
+    @cached_property
     def _choosers(self) -> tuple[TileChooser, ...]:
         unrolls = sorted(self._unroll.domain.values) if self._unroll else [0]
         return tuple(TileChooser(group, self._machine, unrolls) for group in self._space.tile_groups)
 
     @cached_property
-    def _rankings(self) -> list[list[Tiling]]:
-        return [chooser.ranked(_NUM_TILINGS) for chooser in self._choosers]
+    def _rankings(self) -> list[list[tuple[TileChooser, Tiling]]]:
+        """The best tilings of each block: the best of each way to tile it first, then all others, best first."""
+        found: dict[str, list[list[tuple[TileChooser, Tiling]]]] = {}
+        for chooser in self._choosers:
+            ranked = [(chooser, tiling) for tiling in chooser.ranked(_NUM_TILINGS)]
+            found.setdefault(chooser.group.block, []).append(ranked)
+        rankings = []
+        for ways in found.values():
+            first = sorted((way[0] for way in ways if way), key=lambda choice: choice[1].secs)
+            rest = sorted((choice for way in ways for choice in way[1:]), key=lambda choice: choice[1].secs)
+            rankings.append([*first, *rest])
+        return rankings
 
     @cached_property
     def _openings(self) -> list[_Idea]:
-        tilings = [self._tiled(rank) for rank in range(max([1, *(len(r) for r in self._rankings)]))]
-        settled, why = self._settle(tilings[0][0])
-        plans = [(self._edits({**tiles, **settled}), f"{text} {why}".strip()) for tiles, text in tilings]
-        others = list(self._other_structures({**tilings[0][0], **settled}))
+        ranks = range(min(_NUM_TILINGS, max([1, *(len(r) for r in self._rankings)])))
+        tilings = [self._tiled(rank) for rank in ranks]
+        settled: dict[frozenset[tuple[str, Value]], tuple[dict[str, Value], str]] = {}
+        plans = []
+        for tiles, text in tilings:  # what goes with one way of tiling may not even exist in another
+            ways = frozenset((site, tiles[site]) for site in self._ways if site in tiles)
+            if ways not in settled:
+                settled[ways] = self._settle(tiles)
+            more, why = settled[ways]
+            plans.append((self._edits({**tiles, **more}), f"{text} {why}".strip()))
+        rest = {**tilings[0][0], **next(iter(settled.values()))[0]}
+        others = list(self._other_structures(rest))
         ordered = plans[:3] + others + plans[3:]
-        rest = {**tilings[0][0], **settled}
         fused = [(_fused_edits(chooser, choice, rest), choice.reasoning) for chooser, choice in self._fused]
         # The analysis has the plain one's scores read from the last cache as if nothing else used it.
         if fused and _CLEARLY_BETTER * self._judged(fused[0][0]) < self._judged(plans[0][0]):
@@ -205,12 +227,15 @@ class Expert:
         values: dict[str, Value] = {}
         reasons = []
         unroll = 0
-        for chooser, ranking in zip(self._choosers, self._rankings, strict=True):
+        for ranking in self._rankings:
             if not ranking:
                 continue
-            tiling = ranking[min(rank, len(ranking) - 1)]
+            chooser, tiling = ranking[min(rank, len(ranking) - 1)]
+            values.update(chooser.group.needs)
             for (_, name, _), factors in zip(chooser.group.decisions, tiling.factors, strict=True):
                 values[name] = factors
+            if tiling.prefetch_bytes and chooser.group.prefetch is not None:
+                values[chooser.group.prefetch.name] = tiling.prefetch_bytes
             unroll = max(unroll, tiling.unroll)
             reasons.append(describe_tiling(chooser.group, tiling, self._machine))
         if self._unroll is not None and self._choosers:
@@ -222,8 +247,8 @@ class Expert:
         settled: dict[str, Value] = {}
         words = []
         present = self._secs(tiles)
-        for decision in self._table:
-            if decision.name in tiles:
+        for decision in self._table_with(tiles):
+            if decision.name in tiles or decision.name in self._ways:
                 continue
             for value in _alternatives(decision):
                 if _is_fused(value):
@@ -231,17 +256,21 @@ class Expert:
                 trial = self._secs({**tiles, **settled, decision.name: value})
                 if trial < _CLEARLY_BETTER * present:
                     settled[decision.name], present = value, trial
+        known = {decision.name: decision for decision in self._table_with({**tiles, **settled})}
         for name, value in settled.items():
-            words.append(describe_move(name, value, self._decision(name)))
+            words.append(describe_move(name, value, known.get(name)))
         return settled, ("Besides: " + "; ".join(words) + ".") if words else ""
 
     def _other_structures(self, values: dict[str, Value]) -> Iterator[tuple[tuple[tuple[str, Value], ...], str]]:
-        for decision in self._table:
-            if decision.kind == "structure":
+        for decision in self._table_with(values):
+            if decision.kind == "structure" and decision.name not in self._ways:
                 for value in _alternatives(decision):
-                    if values.get(decision.name, decision.value) != value and not _is_fused(value):
+                    other = {**values, decision.name: value}
+                    if values.get(decision.name, decision.value) == value or _is_fused(value):
+                        continue
+                    if self._is_legal(other):
                         text = f"The same tiling with {describe_move(decision.name, value, decision)}."
-                        yield self._edits({**values, decision.name: value}), text
+                        yield self._edits(other), text
 
     def _edits(self, values: dict[str, Value]) -> tuple[tuple[str, Value], ...]:
         """Returns the values that differ from the start program; what a structure leaves without meaning goes."""
@@ -265,16 +294,27 @@ class Expert:
         except IllegalProgramError:
             return math.inf
 
-    def _decision(self, name: str) -> Decision | None:
-        return next((d for d in self._table if d.name == name), None)
+    def _is_legal(self, values: dict[str, Value]) -> bool:
+        try:
+            self._space.edit(UNTUNED, Transformation(self._edits(values)))
+        except IllegalProgramError:
+            return False
+        return True
+
+    def _table_with(self, values: dict[str, Value]) -> tuple[Decision, ...]:
+        """Returns the decisions of the start program with these values; its own if they are illegal."""
+        try:
+            return self._space.table(self._space.edit(UNTUNED, Transformation(self._edits(values))))
+        except IllegalProgramError:
+            return self._table
 
     # -- refinements: single decisions --------------------------------------------------------------------------
 
     def _refinements(self, context: Context, rng: np.random.Generator) -> list[_Idea]:
         """Returns ideas for a program, by the analysis' gain, experience with each decision, and a little curiosity."""
         lessons = _lessons(context.measured)
-        fused = self._fused_moves(context)
-        ideas = [*self._tile_moves(context), *fused, *self._choice_moves(context), *self._crossings(context)]
+        ideas = [*self._tile_moves(context), *self._fused_moves(context), *self._choice_moves(context)]
+        ideas += [*self._other_ways(context), *self._crossings(context)]
         ideas += self._sums_in_lanes(context.node.program)
         noise = rng.normal(0.0, _CURIOSITY, len(ideas))
         worth = [idea.gain + _experience(lessons, idea) + n for idea, n in zip(ideas, noise, strict=True)]
@@ -287,7 +327,7 @@ class Expert:
         present: list[tuple[TileChooser, Tiling]] = []
         for chooser in self._choosers:
             factors = tuple(values.get(name) for _, name, _ in chooser.group.decisions)
-            if chooser.allows(factors):
+            if self._fits(chooser, values) and chooser.allows(factors):
                 present.append((chooser, chooser.judge(factors, unroll)))
         total = sum(tiling.secs for _, tiling in present)
         for chooser, tiling in present:
@@ -300,6 +340,40 @@ class Expert:
                 )
                 gain = math.log(total / max(1e-12, total - tiling.secs + moved.secs))
                 yield _Idea(edits, describe_tiling(chooser.group, moved, self._machine), gain)
+
+    def _fits(self, chooser: TileChooser, values: dict[str, Value]) -> bool:
+        """Tells whether a program with these values is tiled in the chooser's way."""
+        needs = dict(chooser.group.needs)
+        if not needs:
+            others = (c.group.needs for c in self._choosers if c.group.block == chooser.group.block and c.group.needs)
+            return not any(values.get(site) == value for other in others for site, value in other)
+        return all(values.get(site) == value for site, value in needs.items())
+
+    def _other_ways(self, context: Context) -> Iterator[_Idea]:
+        """Yields each block's best tiling of the other kind: a structure choice together with its tiles.
+
+        Where only one block is tiled, the openings have been all of these.
+        """
+        if len(self._rankings) < 2:
+            return
+        values = {d.name: d.value for d in context.table}
+        for ranking in self._rankings:
+            mine = next((tiling for chooser, tiling in ranking if self._fits(chooser, values)), None)
+            for chooser, tiling in ranking:
+                sites = {site for c, _ in ranking for site, _ in c.group.needs}
+                if mine is None or self._fits(chooser, values) or not sites <= set(values):
+                    continue
+                wanted = {site: self._start_values[site] for site in sites} | dict(chooser.group.needs)
+                tiles = list(zip((name for _, name, _ in chooser.group.decisions), tiling.factors, strict=True))
+                if tiling.prefetch_bytes and chooser.group.prefetch is not None:
+                    tiles.append((chooser.group.prefetch.name, tiling.prefetch_bytes))
+                text = describe_tiling(chooser.group, tiling, self._machine)
+                yield _Idea((*wanted.items(), *tiles), text, math.log(mine.secs / tiling.secs))
+                break
+
+    @cached_property
+    def _start_values(self) -> dict[str, Value]:
+        return {d.name: d.value for d in self._table}
 
     def _fused_moves(self, context: Context) -> list[_Idea]:
         """Returns other sizes of an attention that is fused over rows."""
@@ -317,7 +391,7 @@ class Expert:
         return ideas
 
     def _choice_moves(self, context: Context) -> Iterator[_Idea]:
-        settled = {name for c in self._choosers for _, name, _ in c.group.decisions}
+        settled = {name for c in self._choosers for _, name, _ in c.group.decisions} | self._ways
         fused = {d.name.rpartition(" ")[0] for d in context.table if _is_fused(d.value)}
         settled |= {d.name for d in context.table if d.name.rpartition(".")[0] in fused or _is_fused(d.value)}
         for decision in context.table:
@@ -356,14 +430,18 @@ class Expert:
 
     def _crossings(self, context: Context) -> Iterator[_Idea]:
         """Yields the tilings that the fastest program has and this one has not, a block at a time."""
-        if context.best is None or len(self._choosers) < 2:
+        if context.best is None or len(self._rankings) < 2:
             return
         mine, theirs = {d.name: d.value for d in context.table}, context.best.program.values
         for chooser in self._choosers:
-            names = [name for _, name, _ in chooser.group.decisions]
-            edits = tuple((n, theirs[n]) for n in names if n in theirs and n in mine and mine[n] != theirs[n])
-            fits = all(chooser.allows([v.get(n) for n in names]) for v in (mine, theirs))
-            if edits and fits:
+            if not self._fits(chooser, theirs):
+                continue
+            ways = [c.group.needs for c in self._choosers if c.group.block == chooser.group.block]
+            sites = [site for needs in ways for site, _ in needs]
+            tiles = [name for _, name, _ in chooser.group.decisions]
+            known = all(n in mine for n in (*sites, *tiles)) and chooser.allows([theirs.get(n) for n in tiles])
+            edits = tuple((n, theirs[n]) for n in (*sites, *tiles) if n in theirs and mine.get(n) != theirs[n])
+            if edits and known:
                 text = f"Take the tiling of {chooser.group.block} from the fastest program so far."
                 yield _Idea(edits, text, _CURIOSITY)
 

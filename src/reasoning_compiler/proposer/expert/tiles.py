@@ -31,6 +31,7 @@ class Tiling:
     factors: Factors
     unroll: int
     analysis: BlockAnalysis
+    prefetch_bytes: int = 0
 
     @property
     def secs(self) -> float:
@@ -58,8 +59,12 @@ class TileChooser:
         key = (factors, unroll)
         if key not in self._known:
             by_name = {name: f for (name, _, _), f in zip(self.group.decisions, factors, strict=True)}
-            nest = self.group.tiled(by_name, unroll_limit=unroll)
-            self._known[key] = Tiling(factors, unroll, analyze_block(nest, self.machine))
+            distances = sorted({0, self.group.prefetch_bytes})
+            nests = (self.group.tiled(by_name, unroll_limit=unroll, prefetch_bytes=d) for d in distances)
+            judged = (
+                Tiling(factors, unroll, analyze_block(nest, self.machine), nest.prefetch_bytes) for nest in nests
+            )
+            self._known[key] = min(judged, key=lambda tiling: tiling.secs)
         return self._known[key]
 
     def ranked(self, num: int) -> list[Tiling]:
@@ -92,9 +97,12 @@ class TileChooser:
     # -- where to start -----------------------------------------------------------------------------------------
 
     def _starts(self) -> list[Tiling]:
-        """Returns the register tiles by their own speed, each with plain surroundings."""
-        surrounded = ((self._surround(tile), self._unroll_for(tile)) for tile in self._register_tiles())
-        judged = [self.judge(factors, unroll) for factors, unroll in surrounded if self.allows(factors)]
+        """Returns the register tiles by their own speed, each with the better of its surroundings."""
+        judged = []
+        for tile in self._register_tiles():
+            surroundings = (self._surround(tile), self._surround(tile, panels=True))
+            tried = [self.judge(f, self._unroll_for(tile)) for f in surroundings if self.allows(f)]
+            judged += [min(tried, key=lambda t: (t.secs, t.factors))] if tried else []
         return sorted(judged, key=lambda t: (t.analysis.compute_secs, t.factors))
 
     def _register_tiles(self) -> Iterable[dict[int, int]]:
@@ -114,10 +122,18 @@ class TileChooser:
                 if accumulators <= self.machine.num_vector_registers - 2:
                     yield dict(zip(rows, counts, strict=True)) | {vector: width}
 
-    def _surround(self, tile: dict[int, int]) -> Factors:
-        """Returns factors around a register tile: reductions blocked, four jobs a core, the rest next to the tile."""
+    def _surround(self, tile: dict[int, int], *, panels: bool = False) -> Factors:
+        """Returns factors around a register tile: reductions blocked, four jobs a core, the rest next to the tile.
+
+        Args:
+            tile: the innermost factors by loop index.
+            panels: the vector loop goes outside, whole: what is read along it stays while the other loops pass by.
+        """
         factors = []
         jobs = 4 * self.machine.num_cores
+        vector = self._spatial[-1] if panels and self._spatial else None
+        if vector is not None:
+            jobs = max(1, jobs * tile[vector] // self._domains[vector].extent)
         for index, domain in enumerate(self._domains):
             levels = [1] * domain.num_factors
             if domain.num_factors == 1:
@@ -129,8 +145,8 @@ class TileChooser:
             else:
                 levels[-1] = tile[index]
                 rest = domain.extent // tile[index]
-                levels[0] = max(_divisors(rest, jobs))
-                jobs = max(1, jobs // levels[0])
+                levels[0] = rest if index == vector else max(_divisors(rest, jobs))
+                jobs = jobs if index == vector else max(1, jobs // levels[0])
                 levels[-2] *= rest // levels[0]
             factors.append(tuple(levels))
         return tuple(factors)

@@ -39,6 +39,8 @@ def describe_tiling(group: TileGroup, tiling: Tiling, machine: Machine) -> str:
         text += f"; {jobs} jobs, at most {math.ceil(jobs / cores)} for each of {cores} cores"
     if found.strided:
         text += f" (strided vectors in {', '.join(found.strided)})"
+    if tiling.prefetch_bytes:
+        text += f"; loads are announced {tiling.prefetch_bytes} bytes ahead"
     return f"{text}; bound by {found.bound}."
 
 

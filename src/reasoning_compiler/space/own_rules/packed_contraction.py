@@ -1,0 +1,89 @@
+"""Contractions whose sums stay in registers from the first term to the last.
+
+MetaSchedule's tiling, SSRSRS, cuts the reduction into pieces around which other tiles are computed: each piece loads
+the sums of its tile and stores them again. Here a register tile takes the whole reduction at once, SSRRS, in a buffer
+of scope "local" that is written back when it is complete:
+
+    for i_0, j_0, i_1, j_1:                                       # parallel as far as there are jobs
+        for k_0, k_1: for i_2: for j_2 (vectorized): C_local[i, j] += A[i, k] * B_packed[k, j]
+        for i_2: for j_2: C[i, j] = C_local[i, j]
+
+What a tile reads of a constant operand is one contiguous stream then, as `RewriteLayout` packs it (Goto and van de
+Geijn, "Anatomy of high-performance matrix multiplication", 2008: the panel of B). It comes from L2 where the panel
+fits, as in a convolution, and from memory in a product with few rows, where it may be prefetched (see `PREFETCH`).
+Where many rows share a panel that fits no cache, MetaSchedule's own structure is better: so this is an alternative.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.space.nest import PREFETCH
+from reasoning_compiler.space.own_rules.marks import STRUCTURE
+
+IN_REGISTERS = "sums in registers"
+"""The label of the alternative that the rule makes."""
+
+_STRUCTURE = "SSRRS"
+_MAX_INNERMOST = 64  # as in MetaSchedule's rules for CPUs
+_DISTANCES_BYTES = (0, 4096, 8192, 16384)
+
+
+def packed_contraction(stream_bytes: int) -> Any:
+    """Returns the rule, which goes before MetaSchedule's tiling: what it has tiled, that leaves alone.
+
+    Args:
+        stream_bytes: a constant that is larger may be prefetched; what fits into a core's caches.
+    """
+    import_tvm()
+    from tvm.ir.utils import derived_object
+    from tvm.s_tir import meta_schedule as ms
+    from tvm.s_tir.meta_schedule.schedule_rule import PyScheduleRule
+
+    written_back = ms.schedule_rule.ReuseType(req="must", levels=[2], scope="local")
+    tiling = ms.schedule_rule.MultiLevelTiling(
+        _STRUCTURE, max_innermost_factor=_MAX_INNERMOST, reuse_write=written_back
+    )
+
+    @derived_object
+    class PackedContraction(PyScheduleRule):
+        """Offers the block as it is, and with its sums in registers."""
+
+        def _initialize_with_tune_context(self, context: Any) -> None:
+            tiling._initialize_with_tune_context(context)
+
+        def apply(self, sch: Any, block: Any) -> list[Any]:
+            options = list(tiling.apply(sch.copy(), block))
+            tiled = options[-1]  # a block may ask for several levels; the last is the innermost
+            if len(tiled.trace.insts) == len(sch.trace.insts):
+                return [sch]
+            if _largest_constant_bytes(sch, block) > stream_bytes:
+                chance = 1 / len(_DISTANCES_BYTES)
+                distance = tiled.sample_categorical(list(_DISTANCES_BYTES), [chance] * len(_DISTANCES_BYTES))
+                tiled.annotate(block, PREFETCH, distance)
+            tiled.annotate(block, STRUCTURE, IN_REGISTERS)
+            return [sch, tiled]
+
+        def clone(self) -> Any:
+            return PackedContraction()
+
+    return PackedContraction()
+
+
+def _largest_constant_bytes(sch: Any, block: Any) -> int:
+    """Returns the size of the largest constant that a block reads: only those are laid out in the order of reading."""
+    import tvm
+
+    main = sch.mod["main"]
+    constants = [main.params[int(index)] for index in main.attrs.get("layout_free_buffers", ())]
+    read = [region.source for region in sch.get(block).reads]
+    return max(
+        (
+            math.prod(int(extent) for extent in buffer.shape) * tvm.DataType(str(buffer.dtype)).itemsize
+            for buffer in read
+            if any(buffer.same_as(constant) for constant in constants)
+        ),
+        default=0,
+    )
