@@ -120,7 +120,7 @@ class Runner:
         The first run is verified, and its time decides whether there are more. After every few timings the outputs
         are verified again: MetaSchedule lets parallel iterations write the same buffer, and what then goes wrong
         goes wrong only sometimes. Verifying takes the program's data out of the caches, so the next timings begin
-        with a run that does not count, unless caches are to be cold.
+        with a run that does not count, unless caches are to be cold or the program will hardly win.
 
         Args:
             library: the shared library, with its signature beside it.
@@ -148,10 +148,11 @@ class Runner:
             data.save_outputs(save_outputs)
         verify_secs = data.verify() if verify else data.look_at_fences()
         latencies: list[float] = []
+        may_win = rules.best_secs is None or first_secs <= rules.cut_ratio * rules.best_secs
         while (said := verdict(rules, first_secs, latencies)) == "again":
             number = runs_per_timing(rules, min([first_secs, *latencies]))
             data.spoil_outputs()
-            timed_secs += self._warm_up(kernel)
+            timed_secs += self._warm_up(kernel) if may_win else 0.0
             for _ in range(_TIMINGS_PER_VERIFICATION):
                 latencies.append(self._time(kernel, number))
                 timed_secs += number * latencies[-1]

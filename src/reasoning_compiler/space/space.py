@@ -215,12 +215,16 @@ class Space:
         )
 
     def _tile_groups_of(self, sketch: Sketch) -> tuple[TileGroup, ...]:
-        program = _program(sketch, self._replayer(sketch).take({}))
-        raw = self.raw_schedule(program)
+        """Returns the tile groups of a sketch; none where TVM cannot make its plainest program."""
+        try:
+            program = _program(sketch, self._replayer(sketch).take({}))
+            raw, table = self.raw_schedule(program), self.table(program)
+        except IllegalProgramError:
+            return ()
         limits = raw.get(raw.get_sblock("root")).annotations  # what the rules leave for the postprocessors
         return tile_groups(
             nests(raw.mod),
-            self.table(program),
+            table,
             max_jobs=int(limits.get("meta_schedule.parallel", 1)),
             max_vector=int(limits.get("meta_schedule.vectorize", 1)),
         )

@@ -206,9 +206,8 @@ class Expert:
         """The best sizes of the first attention that can be fused over rows; none where there is none."""
         for decision in self._table:
             for value in _alternatives(decision):
-                if _is_fused(value):
-                    program = self._space.edit(UNTUNED, Transformation(((decision.name, value),)))
-                    chooser = self._fused_chooser(self._space.table(program))
+                if _is_fused(value) and self._is_legal({decision.name: value}):
+                    chooser = self._fused_chooser(self._table_with({decision.name: value}))
                     return [(chooser, choice) for choice in chooser.ranked(_NUM_TILINGS)]
         return []
 
