@@ -36,6 +36,7 @@ repeats it. Latencies of one machine say nothing of another's. How runs are comp
 """
 _ABOUT = ("command", "machine", "fingerprint")
 _SPREAD = {"median", "min", "max"}
+_MAX_SHOWN = 4  # of a list's elements in one cell
 
 
 def main() -> None:
@@ -136,9 +137,13 @@ def _text(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, dict):
+        if set(value) != _SPREAD:
+            return ", ".join(f"{name} {_text(each)}" for name, each in value.items())
         return f"{_text(value['median'])} ({_text(value['min'])} – {_text(value['max'])})"
     if isinstance(value, list):
-        return f"{_text(value[-1])}, the last of {len(value)}" if value else "none"
+        if len(value) > _MAX_SHOWN:
+            return f"{_text(value[-1])}, the last of {len(value)}"
+        return "; ".join(map(_text, value)) or "none"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
