@@ -36,7 +36,7 @@ class CountedBench(Bench):
     """A bench that counts the time in which programs run, and in which those that may become the best are checked."""
 
     running_secs = 0.0
-    check_secs: ClassVar[list[float]] = []
+    each_check_secs: ClassVar[list[float]] = []
 
     def run(self, *args: Any, **kwargs: Any) -> Ran:
         ran = super().run(*args, **kwargs)
@@ -46,7 +46,7 @@ class CountedBench(Bench):
 
     def check(self, *args: Any, **kwargs: Any) -> tuple[Failure | None, float]:
         failure, secs = super().check(*args, **kwargs)
-        CountedBench.check_secs.append(secs)
+        CountedBench.each_check_secs.append(secs)
         return failure, secs
 
     def compare(self, *args: Any, **kwargs: Any) -> list[Measurement]:
@@ -60,13 +60,13 @@ class CountedBench(Bench):
 def overhead(spec: str, samples: int) -> dict[str, Any]:
     """Returns the row of one workload."""
     CountedBench.running_secs = 0.0
-    CountedBench.check_secs.clear()
+    CountedBench.each_check_secs.clear()
     with tempfile.TemporaryDirectory() as folder:
         run = tune(spec, out=Path(folder) / "run", samples=samples).run
         first = first_batch(Path(folder) / "run")
     secs = dict(run.stage_secs)
     secs["run"] -= CountedBench.running_secs
-    secs["verify"] -= sum(CountedBench.check_secs)
+    secs["verify"] -= sum(CountedBench.each_check_secs)
     later = samples - run.config["batch"]
     ms = {name: 1e3 * (secs[name] - first[name]) / later for name in SEARCH}
     ms |= {name: 1e3 * secs[name] / samples for name in INSTRUMENT}
@@ -78,8 +78,8 @@ def overhead(spec: str, samples: int) -> dict[str, Any]:
         "ms": ms,
         "instrument_ms": sum(ms[name] for name in INSTRUMENT),
         "search_ms": sum(ms[name] for name in SEARCH),
-        "checked": len(CountedBench.check_secs),
-        "check_ms": 1e3 * sum(CountedBench.check_secs) / max(1, len(CountedBench.check_secs)),
+        "checked": len(CountedBench.each_check_secs),
+        "check_ms": 1e3 * sum(CountedBench.each_check_secs) / max(1, len(CountedBench.each_check_secs)),
         "first_batch_ms": sum(1e3 * first[name] for name in SEARCH),
     }
 

@@ -144,13 +144,15 @@ def test_every_result_is_on_the_page_with_machine_and_command(publish):
 
 
 def test_every_kind_of_result_has_its_section(publish, tmp_path):
-    store(tmp_path, "any", {"limit_ms": 5.0, "inner": {"secs": spread(2, 1, 3)}, "rows": [{"a": 1, "b": [0.5, 0.25]}]})
+    rows = [{"a": 1, "b": [0.5, 0.4, 0.3, 0.25, 0.25]}, {"a": 2, "b": [{"tau": 0.5, "pairs": 3}, {"tau": 0.4, "pairs": 3}]}]
+    store(tmp_path, "any", {"limit_ms": 5.0, "inner": {"secs": spread(2, 1, 3)}, "rows": rows})
     kernel = {"workload": "gemm", "machine": "Some CPU", "source": "2 runs", "total": AGREEMENT}
     stages = [{"name": "samples 1 to 16", "agreement": AGREEMENT | {"error": None}}]
     fidelity = {"kind": "fidelity", "command": "reasonc fidelity runs/a", "kernels": [kernel | {"stages": stages}]}
     (tmp_path / "fidelity.json").write_text(json.dumps(fidelity | {"machines": []}))
     page = publish.page(tmp_path)
-    assert "| inner, secs | 2 (1 – 3) |" in page and "| 1 | 0.25, the last of 2 |" in page
+    assert "| inner, secs | 2 (1 – 3) |" in page and "| 1 | 0.25, the last of 5 |" in page
+    assert "| 2 | tau 0.5, pairs 3; tau 0.4, pairs 3 |" in page
     assert "| gemm | Some CPU | 2 runs | all | 64 | 0.5 | 1 | 0.4 | 1.25 |" in page
     assert "| samples 1 to 16 | 64 | 0.5 | 1 | 0.4 | – |" in page
     assert publish.pictures(tmp_path) == {}

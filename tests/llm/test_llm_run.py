@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -238,7 +239,9 @@ def test_a_model_that_is_never_of_use_leaves_the_run_to_the_expert(server: Any) 
     result = tune(server(Script("no")), samples=12)
     (use,) = result.run.models
     assert use.stats["fallback_rate"] == 1.0
-    assert {step.proposer for step in result.run.steps[1:]} == {"expert"}
+    proposers = Counter(step.proposer for step in result.run.steps[1:])
+    # Where the expert, too, has nothing new for a node, chance has.
+    assert set(proposers) <= {"expert", "random"} and proposers["expert"] > 5 * proposers["random"]
     assert "fallback rate 100%" in result.report()
 
 
