@@ -327,24 +327,27 @@ def _traffic(nest: Nest, machine: Machine) -> list[LevelTraffic]:
     sizes = [("L1", machine.l1_bytes), ("L2", machine.l2_bytes)]
     if machine.l3_bytes:
         sizes.append(("L3", max(machine.l2_bytes, machine.l3_bytes // machine.num_cores)))  # of one core
-    footprints = [
-        sum(_held_bytes(nest, access, depth, machine) for access in nest.accesses)
-        for depth in range(len(nest.loops) + 1)
-    ]
+    depths = range(len(nest.loops) + 1)
+    held = [[_held_bytes(nest, access, depth, machine) for depth in depths] for access in nest.accesses]
+    footprints = [sum(each[depth] for each in held) for depth in depths]
     levels = []
     for name, size in sizes:
         depth = next((d for d, f in enumerate(footprints) if f <= _CACHE_SHARE * size), len(nest.loops))
-        moved = nest.share * sum(_bytes_in(nest, access, depth, machine, name) for access in nest.accesses)
+        buffers = zip(nest.accesses, held, strict=True)
+        moved = nest.share * sum(_bytes_in(nest, access, depth, machine, name, each) for access, each in buffers)
         loop = nest.loops[depth].name if depth < len(nest.loops) else ""
         levels.append(LevelTraffic(name, loop, footprints[depth], moved))
     return levels
 
 
-def _bytes_in(nest: Nest, access: Access, depth: int, machine: Machine, level: str) -> float:
+def _bytes_in(
+    nest: Nest, access: Access, depth: int, machine: Machine, level: str, held_bytes: Sequence[int]
+) -> float:
     """Returns bytes of one buffer that enter a cache that holds the working set of the loops from `depth` inward.
 
     What one iteration of the loop around them shares with the next, as the rest of a line or a window that slides, is
-    still there, unless its lines have driven each other out of a few sets.
+    still there, unless its lines have driven each other out of a few sets. `held_bytes` are of the buffer's lines, from
+    each depth inward.
     """
     if access.in_registers or (access.shared and depth <= access.shared):
         return 0.0  # made and used while it is still there
@@ -359,7 +362,7 @@ def _bytes_in(nest: Nest, access: Access, depth: int, machine: Machine, level: s
         pace = max((abs(dim[index]) for dim in access.steps), default=0.0)
         times *= extent if moved else max(1, math.ceil(extent * min(1.0, pace)))
         moved = moved or pace > 0
-    return _held_bytes(nest, access, whole, machine) * times * (2 if access.writes else 1)
+    return held_bytes[whole] * times * (2 if access.writes else 1)
 
 
 def _collides(nest: Nest, access: Access, depth: int, machine: Machine, level: str) -> bool:

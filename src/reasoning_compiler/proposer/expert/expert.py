@@ -79,11 +79,6 @@ class _Idea:
     primitives: tuple[Primitive, ...] = ()
 
     @property
-    def key(self) -> object:
-        """What it changes, whatever the order of its edits."""
-        return frozenset(self.edits), self.primitives
-
-    @property
     def expectation(self) -> str:
         return f"{math.exp(self.gain):.2f} times as fast, by the analysis" if self.gain > _WORTH_SAYING else ""
 
@@ -104,17 +99,18 @@ class Expert:
     def __init__(self, space: ExpertSpace, machine: Machine) -> None:
         self._space, self._machine = space, machine
         self._in_lanes: dict[Program, list[_Idea]] = {}
+        self._values_with: dict[tuple[tuple[str, Value], ...], dict[str, Value]] = {}
 
     def propose(self, context: Context, num: int, rng: np.random.Generator) -> Proposal:
         """Returns up to `num` transformations, best first, each with a sentence of reasoning; see `Proposer`."""
         known = [*(r.transformation for r in context.rejected), *(c.transformation for c in context.children)]
-        tried = {(frozenset(t.edits), t.primitives) for t in known if t}
+        tried = {_key(t) for t in known if t}
         fresh: list[Transformation] = []
         for idea in self._ideas(context, num, rng):
             if len(fresh) == num:
                 break
-            if idea.key not in tried:
-                tried.add(idea.key)
+            if _key(idea) not in tried:
+                tried.add(_key(idea))
                 fresh.append(
                     Transformation(idea.edits, idea.expectation, reasoning=idea.reasoning, primitives=idea.primitives)
                 )
@@ -192,9 +188,8 @@ class Expert:
         """Returns ways to sum up in vector lanes on top of an opening."""
         if not self._space.takes_primitives:
             return []
-        try:
-            program = self._space.edit(UNTUNED, Transformation(opening.edits))
-        except IllegalProgramError:
+        program = self._program(opening.edits)
+        if program is None:
             return []
         return [
             replace(idea, edits=opening.edits, reasoning=f"{opening.reasoning} {idea.reasoning}")
@@ -206,8 +201,11 @@ class Expert:
         """The best sizes of the first attention that can be fused over rows; none where there is none."""
         for decision in self._table:
             for value in _alternatives(decision):
-                if _is_fused(value) and self._is_legal({decision.name: value}):
-                    chooser = self._fused_chooser(self._table_with({decision.name: value}))
+                if not _is_fused(value):
+                    continue
+                table = self._table_with({decision.name: value})
+                if table is not self._table:
+                    chooser = self._fused_chooser(table)
                     return [(chooser, choice) for choice in chooser.ranked(_NUM_TILINGS)]
         return []
 
@@ -267,18 +265,18 @@ class Expert:
                     other = {**values, decision.name: value}
                     if values.get(decision.name, decision.value) == value or _is_fused(value):
                         continue
-                    if self._is_legal(other):
+                    edits = self._edits(other)
+                    if self._program(edits) is not None:
                         text = f"The same tiling with {describe_move(decision.name, value, decision)}."
-                        yield self._edits(other), text
+                        yield edits, text
 
     def _edits(self, values: dict[str, Value]) -> tuple[tuple[str, Value], ...]:
         """Returns the values that differ from the start program; what a structure leaves without meaning goes."""
         structures = {d.name for d in self._table if d.kind == "structure"}
         chosen = tuple((n, v) for n, v in values.items() if n in structures)
-        try:
-            known = self._space.edit(UNTUNED, Transformation(chosen)).values
-        except IllegalProgramError:
-            known = self._space.start.values
+        if chosen not in self._values_with:
+            self._values_with[chosen] = (self._program(chosen) or self._space.start).values
+        known = self._values_with[chosen]
         return tuple((n, v) for n, v in values.items() if n in known and (known[n] != v or n in structures))
 
     def _secs(self, values: dict[str, Value]) -> float:
@@ -287,23 +285,26 @@ class Expert:
 
     def _judged(self, edits: tuple[tuple[str, Value], ...]) -> float:
         """Returns the analysis' time of the start program with these edits; infinite if it is illegal."""
+        program = self._program(edits)
+        if program is None:
+            return math.inf
         try:
-            program = self._space.edit(UNTUNED, Transformation(edits))
             return analyze(self._space.nests(program), self._machine).secs
         except IllegalProgramError:
             return math.inf
 
-    def _is_legal(self, values: dict[str, Value]) -> bool:
+    def _program(self, edits: tuple[tuple[str, Value], ...]) -> Program | None:
+        """Returns the start program with these edits; None if it is illegal."""
         try:
-            self._space.edit(UNTUNED, Transformation(self._edits(values)))
+            return self._space.edit(UNTUNED, Transformation(edits))
         except IllegalProgramError:
-            return False
-        return True
+            return None
 
     def _table_with(self, values: dict[str, Value]) -> tuple[Decision, ...]:
         """Returns the decisions of the start program with these values; its own if they are illegal."""
+        program = self._program(self._edits(values))
         try:
-            return self._space.table(self._space.edit(UNTUNED, Transformation(self._edits(values))))
+            return self._table if program is None else self._space.table(program)
         except IllegalProgramError:
             return self._table
 
@@ -467,6 +468,11 @@ def _fused_edits(chooser: FusedChooser, choice: FusedChoice, rest: dict[str, Val
     wanted = {**rest, **chooser.edits(choice.sizes)}
     here = [d for d in chooser.table if d.name in wanted and d.domain.why_not(wanted[d.name]) is None]
     return tuple((d.name, wanted[d.name]) for d in here if d.kind == "structure" or d.value != wanted[d.name])
+
+
+def _key(change: _Idea | Transformation) -> object:
+    """Returns what is changed, whatever the order of the edits."""
+    return frozenset(change.edits), change.primitives
 
 
 def _lessons(measured: Sequence[Step]) -> dict[str, tuple[float, int]]:
