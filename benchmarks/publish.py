@@ -1,4 +1,4 @@
-"""Writes docs/results.md, the README's table and its picture from benchmarks/results/.
+"""Writes docs/results.md, the pictures and the README's table from benchmarks/results/.
 
     python benchmarks/publish.py
     python benchmarks/publish.py kernels=experiments/compare-20260101-120000 fidelity=fidelity.json
@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import picture
 import readme_table
 
 from reasoning_compiler.experiment.tables import curves_svg, page_of, to_markdown
@@ -49,8 +48,6 @@ def main() -> None:
     for name, svg in pictures().items():
         (IMAGES / name).write_text(svg, encoding="utf-8")
     readme_table.main()
-    sys.argv[1:] = []
-    picture.main()
 
 
 def keep(name: str, path: Path) -> None:

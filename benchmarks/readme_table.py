@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from reasoning_compiler.experiment.outcome import Outcome, Spread
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
@@ -70,21 +72,26 @@ def _peers(record: dict[str, Any]) -> Iterator[Row]:
         )
 
 
-def _quality(record: dict[str, Any]) -> Iterator[Row]:
-    mine, theirs = record["samples"]["expert"], record["samples"]["evolutionary"]
-    for spec, found in record["summary"].items():
-        ratio = found["expert_over_evolutionary"]
-        yield (
-            f"`{spec}`: GFLOP/s of the best program, expert with {mine} samples, evolutionary search with {theirs}",
-            _spread(found["expert_gflops"]),
-            _spread(found["evolutionary_gflops"]),
-            f"{_number(1 / ratio['median'])}× as fast ({_number(1 / ratio['max'])} – {_number(1 / ratio['min'])})",
+def _kernels(record: dict[str, Any]) -> Iterator[Row]:
+    outcome = Outcome(record)
+    for workload in outcome.workloads:
+        mine, theirs = (
+            next(row for row in outcome.rows() if row.workload == workload and row.variant == name)
+            for name in ("expert", outcome.baseline)
         )
+        samples = record["samples"]
+        says = f"{_number(mine.speedup.median / theirs.speedup.median)}× as fast"
+        if workload in outcome.references:
+            long = f"evolutionary's {len(outcome.references[workload].samples)} samples"
+            reached = mine.reference_matched
+            says += f"; as fast as {long} " + ("never" if reached is None else f"at sample {_number(reached.median)}")
+            if 0 < mine.num_reference_matched < mine.num_seeds:
+                says += f", in {mine.num_reference_matched} of {mine.num_seeds} seeds"
         yield (
-            f"`{spec}`: seconds that took",
-            _spread(found["expert_wall_secs"]),
-            _spread(found["evolutionary_wall_secs"]),
-            "",
+            f"`{workload}`: times as fast as untuned, {samples} samples, expert against evolutionary search",
+            _text(mine.speedup),
+            _text(theirs.speedup),
+            says,
         )
 
 
@@ -108,7 +115,7 @@ _LIBRARIES = {"torch": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "ONNX R
 
 _READERS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     "peers": _peers,
-    "expert_against_evolutionary": _quality,
+    "kernels": _kernels,
     "wall_time": _wall_time,
     "start_up": _start_up,
 }
@@ -125,6 +132,10 @@ def where(record: dict[str, Any]) -> str:
 
 def _spread(found: dict[str, float]) -> str:
     return f"{_number(found['median'])} ({_number(found['min'])} – {_number(found['max'])})"
+
+
+def _text(spread: Spread) -> str:
+    return _spread({"median": spread.median, "min": spread.low, "max": spread.high})
 
 
 def _number(value: float) -> str:

@@ -217,6 +217,8 @@ def test_results_of_elsewhere_are_not_mixed_with_ours(tmp_path: Path) -> None:
         (["compare", "gemm", "--methods", "paper"], "needs a language model"),
         (["compare", "nonsense", "--methods", "mcts"], "there is no workload `nonsense`"),
         (["compare", "gemm", "--repeats", "0"], "`repeats` is 0"),
+        (["compare", "gemm", "--reference", "0"], "`reference` is 0"),
+        (["compare", str(GEMM), "--methods", "mcts", "--reference", "64"], "cannot run on a recording"),
         (["compare", "gemm", "--samples", "0"], "`samples` is 0"),
         (["compare", "gemm", "gemm[512,4096,1024]", "--methods", "mcts"], "the same kernel is given twice"),
         (["compare", "gemm", str(GEMM), "--methods", "mcts"], "one after the other"),
@@ -373,6 +375,20 @@ def test_the_papers_table_by_hand() -> None:
     assert Outcome(RESULTS).differences("ours") == pytest.approx([math.log(0.5), math.log(7 / 6)])
     _, overall = Outcome(RESULTS).overall()
     assert overall.speedup == pytest.approx(ours.speedup.median) and overall.test is not None
+
+
+def test_a_reference_is_a_line_to_reach() -> None:
+    results = RESULTS | {"references": [cell("es to 6", 0, 9.0, 9.0, 5.0, 5.0, 5.0, 3.5)]}
+    results["finals"] = [{**RESULTS["finals"][0], "secs": {"es": [4.0], "ours": [2.0], "es to 6": [3.0]}}]
+    es, ours = Outcome(results).rows()
+    assert es.reference_matched is None and es.num_reference_matched == 0
+    assert ours.reference_matched is not None and ours.reference_matched.median == 2 and ours.num_reference_matched == 1
+    page = page_of(results)
+    assert page.tables[0].head[-1] == "matches es to 6 at"
+    assert [row[-1] for row in page.tables[0].rows] == ["never", "2, in 1 of 2 seeds"]
+    assert Outcome(results).reference_speedups() == {"w": ("es to 6", 4.0)}
+    assert "stroke-dasharray" in curves_svg(results) and ">es to 6<" in curves_svg(results)
+    assert "stroke-dasharray" not in curves_svg(RESULTS)
 
 
 def test_a_run_that_found_nothing_is_told_and_counted() -> None:

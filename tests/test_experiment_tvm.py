@@ -159,16 +159,18 @@ def test_a_method_that_measures_nothing_is_counted(tmp_path: Path, monkeypatch: 
 
 
 def test_tvms_search_from_the_command_line(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    argv = ["compare", GEMM, "--methods", "evolutionary", "--samples", "4", "--repeats", "1"]
-    monkeypatch.setattr(sys, "argv", ["reasonc", *argv, "--out", str(tmp_path / "out")])
+    argv = ["compare", GEMM, "--methods", "evolutionary,evolutionary+space", "--samples", "4", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["reasonc", *argv, "--reference", "8", "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as stop:
         main()
     said = capsys.readouterr()
     assert not stop.value.code, said.err
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["baseline"] == "evolutionary"
-    assert [len(cell["samples"]) for cell in results["cells"]] == [4]
+    assert [len(cell["samples"]) for cell in results["cells"]] == [4, 4]
     (final,) = results["finals"]
-    assert set(final["secs"]) == {"evolutionary", "untuned"} and len(final["secs"]["evolutionary"]) >= 20
+    assert set(final["secs"]) == {"evolutionary", "evolutionary+space", "evolutionary to 8", "untuned"}
+    assert [len(cell["samples"]) for cell in results["references"]] == [8]
+    assert len(final["secs"]["evolutionary"]) >= 20
     assert "evolutionary (baseline)" in said.out
     assert "[INFO]" not in said.err and said.err.count("\n") < 10

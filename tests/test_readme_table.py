@@ -22,11 +22,6 @@ def readme_table():
     return script("readme_table")
 
 
-@pytest.fixture(scope="module")
-def picture():
-    return script("picture")
-
-
 ABOUT = {
     "command": "python benchmarks/made_up.py",
     "machine": {"name": "Some CPU", "num_cores": 2, "isa": "avx512", "peak_flops": 300e9},
@@ -36,6 +31,18 @@ ABOUT = {
 
 def spread(median, least, most):
     return {"median": median, "min": least, "max": most}
+
+
+def cell(variant, *secs):
+    samples = [[float(n), each] for n, each in enumerate(secs)]
+    return {
+        "workload": "gemm",
+        "variant": variant,
+        "seed": 0,
+        "samples": samples,
+        "untuned_secs": 40e-3,
+        "wall_secs": 9.0,
+    }
 
 
 def store(folder, name, record):
@@ -57,19 +64,17 @@ def test_another_result_is_another_table(readme_table, tmp_path):
 
 
 def test_every_benchmark_has_its_rows(readme_table, tmp_path):
-    quality = {
-        "samples": {"expert": 16, "evolutionary": 64},
-        "summary": {
-            "gemm": {
-                "expert_over_evolutionary": spread(0.5, 0.4, 0.8),
-                "expert_gflops": spread(200, 180, 210),
-                "evolutionary_gflops": spread(100, 90, 150),
-                "expert_wall_secs": spread(20, 19, 21),
-                "evolutionary_wall_secs": spread(109, 100, 120),
-            }
-        },
+    kernels = {
+        "kind": "compare",
+        "samples": 2,
+        "baseline": "evolutionary",
+        "workloads": {"gemm": "key"},
+        "variants": [{"name": name, "says": ""} for name in ("evolutionary", "expert")],
+        "cells": [cell("evolutionary", 9e-3, 8e-3), cell("expert", 5e-3, 4e-3)],
+        "references": [cell("evolutionary to 3", 9e-3, 8e-3, 4e-3)],
+        "finals": [],
     }
-    store(tmp_path, "expert_against_evolutionary", quality)
+    store(tmp_path, "kernels", kernels)
     wall = {"workload": "gemm", "samples": 64, "ours_secs": spread(60, 50, 70), "tune_tir_secs": spread(406, 400, 410)}
     store(tmp_path, "wall_time", wall | {"ratio": spread(0.15, 0.12, 0.17)})
     contestants = {"ours": ("0.1.0", 8e-3), "torch": ("2.13.0", 9e-3), "openvino": ("2026.4.1-22982-x", 10e-3)}
@@ -80,8 +85,7 @@ def test_every_benchmark_has_its_rows(readme_table, tmp_path):
     store(tmp_path, "peers", {"samples": 64, "rows": peers, "ours_over_best_peer": {"gemm": spread(0.9, 0.8, 0.95)}})
     text = readme_table.table(tmp_path)
     assert "| `gemm`: milliseconds, 64 samples, against the fastest library | 8 | 9, PyTorch 2.13.0 | 0.9 of" in text
-    assert "| 200 (180 – 210) | 100 (90 – 150) | 2× as fast (1.25 – 2.5) |" in text
-    assert "| 20 (19 – 21) | 109 (100 – 120) |" in text
+    assert "| 10 (10 – 10) | 5 (5 – 5) | 2× as fast; as fast as evolutionary's 3 samples at sample 2 |" in text
     assert "against `tune_tir` as it ships | 60 (50 – 70) | 406 (400 – 410) | 0.15 of the time (0.12 – 0.17) |" in text
     assert text.count("Measured on") == 1
 
@@ -93,24 +97,6 @@ def test_without_results_the_text_says_how_to_get_them(readme_table, tmp_path):
 def test_a_page_without_markers_is_refused(readme_table):
     with pytest.raises(SystemExit):
         readme_table.with_table("no markers", "table")
-
-
-def test_the_picture_is_drawn_from_the_results(picture):
-    record = json.loads(picture.RESULTS.read_text(encoding="utf-8"))
-    fresh = picture.picture(picture.from_results(record), footnote=picture.footnote(record))
-    assert picture.IMAGE.read_text(encoding="utf-8") == fresh, "run `python benchmarks/picture.py`"
-
-
-def test_a_band_reaches_from_the_slowest_to_the_fastest_seed(picture):
-    record = {
-        "flops": {"gemm": 1e9},
-        "curves": [
-            {"workload": "gemm", "method": "expert", "seed": 0, "best_secs": [None, 0.5, 0.5]},
-            {"workload": "gemm", "method": "expert", "seed": 1, "best_secs": [1.0, 1.0, 0.25]},
-        ],
-    }
-    (curve,) = picture.from_results(record)["gemm"]
-    assert curve.band() == [(2, 1.0, 1.5, 2.0), (3, 2.0, 3.0, 4.0)]
 
 
 # -- docs/results.md --------------------------------------------------------------------------------------------------

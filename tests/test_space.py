@@ -227,7 +227,7 @@ def test_rules_in_python_are_called_by_their_names_and_may_fail() -> None:
 
 
 def test_making_and_using_a_space_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    for kernel_name, target_name in (("vnni gemm", "vnni"), ("int8 gemm", "aarch64")):
+    for kernel_name, target_name in (("vnni gemm", "vnni"), ("int8 gemm", "aarch64"), ("pooling", "avx512")):
         made = Space(kernel(kernel_name).mod, target(target_name))
         made.schedule(made.sample(1))
     assert capfd.readouterr() == ("", "")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from tvm.ir.utils import derived_object
+from tvm.s_tir import meta_schedule as ms
 
-from reasoning_compiler.machine import detect, tvm_target
+from reasoning_compiler.machine import detect, quiet_logging, tvm_target
 from reasoning_compiler.records import UNTUNED, Transformation
-from reasoning_compiler.space.rules import rules_of, with_own_rules
+from reasoning_compiler.space.rules import rules_of, space_generator, with_own_rules
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import vector_math
 from space_kernels import elementwise, make, make_inputs, softmax, te, tvm
@@ -72,3 +75,22 @@ def test_kernels_without_such_calls_have_no_such_decision() -> None:
     kernel = make([x, te.compute((8, 8), lambda i, j: te.exp(x[i, j]), name="y")], np.exp)
     made = Space(kernel.mod, tvm_target(detect()), rules=with_own_rules(rules_of(kernel.mod, tvm_target(detect()))))
     assert "vector math" not in [d.name for d in made.table(UNTUNED)]
+
+
+def test_tvms_search_gets_it_with_our_space() -> None:
+    kernel, target = elementwise(), tvm_target(detect())
+    generator = space_generator(kernel.mod, target, rules=with_own_rules(rules_of(kernel.mod, target)))
+    measured = []
+
+    @derived_object
+    class Listener(ms.measure_callback.PyMeasureCallback):
+        def apply(self, task_scheduler: Any, task_id: int, candidates: Any, builds: Any, runs: Any) -> None:
+            measured.extend(candidate.sch for candidate in candidates)
+
+    with tempfile.TemporaryDirectory() as work_dir, quiet_logging():
+        ms.tune_tir(
+            kernel.mod, target, work_dir, 16, space=generator, seed=1, measure_callbacks=[Listener()]
+        )
+    scripts = [sch.mod.script() for sch in measured]
+    assert scripts and all(("T.exp(" in text) == ('vector_math": 0' in text) for text in scripts)
+    assert any("T.exp(" not in text for text in scripts)

@@ -45,6 +45,9 @@ def compare(
     samples: Samples = 64,
     repeats: Repeats = 3,
     seed: Seed = 0,
+    reference: Annotated[
+        int | None, typer.Option(help="Also TVM's search to so many samples, once for each workload: a line to reach.")
+    ] = None,
     batch: Batch = 4,
     threads: Threads = None,
     timeout: Timeout = 30.0,
@@ -81,6 +84,7 @@ def compare(
             [name.strip() for name in methods.split(",") if name.strip()],
             settings=Settings(samples=samples, seed=seed, batch=batch, threads=threads, timeout_secs=timeout),
             repeats=repeats,
+            reference=reference,
             llm=model,
             replays=replay or (),
             out=folder,

@@ -27,6 +27,7 @@ def compare(
     *,
     settings: Settings | None = None,
     repeats: int = 3,
+    reference: int | None = None,
     llm: LLMSettings | None = None,
     replays: Sequence[str | Path] = (),
     out: str | Path | None = None,
@@ -40,6 +41,7 @@ def compare(
         methods: of `variants.METHODS`. The others are compared with `evolutionary`, or with the first one given.
         settings: samples, batch, threads and timeout of every run, and the first seed.
         repeats: how many seeds.
+        reference: samples of a long run of TVM's search, made once for each workload after all others; None for none.
         llm: the model of `llm` and `paper`.
         replays: run folders that these two repeat in place of asking a model.
         out: the results folder, also of an interrupted comparison; None for a new one below `experiments/`.
@@ -47,15 +49,16 @@ def compare(
         watch: is called whenever there is something new.
 
     Raises:
-        UsageError: a method or workload does not exist, a model is missing, `repeats` < 1, or the folder holds
-            something else.
+        UsageError: a method or workload does not exist, a model is missing, `repeats` or `reference` < 1, or the
+            folder holds something else.
         EnvironmentMismatchError: the folder is from another machine or version.
         KeyboardInterrupt: Ctrl-C; the same call goes on in the same folder.
     """
     settings = settings or Settings()
     chosen = variants.methods(methods, settings, llm=llm, replays=[Path(path) for path in replays])
     baseline = BASELINE if BASELINE in methods else methods[0]
-    return _run("compare", workloads, chosen, baseline, settings, repeats, out, command, watch)
+    line = None if reference is None else variants.reference(reference)
+    return _run("compare", workloads, chosen, baseline, settings, repeats, out, command, watch, line, reference or 0)
 
 
 def ablate(
@@ -102,6 +105,8 @@ def _run(
     out: str | Path | None,
     command: str,
     watch: Watch,
+    line: Variant | None = None,
+    line_samples: int = 0,
 ) -> dict[str, Any]:
     if not workloads:
         raise UsageError("`workloads` is empty; `reasonc workloads` lists the named ones")
@@ -116,7 +121,7 @@ def _run(
         raise UsageError("`workloads` has recordings and workloads to be measured; compare them one after the other")
     places = [open_place(text, settings) for text in workloads]
     for place in places:
-        for variant in chosen:
+        for variant in [*chosen, *([line] if line else [])]:
             if variant.replays:
                 variant.seeded(settings.seed, key=place.key)
             if isinstance(place, Recorded):
@@ -133,6 +138,8 @@ def _run(
         repeats=repeats,
         seed=settings.seed,
         out=folder,
+        reference=line,
+        reference_samples=line_samples,
         command=command,
         watch=watch,
     )

@@ -20,7 +20,7 @@ def evolutionary(
     samples: int,
     seed: int,
     threads: int,
-    rules: list[Any] | None = None,
+    space: Any = "post-order-apply",
     on_latency: Callable[[float], None] = lambda secs: None,
     timeout_secs: float = 30.0,
     flush_cache: bool = False,
@@ -32,7 +32,7 @@ def evolutionary(
         samples: programs to measure.
         seed: of its random draws.
         threads: threads that a program may use.
-        rules: MetaSchedule schedule rules; None for the target's own, TVM's space.
+        space: MetaSchedule's space generator; TVM's own space unless given.
         on_latency: is called for each program in the order of measuring, with inf for a failed one.
         timeout_secs: the longest that a program may take, all its runs together.
         flush_cache: whether each timing begins with cold caches.
@@ -46,11 +46,17 @@ def evolutionary(
 
     from reasoning_compiler.measure.metaschedule import ReasoningBuilder, ReasoningRunner
 
+    best_secs, best_mod = math.inf, None
+
     @derived_object
     class Listener(ms.measure_callback.PyMeasureCallback):
         def apply(self, task_scheduler, task_id, measure_candidates, builder_results, runner_results) -> None:
-            for result in runner_results:
-                on_latency(statistics.median(map(float, result.run_secs)) if result.run_secs else math.inf)
+            nonlocal best_secs, best_mod
+            for candidate, result in zip(measure_candidates, runner_results, strict=True):
+                secs = statistics.median(map(float, result.run_secs)) if result.run_secs else math.inf
+                if secs < best_secs:
+                    best_secs, best_mod = secs, candidate.sch.mod
+                on_latency(secs)
 
     target = tvm_target(replace(detect(), num_cores=threads))
     builder = ReasoningBuilder()
@@ -62,11 +68,10 @@ def evolutionary(
         timeout_secs=timeout_secs,
         flush_cache=flush_cache,
     )
-    space = "post-order-apply" if rules is None else ms.space_generator.PostOrderApply(sch_rules=rules)
     started = time.perf_counter()
     try:
         with tempfile.TemporaryDirectory() as work_dir, quiet_logging():
-            database = ms.tune_tir(
+            ms.tune_tir(
                 workload.mod,
                 target,
                 work_dir,
@@ -79,10 +84,9 @@ def evolutionary(
                 num_tuning_cores=threads,
             )
             secs = time.perf_counter() - started
-            schedule = ms.tir_integration.compile_tir(database, workload.mod, target)
-            if schedule is None:
+            if best_mod is None:
                 raise NothingMeasuredError(f"evolutionary search measured nothing for {workload.spec}")
-            return schedule.mod, secs
+            return best_mod, secs
     finally:
         builder.close()
         runner.close()

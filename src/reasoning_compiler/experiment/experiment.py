@@ -50,6 +50,8 @@ def run_experiment(
     repeats: int,
     seed: int,
     out: Path,
+    reference: Variant | None = None,
+    reference_samples: int = 0,
     command: str = "",
     watch: Callable[[Watched], None] = lambda watched: None,
 ) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def run_experiment(
 
     For each seed and workload the variants run one after the other; their order rotates with the seed and turns round
     with every second one. When all of them are done, their winners are timed against each other in turns. A run that is
-    done already is not done again.
+    done already is not done again. The reference runs last, so that one can be added to what is there.
 
     Args:
         kind: "compare" or "ablate".
@@ -68,6 +70,8 @@ def run_experiment(
         repeats: seeds, at least 1.
         seed: the first one.
         out: the results folder.
+        reference: what runs once on each workload, with the first seed, and is timed together with its winners.
+        reference_samples: programs that it measures.
         command: the command line, for the results.
         watch: is called whenever there is something new.
 
@@ -86,30 +90,47 @@ def run_experiment(
     plan = _plan(kind, places, variants, baseline=baseline, samples=samples, seed=seed, command=command)
     plan = _adopt(out, plan)
     seeds = range(seed, seed + repeats)
-    num_cells, num_done = len(places) * len(variants) * repeats, 0
+    num_cells, num_done = len(places) * (len(variants) * repeats + (reference is not None)), 0
     cells: list[Cell] = []
+    references: list[Cell] = []
     finals: list[dict[str, Any]] = []
+
+    def cell_at(place: Place, variant: Variant, seed: int, samples: int) -> Cell:
+        nonlocal num_done
+        name, done = f"{place.spec}, {variant.name}, seed {seed}", num_done
+        watch(Watched(name, done, num_cells))
+        cell = _run(
+            place,
+            variant,
+            seed,
+            out,
+            samples=samples,
+            command=command,
+            watch=lambda progress: watch(Watched(name, done, num_cells, progress)),
+        )
+        num_done += 1
+        return cell
+
+    def final_at(place: Place, seed: int, variants: Sequence[Variant], cells: Sequence[Cell]) -> dict[str, Any]:
+        watch(Watched(f"{place.spec}, seed {seed}: timing the winners in turns", num_done, num_cells))
+        return _retime(place, variants, cells, seed, out)
+
+    def results_now(repeats: int) -> dict[str, Any]:
+        found = {"cells": [c.to_json() for c in cells], "references": [c.to_json() for c in references]}
+        results = plan | {"repeats": repeats, **found, "finals": finals}
+        _write(out / RESULTS_FILE, results)
+        return results
+
     for number, each in enumerate(seeds):
         for place in places:
-            for variant in in_turn(variants, number):
-                name = f"{place.spec}, {variant.name}, seed {each}"
-                watch(Watched(name, num_done, num_cells))
-                done = num_done
-                cell = _run(
-                    place,
-                    variant,
-                    each,
-                    out,
-                    samples=samples,
-                    command=command,
-                    watch=lambda progress, name=name, done=done: watch(Watched(name, done, num_cells, progress)),
-                )
-                num_done += 1
-                cells.append(cell)
-            watch(Watched(f"{place.spec}, seed {each}: timing the winners in turns", num_done, num_cells))
-            finals.append(_retime(place, variants, cells, each, out))
-            results = plan | {"repeats": number + 1, "cells": [c.to_json() for c in cells], "finals": finals}
-            _write(out / RESULTS_FILE, results)
+            cells += [cell_at(place, variant, each, samples) for variant in in_turn(variants, number)]
+            finals.append(final_at(place, each, variants, cells))
+            results = results_now(number + 1)
+    if reference is not None:
+        for index, place in enumerate(places):
+            references.append(cell_at(place, reference, seed, reference_samples))
+            finals[index] = final_at(place, seed, [*variants, reference], [*cells, *references])
+            results = results_now(repeats)
     return results
 
 

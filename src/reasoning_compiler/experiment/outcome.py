@@ -18,6 +18,7 @@ DEFINITIONS = (
     ("sample reduction", "the baseline's samples to reach its speed-up over the method's to reach its own"),
     ("sample-efficiency gain", "speed-up per sample over the baseline's speed-up per sample"),
     ("matches the baseline at", "the first sample at which the best so far is as fast as the baseline's last best"),
+    ("matches the reference at", "likewise, as fast as the reference at its end"),
     ("wall time", "of the whole run: search, building, timing and verifying"),
     ("fallback rate", "share of the expansions for which nothing that was proposed was usable"),
 )
@@ -48,6 +49,8 @@ class Row:
         efficiency: likewise.
         matched: the sample at which the baseline's last best is matched, of the seeds in which it is; None where none.
         num_matched: seeds in which it is.
+        reference_matched: the sample at which the reference's best is matched; None where none does, or there is none.
+        num_reference_matched: seeds in which it is.
         wall_secs: of a run.
         calls: to a language model, for a run.
         tokens: likewise.
@@ -65,6 +68,8 @@ class Row:
     efficiency: float | None
     matched: Spread | None
     num_matched: int
+    reference_matched: Spread | None
+    num_reference_matched: int
     wall_secs: Spread | None
     calls: float
     tokens: float
@@ -118,6 +123,7 @@ class Outcome:
         self.results = results
         self.baseline: str = results["baseline"]
         self.cells = [Cell.from_json(cell) for cell in results["cells"]]
+        self.references = {cell["workload"]: Cell.from_json(cell) for cell in results.get("references", ())}
         self.says = {variant["name"]: variant["says"] for variant in results["variants"]}
         self.workloads = [w for w in results["workloads"] if any(c.workload == w for c in self.cells)]
         self.variants = [name for name in self.says if any(c.variant == name for c in self.cells)]
@@ -183,6 +189,15 @@ class Outcome:
                     bands.append(CurveBand(workload, variant, lines))
         return bands
 
+    def reference_speedups(self) -> dict[str, tuple[str, float]]:
+        """Returns the reference's name, and how much faster than the untuned program it ends, by workload."""
+        found: dict[str, tuple[str, float]] = {}
+        for workload, cell in self.references.items():
+            untuned, secs = self.untuned_secs(workload), self.winner_secs(cell)
+            if untuned is not None and math.isfinite(secs):
+                found[workload] = cell.variant, untuned / secs
+        return found
+
     def noise(self) -> float | None:
         """Returns how far timings of one winner spread: the median of (upper - lower quartile) / median."""
         spreads = []
@@ -212,6 +227,8 @@ class Outcome:
             if speedup and base_speedup:
                 efficiency = speedup.median / base_speedup.median * reduction
         matches = [m for c in cells if c.seed in base and (m := _matched(c, base[c.seed])) is not None]
+        line = self.references.get(workload)
+        reaches = [m for c in cells if line is not None and (m := _matched(c, line)) is not None]
         rates = [cell.fallback_rate for cell in cells if cell.fallback_rate is not None]
         usd = [cell.usd for cell in cells]
         return Row(
@@ -225,6 +242,8 @@ class Outcome:
             efficiency=efficiency,
             matched=_spread(matches),
             num_matched=len(matches),
+            reference_matched=_spread(reaches),
+            num_reference_matched=len(reaches),
             wall_secs=_spread([cell.wall_secs for cell in cells]),
             calls=statistics.mean(cell.calls for cell in cells) if cells else 0.0,
             tokens=statistics.mean(cell.tokens for cell in cells) if cells else 0.0,

@@ -166,6 +166,8 @@ class Hardware:
     def _evolutionary(self, variant: Variant, seed: int, folder: Path, *, samples: int, watch: Watch) -> Cell:
         from reasoning_compiler.deploy.library import write_library
         from reasoning_compiler.experiment.evolutionary import evolutionary
+        from reasoning_compiler.machine import tvm_target
+        from reasoning_compiler.space.rules import space_generator
         from reasoning_compiler.tuner.parts import space_rules
 
         works_on(None)
@@ -178,13 +180,16 @@ class Hardware:
             best = min((s for _, s in found if s is not None), default=None)
             watch(Progress("measuring", str(folder), len(found), samples, best_secs=best, elapsed_secs=at_secs))
 
-        rules = space_rules(self._workload, self.machine, self._settings) if variant.in_our_space else None
+        space = "post-order-apply"
+        if variant.in_our_space:
+            rules = space_rules(self._workload, self.machine, self._settings)
+            space = space_generator(self._workload.mod, tvm_target(self.machine), rules=rules)
         module, wall_secs = evolutionary(
             self._workload,
             samples=samples,
             seed=seed,
             threads=self._threads,
-            rules=rules,
+            space=space,
             on_latency=note,
             timeout_secs=self._settings.timeout_secs,
             flush_cache=self._settings.flush_cache,

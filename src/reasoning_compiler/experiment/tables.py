@@ -51,7 +51,13 @@ def page_of(results: dict[str, Any]) -> Page:
     tables = []
     for workload in outcome.workloads:
         mine = [row for row in rows if row.workload == workload]
-        tables.append(Table(workload, _HEAD, tuple(_row(row, outcome.baseline) for row in mine)))
+        lines = [_row(row, outcome.baseline) for row in mine]
+        line, head = outcome.references.get(workload), _HEAD
+        if line is not None:
+            head += (f"matches {line.variant} at",)
+            ends = [_at(row.reference_matched, row.num_reference_matched, row) for row in mine]
+            lines = [(*cells, end) for cells, end in zip(lines, ends, strict=True)]
+        tables.append(Table(workload, head, tuple(lines)))
         tables += _progress(outcome, workload)
         tables.append(Table(f"{workload}: what it took, for one run", _COSTS, tuple(map(_cost_row, mine))))
     overall = outcome.overall()
@@ -74,7 +80,7 @@ def page_of(results: dict[str, Any]) -> Page:
         facts=_facts(results, outcome),
         tables=tuple(tables),
         words=words,
-        notes=(*(f"{name}: {says}" for name, says in outcome.says.items()), *_definitions(outcome)),
+        notes=tuple(f"{name}: {says}" for name, says in (*outcome.says.items(), *DEFINITIONS)),
     )
 
 
@@ -132,8 +138,13 @@ def curves_svg(results: dict[str, Any]) -> str:
     panels: dict[str, list[Curve]] = {}
     for band in outcome.curves():
         panels.setdefault(band.workload, []).append(Curve(band.variant, band.speedups))
-    footnote = _facts(results, outcome)[0]
-    return draw(panels, footnote=footnote, title="Speed-up of the best program so far", axis="times as fast as untuned")
+    return draw(
+        panels,
+        footnote=_facts(results, outcome)[0],
+        title="Speed-up of the best program so far",
+        axis="times as fast as untuned",
+        lines=outcome.reference_speedups(),
+    )
 
 
 # -- inside -----------------------------------------------------------------------------------------------------------
@@ -160,32 +171,26 @@ def _progress(outcome: Outcome, workload: str) -> list[Table]:
     return [Table(f"{workload}: speed-up after so many samples", ("", *map(str, at)), rows)] if rows else []
 
 
-def _definitions(outcome: Outcome) -> list[str]:
-    lines = [f"{name}: {says}" for name, says in DEFINITIONS]
-    if "evolutionary+space" in outcome.variants and "evolutionary" in outcome.variants:
-        lines.append(
-            "evolutionary+space: our default space is made of TVM's own schedule rules and postprocessors, so where it "
-            "differs from evolutionary, that is luck: the same method with other draws"
-        )
-    return lines
-
-
 def _row(row: Row, baseline: str) -> tuple[str, ...]:
     name = f"{row.variant} (baseline)" if row.variant == baseline else row.variant
     if row.num_failed:
         name += f" ({row.num_failed} of {row.num_failed + row.num_seeds} runs measured nothing)"
-    matched = "never"
-    if row.matched is not None:
-        seeds = "" if row.num_matched == row.num_seeds else f", in {row.num_matched} of {row.num_seeds} seeds"
-        matched = f"{_spread(row.matched, _whole)}{seeds}"
     return (
         name,
         _spread(row.speedup, ratio_text),
         _spread(row.samples, _whole),
         _ratio(row.reduction),
         _ratio(row.efficiency),
-        matched,
+        _at(row.matched, row.num_matched, row),
     )
+
+
+def _at(matched: Spread | None, num_matched: int, row: Row) -> str:
+    """Returns at which sample something is matched, and in how many of a row's seeds it is."""
+    if matched is None:
+        return "never"
+    seeds = "" if num_matched == row.num_seeds else f", in {num_matched} of {row.num_seeds} seeds"
+    return f"{_spread(matched, _whole)}{seeds}"
 
 
 def _cost_row(row: Row) -> tuple[str, ...]:

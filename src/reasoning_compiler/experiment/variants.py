@@ -123,6 +123,17 @@ def _method(name: str, base: Settings, llm: LLMSettings | None, replays: tuple[P
     return Variant(name, f"{says} ({llm.model})", replace(base, llm=llm, preset=preset))
 
 
+def reference(samples: int) -> Variant:
+    """Returns TVM's search to so many samples, the line that the methods of a comparison are held against.
+
+    Raises:
+        UsageError: samples is less than 1.
+    """
+    if samples < 1:
+        raise UsageError(f"`reference` is {samples}; it must be at least 1")
+    return Variant(f"{BASELINE} to {samples}", f"{METHODS[BASELINE]}, once, to {samples} samples", None)
+
+
 # -- ablations --------------------------------------------------------------------------------------------------------
 
 ABLATIONS = {

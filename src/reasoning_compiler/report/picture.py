@@ -36,6 +36,7 @@ def draw(
     axis: str,
     footnote: str = "",
     labels: Mapping[str, str] | None = None,
+    lines: Mapping[str, tuple[str, float]] | None = None,
 ) -> str:
     """Returns the SVG: a panel for each workload with one legend for all, medians with bands over the seeds.
 
@@ -45,9 +46,11 @@ def draw(
         axis: what the values are.
         footnote: where they were measured; may be empty.
         labels: what to call the curves, by name; those named here keep their colours from picture to picture.
+        lines: (name, value) of a dashed line across a panel, by workload.
     """
-    labels = labels or {}
-    names = list(dict.fromkeys(curve.name for curves in panels.values() for curve in curves))
+    labels, lines = labels or {}, lines or {}
+    named = [curve.name for curves in panels.values() for curve in curves] + [name for name, _ in lines.values()]
+    names = list(dict.fromkeys(named))
     colours = dict(zip(dict.fromkeys([*labels, *names]), itertools.cycle(_COLOURS), strict=False))
     num_columns, num_rows = max(1, min(_COLUMNS, len(panels))), max(1, math.ceil(len(panels) / _COLUMNS))
     width = _LEFT + num_columns * (_WIDTH + _GAP) - _GAP + 16
@@ -64,7 +67,7 @@ def draw(
     for index, (spec, curves) in enumerate(panels.items()):
         row, column = divmod(index, _COLUMNS)
         parts.append(f'<g transform="translate({_LEFT + column * (_WIDTH + _GAP)},{top + row * row_height})">')
-        parts += [*_panel(spec, curves, colours, axis), "</g>"]
+        parts += [*_panel(spec, curves, colours, axis, lines.get(spec)), "</g>"]
     if footnote:
         parts.append(f'<text x="{_LEFT}" y="{height - 10}" fill="#555">{escape(footnote)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
@@ -77,11 +80,14 @@ def _legend(names: Iterable[str], colours: Mapping[str, str], labels: Mapping[st
         yield f'<text x="{_LEFT + 32}" y="{y + 4}">{escape(labels.get(name, name))}</text>'
 
 
-def _panel(spec: str, curves: Sequence[Curve], colours: Mapping[str, str], axis: str) -> Iterable[str]:
+def _panel(
+    spec: str, curves: Sequence[Curve], colours: Mapping[str, str], axis: str, line: tuple[str, float] | None
+) -> Iterable[str]:
     bands = {curve.name: curve.band() for curve in curves}
     num_samples = max((band[-1][0] for band in bands.values() if band), default=1)
-    step = _round_step(max((row[3] for band in bands.values() for row in band), default=1.0) / 4)
-    top = step * math.ceil(max((row[3] for band in bands.values() for row in band), default=1.0) / step)
+    highest = max([row[3] for band in bands.values() for row in band] + ([line[1]] if line else []), default=1.0)
+    step = _round_step(highest / 4)
+    top = step * math.ceil(highest / step)
 
     def x(sample: float) -> str:
         return f"{_WIDTH * (sample - 1) / max(1, num_samples - 1):.1f}"
@@ -99,6 +105,9 @@ def _panel(spec: str, curves: Sequence[Curve], colours: Mapping[str, str], axis:
     yield f'<text x="{_WIDTH / 2:g}" y="{_HEIGHT + 36}" text-anchor="middle">samples measured</text>'
     yield f'<g transform="translate(-46,{_HEIGHT / 2:g}) rotate(-90)">'
     yield f'<text text-anchor="middle">{escape(axis)}</text></g>'
+    if line is not None:
+        name, at = line[0], y(line[1])
+        yield f'<line x1="0" y1="{at}" x2="{_WIDTH}" y2="{at}" stroke="{colours[name]}" stroke-dasharray="6 4"/>'
     for name, band in bands.items():
         if not band:
             continue

@@ -7,6 +7,7 @@ from typing import Any
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.own_rules.fused_attention import fused_attention
 from reasoning_compiler.space.own_rules.packed_contraction import packed_contraction
+from reasoning_compiler.space.own_rules.postprocs import own_postprocs
 from reasoning_compiler.space.own_rules.vector_math import vector_math
 
 _JOBS_PER_CORE = (16, 8, 4, 2, 1)
@@ -29,11 +30,32 @@ def with_own_rules(theirs: list[Any], *, stream_bytes: int = _CORES_CACHES_BYTES
 
 def rules_of(mod: Any, target: Any) -> list[Any]:
     """Returns the schedule rules that MetaSchedule has for a target."""
+    return list(_their_generator(mod, target).sch_rules)
+
+
+def space_generator(mod: Any, target: Any, *, rules: list[Any]) -> Any:
+    """Returns MetaSchedule's generator of a space with our rules, for `ms.tune_tir(..., space=...)`.
+
+    What our postprocessors change is in the measured programs and not in their traces: a database that such a search
+    fills names the right decisions, but replaying a trace of it leaves, say, `exp` a call.
+
+    Args:
+        mod: an IRModule with one PrimFunc `main`.
+        target: the TVM target.
+        rules: of `with_own_rules`.
+    """
     import_tvm()
     from tvm.s_tir import meta_schedule as ms
 
-    context = ms.TuneContext(mod=mod, target=target, space_generator="post-order-apply", num_threads=1)
-    return list(context.space_generator.sch_rules)
+    postprocs = [*_their_generator(mod, target).postprocs, *own_postprocs()]
+    return ms.space_generator.PostOrderApply(sch_rules=rules, postprocs=postprocs)
+
+
+def _their_generator(mod: Any, target: Any) -> Any:
+    import_tvm()
+    from tvm.s_tir import meta_schedule as ms
+
+    return ms.TuneContext(mod=mod, target=target, space_generator="post-order-apply", num_threads=1).space_generator
 
 
 def parallel_jobs(num_cores: int) -> Any:

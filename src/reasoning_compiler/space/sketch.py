@@ -16,7 +16,7 @@ from reasoning_compiler.errors import UsageError
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.records import ChoiceDomain
 from reasoning_compiler.space.intrinsics import mend_vnni_intrinsic
-from reasoning_compiler.space.own_rules.marks import STRUCTURE
+from reasoning_compiler.space.own_rules.marks import NO_RULES, STRUCTURE
 from reasoning_compiler.space.own_rules.postprocs import own_postprocs
 
 TVM_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
@@ -136,6 +136,10 @@ class SketchGenerator:
         kind = type(rule).__name__
         if kind == "_PyScheduleRule":
             return list(rule.apply(sch.copy(), block)) or [sch]
+        if kind == "ApplyCustomRule" and self._lacks_custom_rule(sch, block):
+            plain = sch.copy()
+            plain.unannotate(block, NO_RULES)  # as TVM does, which warns of it once a schedule
+            return [plain]
         # A rule of TVM's may fail on a valid module, and MetaSchedule then loses the whole space; here only the block
         # loses the rule, or what of it fails.
         options = self._try(rule, sch, block)
@@ -144,6 +148,16 @@ class SketchGenerator:
         if options is None:
             options = [option for part in self._parts_of(rule) for option in self._try(part, sch, block) or []]
         return options or [sch]
+
+    def _lacks_custom_rule(self, sch: Any, block: Any) -> bool:
+        """Tells whether a block asks for a rule of its own that TVM does not have, as topi's pooling does."""
+        import tvm_ffi
+
+        name = sch.get(block).annotations.get(NO_RULES)
+        if name in (None, "None"):
+            return False
+        keys = self._context.target.keys
+        return all(tvm_ffi.get_global_func(f"s_tir.meta_schedule.{k}.{name}", allow_missing=True) is None for k in keys)
 
     def _try(self, rule: Any, sch: Any, block: Any) -> list[Any] | None:
         try:
@@ -228,7 +242,7 @@ def _name_of(sch: Any, block: Any) -> str | None:
 
 
 def _has_custom_rule(sch: Any, block: Any) -> bool:
-    return "schedule_rule" in sch.get(block).annotations
+    return NO_RULES in sch.get(block).annotations
 
 
 # -- words for alternatives ---------------------------------------------------------------------------------------
