@@ -64,5 +64,6 @@ def test_the_words_say_what_can_be_said() -> None:
     assert "at least 6 pairs" in words([0.5, 0.5, 0.5])
     assert "more than seeds and noise" in words([0.5, 0.52, 0.51, 0.53, 0.54, 0.55])
     assert "2.00× as fast as theirs (95% interval 2.00× to 2.00×)" in words([0.5] * 6)
+    assert words([0.998] * 6).endswith("make, but less than 1%.")
     assert "not told from" in words([0.5, 1.9, 0.6, 1.7, 0.9, 1.1])
     assert "no pairs" in in_words("mine", "theirs", paired([]), p=1.0, num_workloads=1)

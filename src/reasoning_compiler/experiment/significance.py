@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from reasoning_compiler.paired import ALPHA, Paired
 
 
+_SMALL = 0.01  # of a ratio: told apart, and of no use
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """Returns p-values adjusted for how many there are (Holm, 1979), in the same order."""
     adjusted = [0.0] * len(ps)
@@ -43,5 +46,6 @@ def in_words(name: str, other: str, found: Paired, *, p: float, num_workloads: i
             f"{found.least_p:.2g}); it takes at least {math.ceil(math.log2(2 / ALPHA))} pairs."
         )
     if p < ALPHA:
-        return f"{start}, p = {p:.2g}: more than seeds and noise make."
+        small = ", but less than 1%" if abs(ratio - 1) < _SMALL else ""
+        return f"{start}, p = {p:.2g}: more than seeds and noise make{small}."
     return f"{start}, p = {p:.2g}: not told from what seeds and noise make."
