@@ -10,7 +10,8 @@ from reasoning_compiler.errors import IllegalProgramError
 from reasoning_compiler.space.sketch import TVM_ERRORS, last_line
 from reasoning_compiler.space.walk import blocks, bound_variables, is_unit
 
-_INTRINSIC = "meta_schedule.auto_tensorize"
+_METASCHEDULE = "meta_schedule."
+_INTRINSIC = f"{_METASCHEDULE}auto_tensorize"
 _SCALAR = "reasoning_compiler.not_vectorized"
 _REDUCTION = 2  # in TVM's IterVarType
 _PARALLEL, _VECTORIZED, _UNROLLED = 1, 2, 3  # TVM's kinds of loops
@@ -63,8 +64,11 @@ def _loops_to_leave_alone(schedule: Any) -> list[Any]:
     Around a block that becomes a tensor intrinsic it would vectorize the innermost loop, and then fails to build a
     vector of vector operations. Loops that are parallel, vectorized or unrolled already it would fuse as if they were
     not. Where a nest has a parallel loop no other one is made, so also the outermost one stays; likewise for vectors.
-    What a reduction's initialization has been split off from it would refuse.
+    What a reduction's initialization has been split off from it would refuse. None where nothing is to be made so.
     """
+    root = schedule.mod["main"].body.block
+    if not any(str(name).startswith(_METASCHEDULE) for name in root.annotations):
+        return []
     chosen: dict[Any, Any] = {}
     found = [(realize, loops) for realize, loops in blocks(schedule.mod["main"].body) if loops]
     names = Counter(str(realize.block.name_hint) for realize, _ in found)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from reasoning_compiler.errors import IllegalProgramError, UsageError
-from reasoning_compiler.language import MAX_PRIMITIVES
+from reasoning_compiler.language import MAX_PRIMITIVES, Primitive
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.records import Decision, Program, Transformation, Value
 from reasoning_compiler.risk import Risk, at_risk
@@ -28,6 +28,23 @@ from reasoning_compiler.space.tiling import TileGroup, tile_groups
 
 _KEPT_SCHEDULES = 512
 _MAX_DRAWS = 32
+
+
+@dataclass
+class _Applied:
+    """What is kept of a program that has been applied.
+
+    Args:
+        program: as it was applied; equal to it are also programs with other types of numbers.
+        schedule: postprocessed.
+        table: the program's decisions; None until somebody asks.
+        nests: of the schedule; None until somebody asks.
+    """
+
+    program: Program
+    schedule: Any
+    table: tuple[Decision, ...] | None = None
+    nests: tuple[Nest, ...] | None = None
 
 
 class Space:
@@ -57,7 +74,7 @@ class Space:
         self.mod = self._sketches.mod
         self._unscheduled = self._tvm.s_tir.Schedule(self.mod, debug_mask="none", error_render_level="fast")
         self._replayers: dict[tuple[tuple[str, str], ...], Replayer] = {}
-        self._kept: OrderedDict[Program, Any] = OrderedDict()
+        self._kept: OrderedDict[Program, _Applied] = OrderedDict()
         self._plain = self._sketches.make({})
         self.start = self._find_start()
         if self.start.is_untuned:
@@ -75,14 +92,13 @@ class Space:
             IllegalProgramError: it cannot be applied to this module.
         """
         program = self.start if program.is_untuned else program
-        sketch = self._sketch_of(program)
-        structure = [
-            Decision(site, "structure", domain, value)
-            for (site, value), (_, domain) in zip(sketch.structure, sketch.alternatives, strict=True)
-        ]
-        replay = self._replay(program, with_locations=True)
-        kinds = self._replayer(sketch).kinds
-        return (*structure, *(Decision(n, kinds[n], replay.domains[n], v) for n, v in replay.values.items()))
+        applied = self._kept.get(program)
+        if applied is None or applied.table is None:
+            table = self._table_of(self._sketch_of(program), self._replay(program, with_locations=True))
+            if applied is None:
+                return table
+            applied.table = table
+        return applied.table
 
     def sample(self, seed: int) -> Program:
         """Returns a program drawn as MetaSchedule draws one: every structure choice and decision at random.
@@ -130,8 +146,11 @@ class Space:
         if unknown:
             known = ", ".join(f"`{name}`" for name in (*sites, *replayer.kinds))
             raise IllegalProgramError(f"there is no decision `{unknown[0]}` here; there are {known}")
+        wanted = {**base.values, **edits}
         with self._survived(Risk(base, tuple(edits.items()), primitives=transformation.primitives)):
-            replay = replayer.take({**base.values, **edits}, strict=frozenset(edits) - sites)
+            if not transformation.primitives and (known := self._known(sketch, wanted, base.primitives)):
+                return known
+            replay = replayer.take(wanted, strict=frozenset(edits) - sites)
             schedule, kept = apply_what_fits(replay.schedule, base.primitives)
             if len(kept) + len(transformation.primitives) > MAX_PRIMITIVES:
                 raise IllegalProgramError(
@@ -140,7 +159,10 @@ class Space:
                 )
             primitives = (*kept, *apply_primitives(schedule, transformation.primitives))
             edited = replace(_program(sketch, replay), primitives=primitives)
-            self._finish(edited, schedule)
+            if edited not in self._kept:
+                self._finish(edited, schedule)
+        if replay.values.keys() <= replay.domains.keys():  # there are no locations
+            self._kept[edited].table = self._table_of(sketch, replay)
         return edited
 
     def why_not(self, program: Program, transformation: Transformation) -> str | None:
@@ -161,10 +183,7 @@ class Space:
         """
         if program.is_untuned:
             return self._unscheduled.copy()
-        if program not in self._kept:
-            self._finish(program, self.raw_schedule(program))
-        self._kept.move_to_end(program)
-        return self._kept[program]
+        return self._applied(program).schedule
 
     def raw_schedule(self, program: Program) -> Any:
         """Returns the program's schedule before the postprocessors: loops are not yet fused or annotated.
@@ -195,8 +214,13 @@ class Space:
         Raises:
             IllegalProgramError: it cannot be applied to this module.
         """
-        with self._survived(Risk(program)):
-            return nests(self.schedule(program).mod)
+        if program.is_untuned:
+            return nests(self._unscheduled.mod)
+        applied = self._applied(program)
+        if applied.nests is None:
+            with self._survived(Risk(program)):
+                applied.nests = nests(applied.schedule.mod)
+        return applied.nests
 
     @cached_property
     def tile_groups(self) -> tuple[TileGroup, ...]:
@@ -234,6 +258,35 @@ class Space:
         return self.raw_schedule(program).trace.as_json()
 
     # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _applied(self, program: Program) -> _Applied:
+        """Returns what is kept of a program, which is applied where nothing is."""
+        if program not in self._kept:
+            self._finish(program, self.raw_schedule(program))
+        self._kept.move_to_end(program)
+        return self._kept[program]
+
+    def _known(self, sketch: Sketch, values: Mapping[str, Value], primitives: tuple[Primitive, ...]) -> Program | None:
+        """Returns the program that takes all these values as they are, if it has been applied."""
+        kinds = self._replayer(sketch).kinds
+        if not kinds.keys() <= values.keys():
+            return None
+        program = Program(sketch.structure, tuple((name, values[name]) for name in kinds), primitives)
+        try:
+            applied = self._kept.get(program)
+        except TypeError:  # a model may propose values of any kind, of which not all can be hashed
+            return None
+        # True equals 1, and is in no domain.
+        return applied.program if applied and repr(applied.program.decisions) == repr(program.decisions) else None
+
+    def _table_of(self, sketch: Sketch, replay: Replay) -> tuple[Decision, ...]:
+        """Returns the decisions of a program that has been replayed with the domains of all of them."""
+        structure = [
+            Decision(site, "structure", domain, value)
+            for (site, value), (_, domain) in zip(sketch.structure, sketch.alternatives, strict=True)
+        ]
+        kinds = self._replayer(sketch).kinds
+        return (*structure, *(Decision(n, kinds[n], replay.domains[n], v) for n, v in replay.values.items()))
 
     def _find_start(self) -> Program:
         """Returns the plainest program, or a drawn one of its structure where the postprocessors refuse that."""
@@ -284,7 +337,7 @@ class Space:
             wrong = why_wrong(nests(mod)) if repeats_a_reduction(mod) else None
         if wrong is not None:
             raise IllegalProgramError(wrong)
-        self._kept[program] = schedule
+        self._kept[program] = _Applied(program, schedule)
         if len(self._kept) > _KEPT_SCHEDULES:
             self._kept.popitem(last=False)
 
