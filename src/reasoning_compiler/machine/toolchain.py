@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 
 from reasoning_compiler.errors import UsageError
@@ -40,9 +41,8 @@ def import_tvm(*, any_version: bool = False) -> ModuleType:
         UsageError: TVM is not installed, or its version and that of its FFI are known to crash together.
     """
     with _lock:
-        wrong = why_not_tvm()
-        if wrong is not None and not any_version:
-            raise UsageError(wrong)
+        if not any_version:
+            _require_known_versions()
         import tvm
         import tvm.s_tir.meta_schedule
 
@@ -50,6 +50,13 @@ def import_tvm(*, any_version: bool = False) -> ModuleType:
             with _quick_inspect_stack():
                 import tvm.s_tir.tensor_intrin
         return tvm
+
+
+@cache  # reading what is installed takes a millisecond, and this is asked for hundreds of times a second
+def _require_known_versions() -> None:
+    wrong = why_not_tvm()
+    if wrong is not None:
+        raise UsageError(wrong)
 
 
 def c_compiler() -> list[str] | None:
