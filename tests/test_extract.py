@@ -97,9 +97,7 @@ def test_the_untuned_program_is_read_as_it_stands() -> None:
 def test_a_convolution_reads_its_padding_where_window_and_position_meet() -> None:
     found = edited("conv2d", conv2d_nhwc_yy_tile=(4, 1, 2, 1), pad_temp_at=1)
     nest = block(found, "conv2d_nhwc_update")
-    steps = {
-        loop.name: [dim[i] for dim in access(nest, "pad_temp").steps] for i, loop in enumerate(nest.loops)
-    }
+    steps = {loop.name: [dim[i] for dim in access(nest, "pad_temp").steps] for i, loop in enumerate(nest.loops)}
     assert steps["yy_2"] == steps["ry_0"] == [0, 1, 0, 0]
     assert steps["rx_0"] == [0, 0, 1, 0]
     assert steps["rc_0"] == [0, 0, 0, 1]
@@ -193,15 +191,15 @@ def test_the_loops_inside_a_fused_one_come_apart_again() -> None:
     fused = loop(4 * 2 * 3)  # of a (4), b (2) and c (3)
     a, b, c = fused.divided(6), fused.remainder(6).divided(3), fused.remainder(3)
     assert [dict(x.terms) for x in (a, b, c)] == [{Digit(0, 6, 4): 1}, {Digit(0, 3, 2): 1}, {Digit(0, 1, 3): 1}]
-    assert [x.step(0) for x in (a, b, c)] == [1 / 6, 1 / 3, 1]
+    assert [x.steps(1)[0] for x in (a, b, c)] == [1 / 6, 1 / 3, 1]
 
 
 def test_a_split_index_is_put_together_and_cut_elsewhere() -> None:
     # j = j_0 * 16 + j_3 of the fused i_0, j_0, as a packed weight reads it: [j // 16, j % 16]
     j = loop(8).remainder(2).times(16).plus(loop(16, 1))
-    assert (j.divided(16).step(0), j.divided(16).step(1)) == (1, 0)
-    assert (j.remainder(16).step(0), j.remainder(16).step(1)) == (0, 1)
-    assert (j.divided(4).step(0), j.divided(4).step(1)) == (4, 1 / 4)
+    assert j.divided(16).steps(2) == (1, 0)
+    assert j.remainder(16).steps(2) == (0, 1)
+    assert j.divided(4).steps(2) == (4, 1 / 4)
     assert j.loops == {0, 1}
 
 

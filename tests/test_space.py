@@ -23,6 +23,7 @@ from reasoning_compiler.measure.packing import split_packing
 from reasoning_compiler.proposer.random import mutate
 from reasoning_compiler.records import UNTUNED, ChoiceDomain, Decision, Program, TileDomain, Transformation
 from reasoning_compiler.space.placing import legal_locations
+from reasoning_compiler.space.replay import Replayer
 from reasoning_compiler.space.sketch import Sketch, SketchGenerator
 from reasoning_compiler.space.space import Space
 from space_kernels import (
@@ -537,6 +538,39 @@ def test_an_illegal_edit_says_why(edits: tuple[Any, ...], message: str) -> None:
 def test_an_illegal_location_says_which_are_legal(location: Any) -> None:
     with pytest.raises(IllegalProgramError, match=r"`pad_temp at` = .* is not one of -2, -1, 1, 2, 3, 8, 9, 10"):
         space("conv2d").edit(UNTUNED, Transformation((("pad_temp at", location),)))
+
+
+@pytest.mark.parametrize("value", [True, 16.0])
+def test_what_only_equals_a_known_programs_value_is_refused(value: Any) -> None:
+    made = space("gemm")
+    known = made.edit(made.start, Transformation((("unroll", int(value)),))) if value == 16 else None
+    other = Transformation((("unroll", value),))
+    with pytest.raises(IllegalProgramError):
+        made.edit(known or made.start, other)
+
+
+def test_a_known_program_is_not_applied_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Space(kernel("gemm").mod, target())
+    there = made.edit(made.start, Transformation((("unroll", 16),)))
+    tables = made.table(made.start), made.table(there)
+    found = made.nests(there)
+    monkeypatch.setattr(Replayer, "take", None)
+    assert made.edit(made.start, Transformation((("unroll", 16),))) == there
+    assert made.edit(there, Transformation((("unroll", 0),))) == made.start
+    assert (made.table(made.start), made.table(there)) == tables
+    assert made.nests(there) is found
+    monkeypatch.undo()
+    fresh = Space(kernel("gemm").mod, target())
+    assert (fresh.table(fresh.start), fresh.table(there)) == tables
+
+
+@pytest.mark.parametrize("kernel_name", ["gemm", "gemm+relu", "pooling"])
+def test_sketches_are_the_same_in_whatever_order_they_are_made(kernel_name: str) -> None:
+    made = sketches(kernel(kernel_name).mod, target())
+    for sketch in reversed(made):
+        alone = SketchGenerator(kernel(kernel_name).mod, target()).make(dict(sketch.structure))
+        assert alone.structure == sketch.structure and alone.alternatives == sketch.alternatives
+        assert str(alone.trace) == str(sketch.trace), "decisions included"
 
 
 def test_lists_are_as_good_as_tuples() -> None:

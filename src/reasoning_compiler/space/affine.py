@@ -74,11 +74,13 @@ class Affine:
     def loops(self) -> set[int]:
         return {digit.loop for digit in self.terms}
 
-    def step(self, loop: int) -> float:
-        """Returns by how much one iteration of a loop moves the sum; a fraction where only every so many do."""
-        digits = [(digit.divisor, factor) for digit, factor in self.terms.items() if digit.loop == loop]
-        divisor, factor = min(digits, default=(1, 0.0))
-        return factor / divisor
+    def steps(self, num_loops: int) -> tuple[float, ...]:
+        """Returns by how much one iteration of each loop moves the sum; a fraction where only every so many do."""
+        least: dict[int, tuple[int, float]] = {}
+        for digit, factor in self.terms.items():
+            term = (digit.divisor, factor)
+            least[digit.loop] = min(least.get(digit.loop, term), term)
+        return tuple(least[i][1] / least[i][0] if i in least else 0.0 for i in range(num_loops))
 
 
 def read(expr: Any, variables: Mapping[Any, Affine]) -> Affine:

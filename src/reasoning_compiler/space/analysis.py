@@ -382,21 +382,9 @@ def _collides(nest: Nest, access: Access, depth: int, machine: Machine, level: s
 def _held_bytes(nest: Nest, access: Access, depth: int, machine: Machine) -> int:
     """Returns bytes of a buffer's lines that the loops from `depth` inward touch."""
     line = machine.cache_line_bytes
-    run = _contiguous_bytes(nest, access, depth)
+    run = nest.run_elements(access, depth) * access.item_bytes
     runs = -(-nest.footprint_elements(access, depth) * access.item_bytes // run)
     return runs * (-(-run // line) * line)
-
-
-def _contiguous_bytes(nest: Nest, access: Access, depth: int) -> int:
-    """Returns the length in bytes of the contiguous runs in a buffer's footprint."""
-    run = 1
-    for dim, size, region in zip(reversed(access.steps), reversed(access.shape), reversed(access.region), strict=True):
-        reach = sum(abs(s) * (loop.extent - 1) for s, loop in zip(dim[depth:], nest.loops[depth:], strict=True))
-        covered = min(size, int(reach) + region)
-        run *= covered
-        if covered < size:
-            break
-    return run * access.item_bytes
 
 
 # -- words --------------------------------------------------------------------------------------------------------

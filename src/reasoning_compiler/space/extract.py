@@ -62,7 +62,7 @@ class _Walk:
         elif kind == "SBlockRealize":
             self._block(stmt, scope)
         elif kind == "SeqStmt":
-            for part in stmt.seq:
+            for part in stmt.seq[:]:  # going through TVM's array itself takes three times as long
                 self.visit(part, scope)
         elif kind == "IfThenElse":
             extents = {v: loop.extent for v, loop in zip(scope.variables, scope.loops, strict=True)}
@@ -77,18 +77,18 @@ class _Walk:
         block = realize.block
         if "meta_schedule.layout_rewrite_preproc" in block.annotations:
             return
-        if not scope.loops and not list(block.iter_vars):
+        if not scope.loops and not block.iter_vars:
             self.visit(block.body, scope)
             return
         around = zip(scope.variables, scope.loops, strict=True)
         outer = {var: Affine(0.0, {Digit(i, 1, loop.extent): 1.0}) for i, (var, loop) in enumerate(around)}
         bound = dict(outer)
         reducing: set[int] = set()
-        for iter_var, value in zip(block.iter_vars, realize.iter_values, strict=True):
+        for iter_var, value in zip(block.iter_vars[:], realize.iter_values[:], strict=True):
             bound[iter_var.var] = read(value, outer)
             if int(iter_var.iter_type) == 2:  # a reduction, in TVM's IterVarType
                 reducing |= bound[iter_var.var].loops
-        loops = tuple(replace(loop, reduces=i in reducing) for i, loop in enumerate(scope.loops))
+        loops = tuple(replace(loop, reduces=True) if i in reducing else loop for i, loop in enumerate(scope.loops))
         flops, calls = _work(block)
         tiling = block.annotations.get("meta_schedule.tiling_structure")
         self.found.append(
@@ -106,22 +106,22 @@ class _Walk:
         )
 
     def _accesses(self, block: Any, bound: dict[Any, Affine], num_loops: int) -> tuple[Access, ...]:
-        written = {str(region.source.name) for region in block.writes}
+        regions = [(r, True) for r in block.writes[:]]
+        written = {str(region.source.name) for region, _ in regions}
         accesses = []
-        regions = [(r, True) for r in block.writes]
-        regions += [(r, False) for r in block.reads if str(r.source.name) not in written]
+        regions += [(r, False) for r in block.reads[:] if str(r.source.name) not in written]
         for region, writes in regions:
             buffer = region.source
             steps, sizes = [], []
-            for part in region.region:
+            for part in region.region[:]:
                 index = read(part.min, bound)
-                steps.append(tuple(index.step(i) for i in range(num_loops)))
+                steps.append(index.steps(num_loops))
                 sizes.append(_extent(part.extent))
             name = str(buffer.name)
             accesses.append(
                 Access(
                     name,
-                    tuple(_extent(size) for size in buffer.shape),
+                    tuple(_extent(size) for size in buffer.shape[:]),
                     _item_bytes(str(buffer.dtype)),
                     tuple(steps),
                     tuple(sizes),
@@ -145,7 +145,7 @@ def _with_sharing(found: list[Nest]) -> tuple[Nest, ...]:
         for access in nest.accesses:
             others = [i for i in touching[access.buffer] if (i > index if access.external else i != index)]
             shared = max((_common(nest, found[i]) for i in others), default=0)
-            accesses.append(replace(access, shared=shared))
+            accesses.append(replace(access, shared=shared) if shared else access)
         result.append(replace(nest, accesses=tuple(accesses)))
     return tuple(result)
 

@@ -147,19 +147,37 @@ class Nest:
         """Returns the bytes of all buffers that the loops from `depth` inward touch."""
         return sum(self.footprint_elements(a, depth) * a.item_bytes for a in self.accesses if not a.in_registers)
 
+    def run_elements(self, access: Access, depth: int) -> int:
+        """Returns how long the contiguous runs are of what `footprint_elements` counts."""
+        at = next(index for index, own in enumerate(self.accesses) if own is access)
+        run = 1
+        for reached, size in zip(reversed(self._reached[at]), reversed(access.shape), strict=True):
+            run *= reached[depth]
+            if reached[depth] < size:
+                break
+        return run
+
     @cached_property
     def _footprints(self) -> list[list[int]]:
         """For each access its footprint from every depth, the innermost (nothing moves) last."""
+        depths = range(len(self.loops) + 1)
+        return [[math.prod([dim[depth] for dim in dims]) for depth in depths] for dims in self._reached]
+
+    @cached_property
+    def _reached(self) -> list[list[list[int]]]:
+        """For each access and each of its dimensions how much of it is touched from every depth, the innermost last."""
+        further = [loop.extent - 1 for loop in reversed(self.loops)]
         found = []
         for access in self.accesses:
-            totals = [1] * (len(self.loops) + 1)
+            dims = []
             for dim, size, region in zip(access.steps, access.shape, access.region, strict=True):
                 reach = 0.0
-                totals[-1] *= min(size, region)
-                for depth in range(len(self.loops) - 1, -1, -1):
-                    reach += abs(dim[depth]) * (self.loops[depth].extent - 1)
-                    totals[depth] *= min(size, int(reach) + region)
-            found.append(totals)
+                reached = [min(size, region)]
+                for step, times in zip(reversed(dim), further, strict=True):
+                    reach += abs(step) * times
+                    reached.append(min(size, int(reach) + region) if step else reached[-1])
+                dims.append(reached[::-1])
+            found.append(dims)
         return found
 
     def tiled(self, structure: str, factors: Mapping[str, Sequence[int]], *, unroll_limit: int = 0) -> Nest:

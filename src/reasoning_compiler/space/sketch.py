@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from reasoning_compiler.errors import UsageError
@@ -18,6 +19,7 @@ from reasoning_compiler.records import ChoiceDomain
 from reasoning_compiler.space.intrinsics import mend_vnni_intrinsic
 from reasoning_compiler.space.own_rules.marks import NO_RULES, STRUCTURE
 from reasoning_compiler.space.own_rules.postprocs import own_postprocs
+from reasoning_compiler.space.walk import blocks
 
 TVM_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 """What TVM raises where it refuses something: `ScheduleError` and `InternalError` are RuntimeErrors, and a failed check
@@ -55,6 +57,28 @@ class Sketch:
     structure: tuple[tuple[str, str], ...]
     alternatives: tuple[tuple[str, ChoiceDomain], ...]
     trace: Any  # tvm.s_tir.schedule.Trace
+
+
+class _Fork:
+    """Where the rules leave a choice, or, with one option and no site, where they have come to their end.
+
+    Sketches with the same choices up to a fork share the way there.
+
+    Args:
+        step: the position of what offers the choice, see `SketchGenerator._go_on`.
+        options: a schedule for each alternative.
+        site: the choice's name.
+        labels: of the alternatives.
+
+    Attributes:
+        next: by label, the fork after it, as far as anybody has gone there.
+    """
+
+    def __init__(self, step: int, options: list[Any], site: str = "", labels: tuple[str, ...] = ()) -> None:
+        self.step, self.options, self.site, self.labels = step, options, site, labels
+        self.next: dict[str, _Fork] = {}
+        # Options share statements, and TVM would change those that nobody else holds in all of them.
+        self._held = [list(blocks(option.mod["main"].body)) for option in options]
 
 
 class SketchGenerator:
@@ -105,32 +129,54 @@ class SketchGenerator:
         return self._made[key]
 
     def _walk(self, wanted: Mapping[str, str]) -> Sketch:
-        sch = self._tvm.s_tir.Schedule(self.mod, seed=1, debug_mask="none", error_render_level="fast")
-        blocks = [sch.get_sblock(name, "main") for name in self._blocks]
         alternatives: list[tuple[str, ChoiceDomain]] = []
         structure: list[tuple[str, str]] = []
-        for rule, rule_name in zip(self._rules, self._rule_names, strict=True):
-            for block in reversed(blocks):
-                name = _name_of(sch, block)
-                if name is None or (rule_name != "ApplyCustomRule" and _has_custom_rule(sch, block)):
-                    continue
-                options = self._apply(rule, sch, block)
-                if len(options) == 1:
-                    sch = options[0]
-                    continue
-                labels = _labels(sch, options)
-                site = unique(f"{name} {_SITE_WORDS.get(rule_name, rule_name)}", [s for s, _ in structure])
-                choice = wanted.get(site)
-                if choice not in labels:
-                    choice = next((label for label in labels if label.split(" + ")[-1] in _PLAIN), labels[0])
-                alternatives.append((site, ChoiceDomain(tuple(labels))))
-                structure.append((site, choice))
-                sch = options[labels.index(choice)]
-        kinds = {inst.kind.name for inst in sch.trace.insts}
+        fork = self._first
+        while fork.site:
+            choice = wanted.get(fork.site)
+            if choice not in fork.labels:
+                plain = (label for label in fork.labels if label.split(" + ")[-1] in _PLAIN)
+                choice = next(plain, fork.labels[0])
+            alternatives.append((fork.site, ChoiceDomain(fork.labels)))
+            structure.append((fork.site, choice))
+            if choice not in fork.next:
+                taken = [site for site, _ in structure]
+                fork.next[choice] = self._go_on(fork.options[fork.labels.index(choice)], fork.step + 1, taken)
+            fork = fork.next[choice]
+        trace = fork.options[0].trace
+        kinds = {inst.kind.name for inst in trace.insts}
         if not structure and kinds > {"GetSBlock"} and not any(kind.startswith("Sample") for kind in kinds):
             site, choice = _ONLY_SITE
             alternatives, structure = [(site, ChoiceDomain((choice,)))], [(site, choice)]
-        return Sketch(tuple(structure), tuple(alternatives), sch.trace)
+        return Sketch(tuple(structure), tuple(alternatives), trace)
+
+    @cached_property
+    def _first(self) -> _Fork:
+        sch = self._tvm.s_tir.Schedule(self.mod, seed=1, debug_mask="none", error_render_level="fast")
+        found = [sch.get_sblock(name, "main") for name in self._blocks]
+        named = zip(self._rules, self._rule_names, strict=True)
+        self._steps = [(rule, name, block) for rule, name in named for block in reversed(found)]
+        return self._go_on(sch, 0, [])
+
+    def _go_on(self, sch: Any, step: int, taken: list[str]) -> _Fork:
+        """Returns the first fork from a step on, of those that each apply one rule to one block.
+
+        Args:
+            sch: what the steps before have made.
+            step: its position.
+            taken: names of the sites before.
+        """
+        for position, (rule, rule_name, block) in enumerate(self._steps[step:], step):
+            name = _name_of(sch, block)
+            if name is None or (rule_name != "ApplyCustomRule" and _has_custom_rule(sch, block)):
+                continue
+            options = self._apply(rule, sch, block)
+            if len(options) == 1:
+                sch = options[0]
+                continue
+            site = unique(f"{name} {_SITE_WORDS.get(rule_name, rule_name)}", taken)
+            return _Fork(position, options, site, tuple(_labels(sch, options)))
+        return _Fork(len(self._steps), [sch])
 
     def _apply(self, rule: Any, sch: Any, block: Any) -> list[Any]:
         kind = type(rule).__name__

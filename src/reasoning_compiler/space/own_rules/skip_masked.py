@@ -47,7 +47,7 @@ def skip_masked() -> Any:
             pass
 
         def apply(self, sch: Any) -> bool:
-            if any(inst.kind.name == "Annotate" and str(inst.attrs[0]) == SKIP_MASKED for inst in sch.trace.insts):
+            if any(inst.kind.name == "Annotate" and str(inst.attrs[0]) == SKIP_MASKED for inst in sch.trace.insts[:]):
                 _rewrite(sch)
             return True
 
