@@ -222,7 +222,7 @@ def test_quotients_and_remainders_of_digits_add_up(by: int, outer: int) -> None:
 
 def test_a_window_over_positions_carries() -> None:
     rows = loop(8).plus(loop(3, 1))  # of an image that is kept with half its rows
-    assert (rows.divided(2).step(0), rows.divided(2).step(1)) == (1 / 2, 0.5)
+    assert rows.divided(2).steps(2) == (1 / 2, 0.5)
 
 
 def _at(affine: Affine, values: tuple[int, ...]) -> float:

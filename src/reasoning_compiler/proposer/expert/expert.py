@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -83,6 +84,26 @@ class _Idea:
         return f"{math.exp(self.gain):.2f} times as fast, by the analysis" if self.gain > _WORTH_SAYING else ""
 
 
+_Plan = tuple[tuple[tuple[str, Value], ...], str]
+"""Edits of the start program, with the reason for them."""
+
+
+class _Remembered:
+    """What an iterator yields, as often as anybody goes through it; it is asked no further than they go."""
+
+    def __init__(self, source: Iterator[_Idea]) -> None:
+        self._source = source
+        self._items: list[_Idea] = []
+
+    def __iter__(self) -> Iterator[_Idea]:
+        for position in itertools.count():
+            if position == len(self._items):
+                self._items.extend(itertools.islice(self._source, 1))
+            if position == len(self._items):
+                return
+            yield self._items[position]
+
+
 class Expert:
     """Proposes from rules and a static analysis; learns which decisions matter from what was measured.
 
@@ -100,6 +121,7 @@ class Expert:
         self._space, self._machine = space, machine
         self._in_lanes: dict[Program, list[_Idea]] = {}
         self._values_with: dict[tuple[tuple[str, Value], ...], dict[str, Value]] = {}
+        self._settled: dict[frozenset[tuple[str, Value]], tuple[dict[str, Value], str]] = {}
 
     def propose(self, context: Context, num: int, rng: np.random.Generator) -> Proposal:
         """Returns up to `num` transformations, best first, each with a sentence of reasoning; see `Proposer`."""
@@ -161,28 +183,51 @@ class Expert:
         return rankings
 
     @cached_property
-    def _openings(self) -> list[_Idea]:
-        ranks = range(min(_NUM_TILINGS, max([1, *(len(r) for r in self._rankings)])))
-        tilings = [self._tiled(rank) for rank in ranks]
-        settled: dict[frozenset[tuple[str, Value]], tuple[dict[str, Value], str]] = {}
-        plans = []
-        for tiles, text in tilings:  # what goes with one way of tiling may not even exist in another
-            ways = frozenset((site, tiles[site]) for site in self._ways if site in tiles)
-            if ways not in settled:
-                settled[ways] = self._settle(tiles)
-            more, why = settled[ways]
-            plans.append((self._edits({**tiles, **more}), f"{text} {why}".strip()))
-        rest = {**tilings[0][0], **next(iter(settled.values()))[0]}
-        others = list(self._other_structures(rest))
-        ordered = plans[:3] + others + plans[3:]
+    def _openings(self) -> _Remembered:
+        """The openings, best first; each is worked out when it is asked for, since somebody waits for the first."""
+        return _Remembered(self._in_order())
+
+    def _in_order(self) -> Iterator[_Idea]:
+        ideas = (_Idea(edits, text) for edits, text in self._plans_in_order())
+        for first in itertools.islice(ideas, 1):
+            yield first
+            yield from self._openings_in_lanes(first)
+        yield from ideas
+
+    def _plans_in_order(self) -> Iterator[_Plan]:
+        """Yields edits of the start program with the reasons for them: the best tilings, structures, fused ones."""
+        num = min(_NUM_TILINGS, max([1, *(len(r) for r in self._rankings)]))
+        first = self._plan(0)
+        tiles, _ = self._tiled(0)
+        rest = {**tiles, **self._settled_with(tiles)[0]}
+        plans = itertools.chain([first], (self._plan(rank) for rank in range(1, min(3, num))))
+        more = (self._plan(rank) for rank in range(3, num))
+        usual = itertools.chain(plans, self._other_structures(rest), more)
         fused = [(_fused_edits(chooser, choice, rest), choice.reasoning) for chooser, choice in self._fused]
         # The analysis has the plain one's scores read from the last cache as if nothing else used it.
-        if fused and _CLEARLY_BETTER * self._judged(fused[0][0]) < self._judged(plans[0][0]):
-            ordered = fused[:5] + ordered[:3] + fused[5:] + ordered[3:]
+        if fused and _CLEARLY_BETTER * self._judged(fused[0][0]) < self._judged(first[0]):
+            yield from fused[:5]
+            yield from itertools.islice(usual, 3)
+            yield from fused[5:]
+            yield from usual
         else:
-            ordered = ordered[:3] + fused[:1] + ordered[3:] + fused[1:]
-        ideas = [_Idea(edits, text) for edits, text in ordered]
-        return ideas[:1] + self._openings_in_lanes(ideas[0]) + ideas[1:]
+            yield from itertools.islice(usual, 3)
+            yield from fused[:1]
+            yield from usual
+            yield from fused[1:]
+
+    def _plan(self, rank: int) -> _Plan:
+        """Returns the tilings of that rank with what goes with them."""
+        tiles, text = self._tiled(rank)
+        more, why = self._settled_with(tiles)
+        return self._edits({**tiles, **more}), f"{text} {why}".strip()
+
+    def _settled_with(self, tiles: dict[str, Value]) -> tuple[dict[str, Value], str]:
+        """Returns what goes with tiles, the same for all of one way of tiling; it may not even exist in another."""
+        ways = frozenset((site, tiles[site]) for site in self._ways if site in tiles)
+        if ways not in self._settled:
+            self._settled[ways] = self._settle(tiles)
+        return self._settled[ways]
 
     def _openings_in_lanes(self, opening: _Idea) -> list[_Idea]:
         """Returns ways to sum up in vector lanes on top of an opening."""
@@ -258,7 +303,7 @@ class Expert:
             words.append(describe_move(name, value, known.get(name)))
         return settled, ("Besides: " + "; ".join(words) + ".") if words else ""
 
-    def _other_structures(self, values: dict[str, Value]) -> Iterator[tuple[tuple[tuple[str, Value], ...], str]]:
+    def _other_structures(self, values: dict[str, Value]) -> Iterator[_Plan]:
         for decision in self._table_with(values):
             if decision.kind == "structure" and decision.name not in self._ways:
                 for value in _alternatives(decision):
