@@ -35,6 +35,7 @@ _SITE_WORDS = {
     "CrossThreadReduction": "cross-thread reduction",
     "AutoInline": "inlining",
     "PackedContraction": CONTRACTION,
+    "DotProducts": "instruction",
     "FusedAttention": "fusion",
 }
 _INTRINSIC = "meta_schedule.auto_tensorize"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _SPATIAL = 0  # in TVM's IterVarType
@@ -25,6 +25,41 @@ def blocks(stmt: Any, loops: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[
             yield from blocks(stmt.else_case, loops)
     elif hasattr(stmt, "body"):
         yield from blocks(stmt.body, loops)
+
+
+def with_loops(stmt: Any, change: Callable[[Any], Any]) -> Any:
+    """Returns a statement with `change(loop)` in place of each loop, in whose body that has been done already.
+
+    Unlike `structural_map`, it may put several statements in place of one. What is neither loop, sequence nor block
+    stays as it is.
+    """
+    import tvm
+
+    kind = type(stmt).__name__
+    if kind == "For":
+        body = with_loops(stmt.body, change)
+        return change(
+            tvm.tirx.For(
+                stmt.loop_var, stmt.min, stmt.extent, stmt.kind, body, stmt.thread_binding, stmt.annotations, stmt.step
+            )
+        )
+    if kind == "SeqStmt":
+        return tvm.tirx.SeqStmt([with_loops(part, change) for part in stmt.seq])
+    if kind == "SBlockRealize":
+        block = stmt.block
+        block = tvm.s_tir.SBlock(
+            block.iter_vars,
+            block.reads,
+            block.writes,
+            block.name_hint,
+            with_loops(block.body, change),
+            block.init,
+            block.alloc_buffers,
+            block.match_buffers,
+            block.annotations,
+        )
+        return tvm.s_tir.SBlockRealize(stmt.iter_values, stmt.predicate, block)
+    return stmt
 
 
 def variables(expr: Any) -> list[Any]:

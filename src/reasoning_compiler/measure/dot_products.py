@@ -1,0 +1,211 @@
+"""Dot-product instructions in place of the loops that a schedule has marked for them.
+
+    for k: for i: for j:                                               # a register tile, marked with `DOT`
+        for lane: for term: C_local[i, 16 * j + lane] += A[i, 4 * k + term] * B_packed[k, j, lane, term]
+    for k: for i (unrolled): for j (unrolled):
+        C_local[i, 16 * j : +16] = vpdpbusd(C_local[i, 16 * j : +16], broadcast(A[i, 4 * k : +4]), B_packed[k, j])
+
+LLVM does not find them in such loops by itself. Without this, as in a replay in plain TVM, the program is right as
+well, and slower. Of integers the result is the same; of bfloat16 each lane sums up in float32, two products at a time,
+and numbers below the smallest normal one count as zero (Intel's manual, VDPBF16PS).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+import tvm_ffi
+
+from reasoning_compiler.space.dots import DOT, Dot, dot_named
+from reasoning_compiler.space.walk import blocks, bound_variables, variables, with_loops
+
+_SIGN_BITS = -0x7F7F7F80  # 0x80808080: adds 128 to each of four signed bytes, and takes them for unsigned
+_IMPORT = "pragma_import_llvm"
+_BFLOAT16 = "reasoning_compiler_dpbf16ps"
+# TVM's LLVM types have no bfloat16.
+_BFLOAT16_CODE = f"""
+declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
+define <16 x float> @{_BFLOAT16}(<16 x float> %sums, <16 x i32> %a, <16 x i32> %b) alwaysinline {{
+  %x = bitcast <16 x i32> %a to <32 x bfloat>
+  %y = bitcast <16 x i32> %b to <32 x bfloat>
+  %r = call <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float> %sums, <32 x bfloat> %x, <32 x bfloat> %y)
+  ret <16 x float> %r
+}}
+"""
+
+
+def with_dot_products(mod: Any) -> Any:
+    """Returns the module with instructions where its blocks are marked with `DOT`, the same module where none is.
+
+    A block whose operands do not lie as the instruction reads them, as where a weight could not be packed, keeps its
+    loops.
+
+    Args:
+        mod: an IRModule with the PrimFunc `main`, postprocessed, its weights packed.
+    """
+    main = mod["main"]
+    made: dict[Any, Any] = {}
+    sums: list[Any] = []
+    for realize, loops in blocks(main.body):
+        if DOT in realize.block.annotations:
+            tile = _Tile.of(dot_named(str(realize.block.annotations[DOT])), realize, loops)
+            if tile is not None:
+                made[tile.reducing[0].loop_var] = tile.summed(sums)
+    if not made:
+        return mod
+    body = with_loops(main.body, lambda loop: made.get(loop.loop_var, loop))
+    root = body.block
+    root = tvm.s_tir.SBlock(
+        root.iter_vars,
+        root.reads,
+        root.writes,
+        root.name_hint,
+        root.body,
+        root.init,
+        [*root.alloc_buffers, *sums],
+        root.match_buffers,
+        root.annotations,
+    )
+    body = tvm.s_tir.SBlockRealize(body.iter_values, body.predicate, root)
+    return tvm.IRModule({"main": tvm.tirx.PrimFunc(main.params, body, main.ret_type, main.attrs)}, attrs=mod.attrs)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A register tile that is summed up over the whole reduction.
+
+    Args:
+        dot: the instruction.
+        reducing: the loops around the tile that reduce, outermost first.
+        loops: the tile's, without those of lanes and terms.
+        sums: the buffer that is written, and its indices at the first lane.
+        left: A and its indices at the first term.
+        right: B and its indices at the first lane and term.
+    """
+
+    dot: Dot
+    reducing: tuple[Any, ...]
+    loops: tuple[Any, ...]
+    sums: tuple[Any, list[Any]]
+    left: tuple[Any, list[Any]]
+    right: tuple[Any, list[Any]]
+
+    @classmethod
+    def of(cls, dot: Dot, realize: Any, loops: Sequence[Any]) -> _Tile | None:
+        """Returns the tile of a marked block; None where the instruction does not fit."""
+        block = realize.block
+        *outer, lanes, terms = loops
+        moved = bound_variables(realize, spatial=False)
+        reducing = [index for index, loop in enumerate(outer) if loop.loop_var in moved]
+        extents = (int(lanes.extent), int(terms.extent))
+        if not reducing or block.init is not None or extents != (dot.lanes, dot.terms):
+            return None
+        bound = {v.var: value for v, value in zip(block.iter_vars, realize.iter_values, strict=True)}
+        product = next(term for term in (block.body.value.a, block.body.value.b) if type(term).__name__ == "Mul")
+        loads = [each.value if type(each).__name__ == "Cast" else each for each in (product.a, product.b)]
+        operands = [(load.source, [_with(index, bound) for index in load.indices]) for load in loads]
+        last = {lanes.loop_var: dot.lanes - 1, terms.loop_var: dot.terms - 1}
+        reach = [tuple(_offset(*each, {v: at}) - _offset(*each, {}) for v, at in last.items()) for each in operands]
+        wanted = [(0, dot.terms - 1), ((dot.lanes - 1) * dot.terms, dot.terms - 1)]
+        if reach != wanted and reach != wanted[::-1]:
+            return None
+        operands = operands if reach == wanted else operands[::-1]
+        written = (block.writes[0].source, [_with(index, bound) for index in block.body.indices])
+        first = dict.fromkeys(last, 0)
+        (sums, left, right) = (
+            (buffer, [_with(index, first) for index in indices]) for buffer, indices in (written, *operands)
+        )
+        inside = tuple(outer[reducing[-1] + 1 :])
+        return cls(dot, tuple(outer[reducing[0] : reducing[-1] + 1]), inside, sums, left, right)
+
+    def summed(self, allocated: list[Any]) -> Any:
+        """Returns what takes the place of the reducing loops; adds the buffers that it needs to `allocated`."""
+        body = [self._nest(self.loops, self._multiplied)]
+        before, after = [], []
+        if self.dot.shifted:
+            columns = [loop for loop in self.loops if loop.loop_var in _variables(self.right[1])]
+            size = math.prod(int(loop.extent) for loop in columns) * self.dot.lanes
+            extra = tvm.tirx.decl_buffer((size,), self.dot.sums, f"{self.sums[0].name}_shift", scope="local")
+            allocated.append(extra)
+            place: Any = tvm.tirx.const(0, "int32")
+            for loop in columns:
+                place = place * loop.extent + loop.loop_var
+            shift = (extra, [place * self.dot.lanes])
+            zeros = tvm.tirx.Broadcast(tvm.tirx.const(0, self.dot.sums), self.dot.lanes)
+            ones = tvm.tirx.Broadcast(tvm.tirx.const(_SIGN_BITS, "int32"), self.dot.lanes)
+            before = [self._nest(columns, lambda at: self._store(shift, zeros, at))]
+            body.insert(0, self._nest(columns, lambda at: self._store(shift, self._dot(shift, ones, at), at)))
+            after = [self._nest(self.loops, lambda at: self._store(self.sums, self._without(shift, at), at))]
+        inner = tvm.tirx.SeqStmt(body) if len(body) > 1 else body[0]
+        imports = {_IMPORT: _BFLOAT16_CODE} if self.dot.left == "bfloat16" else {}
+        for loop in reversed(self.reducing):
+            notes = {**loop.annotations, **imports} if loop is self.reducing[0] else loop.annotations
+            inner = tvm.tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, inner, None, notes)
+        return tvm.tirx.SeqStmt([*before, inner, *after]) if before else inner
+
+    def _nest(self, loops: Sequence[Any], body: Callable[[Mapping[Any, Any]], Any]) -> Any:
+        """Returns unrolled loops like some of the tile's around a body, which is given the variables in their place."""
+        fresh = [tvm.tirx.Var(str(loop.loop_var.name), "int32") for loop in loops]
+        at = {loop.loop_var: variable for loop, variable in zip(loops, fresh, strict=True)}
+        made = body(at)
+        for loop, variable in zip(reversed(loops), reversed(fresh), strict=True):
+            made = tvm.tirx.For(variable, 0, loop.extent, tvm.tirx.ForKind.UNROLLED, made)
+        return made
+
+    def _multiplied(self, at: Mapping[Any, Any]) -> Any:
+        group = tvm.tirx.reinterpret("int32", _vector(self.left, self.dot.terms, at))
+        if self.dot.shifted:
+            group = group ^ tvm.tirx.const(_SIGN_BITS, "int32")
+        return self._store(self.sums, self._dot(self.sums, tvm.tirx.Broadcast(group, self.dot.lanes), at), at)
+
+    def _dot(self, sums: tuple[Any, list[Any]], left: Any, at: Mapping[Any, Any]) -> Any:
+        """Returns a vector of sums with the products of a vector of A's groups (32-bit integers) and one of B's."""
+        dtype, present = f"{self.dot.sums}x{self.dot.lanes}", _vector(sums, self.dot.lanes, at)
+        right = _vector(self.right, self.dot.lanes * self.dot.terms, at)
+        if self.dot.left == "bfloat16":
+            right = tvm.tirx.reinterpret(f"int32x{self.dot.lanes}", right)
+            return tvm.tirx.call_pure_extern(dtype, _BFLOAT16, present, left, right)
+        left = tvm.tirx.reinterpret(f"uint8x{self.dot.lanes * self.dot.terms}", left)
+        return tvm.tirx.call_llvm_pure_intrin(dtype, "llvm.x86.avx512.vpdpbusd.512", present, left, right)
+
+    def _without(self, shift: tuple[Any, list[Any]], at: Mapping[Any, Any]) -> Any:
+        return _vector(self.sums, self.dot.lanes, at) - _vector(shift, self.dot.lanes, at)
+
+    def _store(self, place: tuple[Any, list[Any]], value: Any, at: Mapping[Any, Any]) -> Any:
+        return tvm.tirx.BufferStore(place[0], value, _indices(place[1], self.dot.lanes, at))
+
+
+def _vector(place: tuple[Any, list[Any]], lanes: int, at: Mapping[Any, Any]) -> Any:
+    return tvm.tirx.BufferLoad(place[0], _indices(place[1], lanes, at))
+
+
+def _indices(indices: list[Any], lanes: int, at: Mapping[Any, Any]) -> list[Any]:
+    *outer, last = (_with(index, at) for index in indices)
+    return [*outer, tvm.tirx.Ramp(last, 1, lanes)]
+
+
+def _with(expr: Any, values: Mapping[Any, Any]) -> Any:
+    """Returns an expression with values in place of some variables."""
+
+    def value(variable: Any) -> Any:
+        found = values.get(variable, variable)
+        return tvm.tirx.const(found, str(variable.ty.dtype)) if isinstance(found, int) else found
+
+    return tvm_ffi.structural_map(expr, (tvm.tirx.Var, value))
+
+
+def _offset(buffer: Any, indices: Sequence[Any], at: Mapping[Any, int]) -> int:
+    """Returns how many elements from its start a buffer is touched where variables have these values, or else zero."""
+    offset = 0
+    for index, extent in zip(indices, buffer.shape, strict=True):
+        point = _with(index, {v: at.get(v, 0) for v in variables(index)})
+        offset = offset * int(extent) + int(tvm.sym.Analyzer().simplify(point))
+    return offset
+
+
+def _variables(indices: Sequence[Any]) -> set[Any]:
+    return {variable for index in indices for variable in variables(index)}
