@@ -5,6 +5,9 @@
     for k: for i (unrolled): for j (unrolled):
         C_local[i, 16 * j : +16] = vpdpbusd(C_local[i, 16 * j : +16], broadcast(A[i, 4 * k : +4]), B_packed[k, j])
 
+Signed bytes times signed bytes have no instruction of AVX-512. There A_shift = A + 128 stands in for A, unsigned, and
+C_shift, by the same instruction, sums up what that is too much: C = A_shift * B - 128 * ones * B.
+
 LLVM does not find them in such loops by itself. Without this, as in a replay in plain TVM, the program is right as
 well, and slower. Of integers the result is the same; of bfloat16 each lane sums up in float32, two products at a time,
 and numbers below the smallest normal one count as zero (Intel's manual, VDPBF16PS).
@@ -14,16 +17,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tvm
 import tvm_ffi
 
 from reasoning_compiler.space.dots import DOT, Dot, dot_named
-from reasoning_compiler.space.walk import blocks, bound_variables, variables, with_loops
+from reasoning_compiler.space.walk import blocks, bound_variables, factors, variables, with_loops
 
-_SIGN_BITS = -0x7F7F7F80  # 0x80808080: adds 128 to each of four signed bytes, and takes them for unsigned
+_SHIFTS = -0x7F7F7F80  # 0x80808080, 128 in each of four unsigned bytes
+_SIGN_BIT = -0x80
+_LINE_BYTES = 64
 _IMPORT = "pragma_import_llvm"
 _BFLOAT16 = "reasoning_compiler_dpbf16ps"
 # TVM's LLVM types have no bfloat16.
@@ -49,12 +54,18 @@ def with_dot_products(mod: Any) -> Any:
     """
     main = mod["main"]
     made: dict[Any, Any] = {}
-    sums: list[Any] = []
+    allocated: list[Any] = []
+    copies: list[Any] = []
     for realize, loops in blocks(main.body):
         if DOT in realize.block.annotations:
             tile = _Tile.of(dot_named(str(realize.block.annotations[DOT])), realize, loops)
+            if tile is not None and tile.dot.shifted:
+                shifted = tvm.tirx.decl_buffer(tile.left[0].shape, "uint8", f"{tile.left[0].name}_shift")
+                copies.append(_shift(tile.left[0], shifted))
+                allocated.append(shifted)
+                tile = replace(tile, left=(shifted, tile.left[1]))
             if tile is not None:
-                made[tile.reducing[0].loop_var] = tile.summed(sums)
+                made[tile.reducing[0].loop_var] = tile.summed(allocated)
     if not made:
         return mod
     body = with_loops(main.body, lambda loop: made.get(loop.loop_var, loop))
@@ -64,9 +75,9 @@ def with_dot_products(mod: Any) -> Any:
         root.reads,
         root.writes,
         root.name_hint,
-        root.body,
+        tvm.tirx.SeqStmt([*copies, root.body]) if copies else root.body,
         root.init,
-        [*root.alloc_buffers, *sums],
+        [*root.alloc_buffers, *allocated],
         root.match_buffers,
         root.annotations,
     )
@@ -102,11 +113,10 @@ class _Tile:
         moved = bound_variables(realize, spatial=False)
         reducing = [index for index, loop in enumerate(outer) if loop.loop_var in moved]
         extents = (int(lanes.extent), int(terms.extent))
-        if not reducing or block.init is not None or extents != (dot.lanes, dot.terms):
+        loads = factors(block)
+        if loads is None or not reducing or block.init is not None or extents != (dot.lanes, dot.terms):
             return None
         bound = {v.var: value for v, value in zip(block.iter_vars, realize.iter_values, strict=True)}
-        product = next(term for term in (block.body.value.a, block.body.value.b) if type(term).__name__ == "Mul")
-        loads = [each.value if type(each).__name__ == "Cast" else each for each in (product.a, product.b)]
         operands = [(load.source, [_with(index, bound) for index in load.indices]) for load in loads]
         last = {lanes.loop_var: dot.lanes - 1, terms.loop_var: dot.terms - 1}
         reach = [tuple(_offset(*each, {v: at}) - _offset(*each, {}) for v, at in last.items()) for each in operands]
@@ -136,9 +146,9 @@ class _Tile:
                 place = place * loop.extent + loop.loop_var
             shift = (extra, [place * self.dot.lanes])
             zeros = tvm.tirx.Broadcast(tvm.tirx.const(0, self.dot.sums), self.dot.lanes)
-            ones = tvm.tirx.Broadcast(tvm.tirx.const(_SIGN_BITS, "int32"), self.dot.lanes)
+            shifts = tvm.tirx.Broadcast(tvm.tirx.const(_SHIFTS, "int32"), self.dot.lanes)
             before = [self._nest(columns, lambda at: self._store(shift, zeros, at))]
-            body.insert(0, self._nest(columns, lambda at: self._store(shift, self._dot(shift, ones, at), at)))
+            body.insert(0, self._nest(columns, lambda at: self._store(shift, self._dot(shift, shifts, at), at)))
             after = [self._nest(self.loops, lambda at: self._store(self.sums, self._without(shift, at), at))]
         inner = tvm.tirx.SeqStmt(body) if len(body) > 1 else body[0]
         imports = {_IMPORT: _BFLOAT16_CODE} if self.dot.left == "bfloat16" else {}
@@ -158,8 +168,6 @@ class _Tile:
 
     def _multiplied(self, at: Mapping[Any, Any]) -> Any:
         group = tvm.tirx.reinterpret("int32", _vector(self.left, self.dot.terms, at))
-        if self.dot.shifted:
-            group = group ^ tvm.tirx.const(_SIGN_BITS, "int32")
         return self._store(self.sums, self._dot(self.sums, tvm.tirx.Broadcast(group, self.dot.lanes), at), at)
 
     def _dot(self, sums: tuple[Any, list[Any]], left: Any, at: Mapping[Any, Any]) -> Any:
@@ -177,6 +185,21 @@ class _Tile:
 
     def _store(self, place: tuple[Any, list[Any]], value: Any, at: Mapping[Any, Any]) -> Any:
         return tvm.tirx.BufferStore(place[0], value, _indices(place[1], self.dot.lanes, at))
+
+
+def _shift(source: Any, target: Any) -> Any:
+    """Returns loops that write a buffer of bytes with 128 added to each: with the sign bit turned around."""
+    shape = [int(extent) for extent in source.shape]
+    width = math.gcd(shape[-1], _LINE_BYTES)
+    extents = [*shape[:-1], shape[-1] // width]
+    loops = [tvm.tirx.Var(f"ax{dim}", "int32") for dim in range(len(extents))]
+    indices = [*loops[:-1], tvm.tirx.Ramp(loops[-1] * width, 1, width)]
+    turned = tvm.tirx.BufferLoad(source, indices) ^ tvm.tirx.Broadcast(tvm.tirx.const(_SIGN_BIT, "int8"), width)
+    made = tvm.tirx.BufferStore(target, tvm.tirx.reinterpret(f"uint8x{width}", turned), indices)
+    for dim in reversed(range(len(extents))):
+        kind = tvm.tirx.ForKind.PARALLEL if dim == 0 and extents[0] > 1 else tvm.tirx.ForKind.SERIAL
+        made = tvm.tirx.For(loops[dim], 0, extents[dim], kind, made)
+    return made
 
 
 def _vector(place: tuple[Any, list[Any]], lanes: int, at: Mapping[Any, Any]) -> Any:

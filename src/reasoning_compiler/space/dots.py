@@ -28,8 +28,8 @@ class Dot:
         sums: dtype of the sums.
         lanes: of a vector of sums.
         terms: products that go into each lane.
-        shifted: A is signed where the instruction wants it unsigned. It is given 128 more, and 128 times the sums over
-            B, which the same instruction makes, are subtracted in the end.
+        shifted: A is signed where the instruction wants it unsigned. A copy of it has 128 added, and 128 times the sums
+            over B, which the same instruction makes, are subtracted in the end.
         per_fma: how many of them a core starts in the time of a float32 multiply-add.
     """
 

@@ -27,6 +27,21 @@ def blocks(stmt: Any, loops: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[
         yield from blocks(stmt.body, loops)
 
 
+def factors(block: Any) -> tuple[Any, Any] | None:
+    """Returns the loads of the two buffers whose product a block sums up, casts left out; None if it does not."""
+    if type(block.body).__name__ != "BufferStore":
+        return None
+    value = block.body.value
+    terms = [value.a, value.b] if type(value).__name__ == "Add" else []
+    products = [term for term in terms if type(term).__name__ == "Mul"]
+    if len(products) != 1 or sum(type(term).__name__ == "TensorLoad" for term in terms) != 1:
+        return None
+    a, b = (x.value if type(x).__name__ == "Cast" else x for x in (products[0].a, products[0].b))
+    if type(a).__name__ != "TensorLoad" or type(b).__name__ != "TensorLoad" or a.source.same_as(b.source):
+        return None
+    return a, b
+
+
 def with_loops(stmt: Any, change: Callable[[Any], Any]) -> Any:
     """Returns a statement with `change(loop)` in place of each loop, in whose body that has been done already.
 

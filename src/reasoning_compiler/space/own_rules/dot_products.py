@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.dots import DOT, Dot, dot_for
 from reasoning_compiler.space.own_rules.marks import STRUCTURE
+from reasoning_compiler.space.walk import factors
 
 _STRUCTURE = "SSRRS"
 _MAX_ROWS = 32  # of a register tile, in each loop
@@ -71,8 +72,8 @@ def _features(target: Any) -> frozenset[str]:
 def _place(sch: Any, name: Any, features: frozenset[str]) -> _Place | None:
     """Returns where an instruction fits into a block; None where none does."""
     block = sch.get(name)
-    operands = _operands(block)
-    if operands is None or len(sch.get_loops(name)) != len(block.iter_vars):
+    operands = factors(block)
+    if operands is None or block.init is None or len(sch.get_loops(name)) != len(block.iter_vars):
         return None
     variables = [iter_var.var for iter_var in block.iter_vars]
     written = block.writes[0].source
@@ -90,34 +91,19 @@ def _place(sch: Any, name: Any, features: frozenset[str]) -> _Place | None:
     return None
 
 
-def _operands(block: Any) -> tuple[Any, Any] | None:
-    """Returns the loads whose product a block sums up; None if it does not."""
-    if block.init is None or len(block.writes) != 1 or type(block.body).__name__ != "BufferStore":
-        return None
-    value = block.body.value
-    terms = [value.a, value.b] if type(value).__name__ == "Add" else []
-    products = [term for term in terms if type(term).__name__ == "Mul"]
-    if len(products) != 1:
-        return None
-    a, b = (x.value if type(x).__name__ == "Cast" else x for x in (products[0].a, products[0].b))
-    if type(a).__name__ != "TensorLoad" or type(b).__name__ != "TensorLoad" or a.source.same_as(b.source):
-        return None
-    return a, b
-
-
 def _position(variables: list[Any], expr: Any) -> int | None:
     return next((i for i, variable in enumerate(variables) if variable.same_as(expr)), None)
 
 
 def _in_place(sch: Any, left: Any, right: Any, dot: Dot) -> bool:
-    """Tells whether B is a constant, which is laid out for the instruction, and A is kept in memory as it is.
+    """Tells whether B is a constant, which is laid out for the instruction, and A lies as it reads it.
 
-    TVM keeps bfloat16 of its own buffers as float32.
+    Of bfloat16, TVM keeps its own buffers as float32; what is shifted has to be there before the loops begin.
     """
     main = sch.mod["main"]
     constant = [main.params[int(index)] for index in main.attrs.get("layout_free_buffers", ())]
-    kept = dot.left != "bfloat16" or any(left.same_as(parameter) for parameter in main.params)
-    return kept and any(right.same_as(each) for each in constant)
+    free = dot.left == "uint8" or any(left.same_as(parameter) for parameter in main.params)
+    return free and any(right.same_as(each) for each in constant)
 
 
 def _tiled(sch: Any, block: Any, place: _Place) -> Any:
@@ -131,8 +117,8 @@ def _tiled(sch: Any, block: Any, place: _Place) -> Any:
     for index, loop in enumerate(loops):
         levels = reducing if reduces[index] else spatial
         limit = _MAX_VECTORS if index == place.column else _MAX_ROWS
-        factors = sch.sample_perfect_tile(loop, n=len(levels), max_innermost_factor=limit)
-        for level, part in zip(levels, sch.split(loop, factors), strict=True):
+        sampled = sch.sample_perfect_tile(loop, n=len(levels), max_innermost_factor=limit)
+        for level, part in zip(levels, sch.split(loop, sampled), strict=True):
             level.append(part)
     sch.reorder(*spatial[0], *spatial[1], *reducing[0], *reducing[1], *spatial[2], lanes, terms)
     consumer = _only_consumer(sch, block)
