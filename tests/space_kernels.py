@@ -39,10 +39,12 @@ def gemm(
     """C = A · B with B a constant weight, in float32 or, for integers, int32; with relu a block D after it.
 
     Args:
+        dtype: of both; with uint8, B is int8.
         transposed: B is [n, k].
     """
     sum_dtype = "float32" if "float" in dtype else "int32"
-    a, b = te.placeholder((m, k), dtype, name="A"), te.placeholder((n, k) if transposed else (k, n), dtype, name="B")
+    a = te.placeholder((m, k), dtype, name="A")
+    b = te.placeholder((n, k) if transposed else (k, n), "int8" if dtype == "uint8" else dtype, name="B")
     r = te.reduce_axis((0, k), name="k")
     c = te.compute(
         (m, n),

@@ -11,6 +11,7 @@ from typing import Any
 import tvm
 import tvm.s_tir
 
+from reasoning_compiler.measure.dot_products import with_dot_products
 from reasoning_compiler.measure.linking import link
 from reasoning_compiler.measure.lowering import compile_for
 from reasoning_compiler.measure.packing import split_packing
@@ -46,7 +47,7 @@ def build(*, module: str, target: str, arguments: list[dict[str, Any]] | None, l
         if racing is not None:
             raise Refused("wrong_result", racing)
         packed = split_packing(mod)
-        packed = replace(packed, kernel=with_prefetches(packed.kernel))
+        packed = replace(packed, kernel=with_dot_products(with_prefetches(packed.kernel)))
         executable = compile_for(packed.library, tvm.target.Target(json.loads(target)))
         link(executable.mod, Path(library), target=target)
         write_signature(Path(library), Signature.of(packed, known, target=target))

@@ -18,7 +18,7 @@ import tvm_ffi
 
 from reasoning_compiler.space.extract import nests
 from reasoning_compiler.space.nest import PREFETCH, Nest
-from reasoning_compiler.space.walk import blocks
+from reasoning_compiler.space.walk import blocks, with_loops
 
 _LINE_BYTES = 64
 _MAX_LINES = 8  # per iteration of the loop that they stand in
@@ -49,7 +49,16 @@ def with_prefetches(mod: Any) -> Any:
             calls.setdefault(loops[loop].loop_var, []).extend(_calls(nest, loop, realize, inside, distance))
     if not any(calls.values()):
         return mod
-    func = tvm.tirx.PrimFunc(main.params, _with_calls(main.body, calls), main.ret_type, main.attrs)
+
+    def with_calls(loop: Any) -> Any:
+        if not calls.get(loop.loop_var):
+            return loop
+        body = tvm.tirx.SeqStmt([*calls[loop.loop_var], loop.body])
+        return tvm.tirx.For(
+            loop.loop_var, loop.min, loop.extent, loop.kind, body, loop.thread_binding, loop.annotations, loop.step
+        )
+
+    func = tvm.tirx.PrimFunc(main.params, with_loops(main.body, with_calls), main.ret_type, main.attrs)
     return tvm.IRModule({"main": func}, attrs=mod.attrs)
 
 
@@ -72,32 +81,3 @@ def _calls(nest: Nest, loop: int, realize: Any, inside: set[Any], distance: int)
             call = tvm.tirx.call_intrin("void", "tirx.prefetch", address, _READ, keep, _DATA)
             calls.append(tvm.tirx.Evaluate(call))
     return calls
-
-
-def _with_calls(stmt: Any, calls: dict[Any, list[Any]]) -> Any:
-    """Returns a statement with calls at the start of some loops' bodies, by loop variable."""
-    kind = type(stmt).__name__
-    if kind == "For":
-        body = _with_calls(stmt.body, calls)
-        if calls.get(stmt.loop_var):
-            body = tvm.tirx.SeqStmt([*calls[stmt.loop_var], body])
-        return tvm.tirx.For(
-            stmt.loop_var, stmt.min, stmt.extent, stmt.kind, body, stmt.thread_binding, stmt.annotations, stmt.step
-        )
-    if kind == "SeqStmt":
-        return tvm.tirx.SeqStmt([_with_calls(part, calls) for part in stmt.seq])
-    if kind == "SBlockRealize":
-        block = stmt.block
-        block = tvm.s_tir.SBlock(
-            block.iter_vars,
-            block.reads,
-            block.writes,
-            block.name_hint,
-            _with_calls(block.body, calls),
-            block.init,
-            block.alloc_buffers,
-            block.match_buffers,
-            block.annotations,
-        )
-        return tvm.s_tir.SBlockRealize(stmt.iter_values, stmt.predicate, block)
-    return stmt

@@ -50,23 +50,31 @@ def explain_text(programs: Sequence[Explained], header: Header, machine: Machine
         header: of the run.
         machine: as the run used it, with as many cores as it had threads.
     """
-    blocks = [_kernel(header, machine), *(_program(each, header, machine) for each in programs)]
+    blocks = [
+        _kernel(header, machine, _peak_flops(programs, machine)),
+        *(_program(each, header, machine) for each in programs),
+    ]
     return "\n\n".join("\n".join(map(_printable, lines)) for lines in blocks) + "\n"
 
 
 def explain_json(programs: Sequence[Explained], header: Header, machine: Machine) -> dict[str, Any]:
     """Returns the explanation as JSON values; seconds, bytes and floating-point operations in their units."""
+    peak_flops = _peak_flops(programs, machine)
     return {
         "kind": "explanation",
         "workload": header.spec,
         "flops": header.flops,
         "bytes": header.bytes,
         "intensity": header.flops / header.bytes if header.bytes else 0.0,
-        "roofline_secs": roofline_secs(header.flops, header.bytes, machine),
-        "ridge_intensity": machine.peak_flops / machine.bandwidth_bytes_per_sec,
+        "roofline_secs": roofline_secs(header.flops, header.bytes, machine, peak_flops=peak_flops),
+        "ridge_intensity": peak_flops / machine.bandwidth_bytes_per_sec,
         "machine": machine.to_json(),
         "programs": [_program_json(each, machine) for each in programs],
     }
+
+
+def _peak_flops(programs: Sequence[Explained], machine: Machine) -> float:
+    return max((each.analysis.peak_flops for each in programs), default=machine.peak_flops)
 
 
 # -- JSON -------------------------------------------------------------------------------------------------------------
@@ -96,7 +104,7 @@ def _block_json(block: BlockAnalysis, analysis: Analysis, machine: Machine) -> d
         "vector_registers": machine.num_vector_registers,
         "bytes_moved": block.bytes_moved,
         "intensity": block.intensity,
-        "roofline_secs": roofline_secs(block.flops, block.bytes_moved, machine),
+        "roofline_secs": roofline_secs(block.flops, block.bytes_moved, machine, peak_flops=block.peak_flops),
     }
 
 
@@ -107,17 +115,17 @@ def _cache_bytes(machine: Machine) -> dict[str, int]:
 # -- words ------------------------------------------------------------------------------------------------------------
 
 
-def _kernel(header: Header, machine: Machine) -> list[str]:
+def _kernel(header: Header, machine: Machine, peak_flops: float) -> list[str]:
     intensity = header.flops / header.bytes if header.bytes else 0.0
-    ridge = machine.peak_flops / machine.bandwidth_bytes_per_sec
+    ridge = peak_flops / machine.bandwidth_bytes_per_sec
     limit = "computing" if intensity > ridge else "memory"
-    peaks = f"{flops_text(machine.peak_flops)} and {bandwidth_text(machine.bandwidth_bytes_per_sec)}"
+    peaks = f"{flops_text(peak_flops)} and {bandwidth_text(machine.bandwidth_bytes_per_sec)}"
+    least = roofline_secs(header.flops, header.bytes, machine, peak_flops=peak_flops)
     cores = f"{machine.num_cores} core{'s' if machine.num_cores > 1 else ''}"
     return [
         f"{header.spec} on {machine.name}, {cores}, {machine.isa}",
         f"  {_operations(header.flops)} and {size_text(header.bytes)} of arguments: {_figure(intensity)} FLOP a byte",
-        f"  roofline: {time_text(roofline_secs(header.flops, header.bytes, machine))}, set by {limit} "
-        f"({peaks}, which balance at {_figure(ridge)} FLOP a byte)",
+        f"  roofline: {time_text(least)}, set by {limit} ({peaks}, which balance at {_figure(ridge)} FLOP a byte)",
     ]
 
 
@@ -158,7 +166,7 @@ def _block(block: BlockAnalysis, share: float, machine: Machine) -> list[str]:
         held = f"holds the {size_text(level.working_set_bytes)}{inward}" if whole else "holds not even one iteration"
         name = f"{level.level} {size_text(sizes[level.level])}"
         rows.append((name, f"{held}; {size_text(level.bytes_in)} come in"))
-    least = roofline_secs(block.flops, block.bytes_moved, machine)
+    least = roofline_secs(block.flops, block.bytes_moved, machine, peak_flops=block.peak_flops)
     of_estimate = f"{share_text(least / block.secs)} of it by this estimate" if block.secs else ""
     rows.append(
         (
@@ -184,7 +192,8 @@ def _vectors(block: BlockAnalysis) -> str:
     if block.vector_lanes == 1:
         return "none: the innermost loop runs scalar"
     strided = f", gathered with a stride from {', '.join(block.strided)}" if block.strided else ""
-    return f"{block.vector_lanes} lanes{strided}"
+    by = f" by {block.instruction}" if block.instruction else ""
+    return f"{block.vector_lanes} lanes{by}{strided}"
 
 
 def _cores(block: BlockAnalysis, machine: Machine) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reasoning_compiler.records import Machine
+from reasoning_compiler.space.dots import dot_for
 from reasoning_compiler.space.nest import Access, Nest
 
 _FMA_LATENCY_CYCLES = 4
@@ -69,6 +70,9 @@ class BlockAnalysis:
         levels: traffic into each cache level, innermost first.
         compute_secs: the time if all data lay in registers and L1.
         reduces: whether the nest sums up, or reduces otherwise.
+        instruction: that multiplies and adds in it, where it is no multiply-add of single numbers.
+        peak_flops: what the machine can do at best of the nest's kind: more than of float32 where an instruction of its
+            takes the nest's types.
     """
 
     block: str
@@ -85,6 +89,8 @@ class BlockAnalysis:
     levels: tuple[LevelTraffic, ...]
     compute_secs: float
     reduces: bool
+    instruction: str
+    peak_flops: float
 
     @property
     def bytes_moved(self) -> float:
@@ -105,11 +111,13 @@ class Analysis:
         blocks: in program order.
         roofline_secs: the least time that the kernel's operations and its arguments' bytes allow.
         intensity: floating-point operations per byte of the arguments; 0 where the bytes are not known.
+        peak_flops: what the machine can do at best of the kernel's kind, see `BlockAnalysis`.
     """
 
     blocks: tuple[BlockAnalysis, ...]
     roofline_secs: float
     intensity: float
+    peak_flops: float
 
     @property
     def secs(self) -> float:
@@ -136,15 +144,23 @@ def analyze(nests: Sequence[Nest], machine: Machine, *, kernel_flops: float = 0,
         kernel_bytes: bytes of its arguments, each moved once.
     """
     flops = kernel_flops or sum(n.flops * n.iterations for n in nests)
-    roofline = roofline_secs(flops, kernel_bytes, machine)
+    peak_flops = max((_peak_flops(n, machine) for n in nests), default=machine.peak_flops)
     return Analysis(
-        tuple(analyze_block(n, machine) for n in nests), roofline, flops / kernel_bytes if kernel_bytes else 0.0
+        tuple(analyze_block(n, machine) for n in nests),
+        roofline_secs(flops, kernel_bytes, machine, peak_flops=peak_flops),
+        flops / kernel_bytes if kernel_bytes else 0.0,
+        peak_flops,
     )
 
 
-def roofline_secs(flops: float, num_bytes: float, machine: Machine) -> float:
+def roofline_secs(flops: float, num_bytes: float, machine: Machine, *, peak_flops: float) -> float:
     """Returns the least time that so many operations and bytes from memory take on a machine."""
-    return max(flops / machine.peak_flops, num_bytes / machine.bandwidth_bytes_per_sec)
+    return max(flops / peak_flops, num_bytes / machine.bandwidth_bytes_per_sec)
+
+
+def _peak_flops(nest: Nest, machine: Machine) -> float:
+    dot = dot_for(nest.dtypes, machine.features)
+    return machine.peak_flops * (dot.gain if dot is not None else 1.0)
 
 
 def analyze_block(nest: Nest, machine: Machine) -> BlockAnalysis:
@@ -181,6 +197,8 @@ def analyze_block(nest: Nest, machine: Machine) -> BlockAnalysis:
         levels,
         compute,
         nest.reduces,
+        nest.dot.name if nest.dot is not None else "",
+        _peak_flops(nest, machine),
     )
 
 
@@ -198,19 +216,19 @@ class _Tile:
     def __init__(self, nest: Nest, machine: Machine) -> None:
         self.nest, self.machine = nest, machine
         self.item_bytes = nest.output.item_bytes if nest.output else 4
-        self.full_lanes = max(1, machine.vector_bytes // self.item_bytes)
+        self.full_lanes = 1 if nest.dot is not None else max(1, machine.vector_bytes // self.item_bytes)
         self.first = self._first_tile_loop()
         extents = [(index, loop) for index, loop in enumerate(nest.loops) if index >= self.first]
         self.vector_loops = self._vector_loops()
         self.vector_extent = math.prod(nest.loops[i].extent for i in self.vector_loops)
         self.strided = self._strided()
-        self.lanes = min(self.vector_extent, self.full_lanes)
+        self.lanes = nest.dot.lanes if nest.dot is not None else min(self.vector_extent, self.full_lanes)
         self.loops = tuple((loop.name, loop.extent) for _, loop in extents if loop.extent > 1)
         self.rows = math.prod(loop.extent for i, loop in extents if i not in self.vector_loops)
-        self.accumulators = self.rows * math.ceil(self.vector_extent / self.full_lanes)
+        self.accumulators = self.rows * math.ceil(self.vector_extent / self.full_lanes) + self._shift_sums()
         self.steps = self._reduction_steps()
         rolled = math.prod(x.extent for i, x in extents if i not in self.vector_loops and x.kind != "unrolled")
-        unrolled = rolled <= max(nest.unroll_limit, _LLVM_UNROLLS)
+        unrolled = nest.dot is not None or rolled <= max(nest.unroll_limit, _LLVM_UNROLLS)
         self.fully_unrolled = 1 < self.rows * self.steps <= nest.unroll_limit
         fits = self.accumulators <= machine.num_vector_registers - 2
         self.in_registers = bool(self.steps > 1 and unrolled and fits)
@@ -240,6 +258,8 @@ class _Tile:
 
     def _vector_loops(self) -> tuple[int, ...]:
         loops = self.nest.loops
+        if self.nest.dot is not None:
+            return ()
         marked = tuple(i for i, loop in enumerate(loops) if loop.kind == "vectorized")
         if marked:
             return marked
@@ -250,6 +270,13 @@ class _Tile:
         last = loops[inner[-1]]
         contiguous = all(access.stride(inner[-1]) in (0, 1) for access in self.nest.accesses)
         return (inner[-1],) if contiguous and not last.reduces and last.kind != "parallel" else ()
+
+    def _shift_sums(self) -> int:
+        """Returns the vectors of sums that make good for a shifted operand: one for each vector of B in the tile."""
+        if self.nest.dot is None or not self.nest.dot.shifted:
+            return 0
+        widest = max((a for a in self.nest.accesses if not a.writes), key=lambda access: access.item_bytes)
+        return int(self.nest.footprint_elements(widest, self.first))
 
     def _strided(self) -> tuple[str, ...]:
         if not self.vector_loops:
@@ -288,6 +315,8 @@ class _Tile:
         times = nest.iterations / max(1, self.rows * self.vector_extent)
         vectors = max(1, self.accumulators)
         arithmetic = vectors * max(nest.flops, 1.0) / 2 / machine.fma_per_cycle
+        if nest.dot is not None:
+            arithmetic = vectors / (machine.fma_per_cycle * nest.dot.per_fma)
         reads = [a for a in nest.accesses if not a.writes]
         loads = (sum(self._loads(a) for a in reads) + self.prefetches) / _LOADS_PER_CYCLE
         step = max(arithmetic, loads) + sum(self._conflicts(a) for a in reads)
@@ -340,9 +369,7 @@ def _traffic(nest: Nest, machine: Machine) -> list[LevelTraffic]:
     return levels
 
 
-def _bytes_in(
-    nest: Nest, access: Access, depth: int, machine: Machine, level: str, held_bytes: Sequence[int]
-) -> float:
+def _bytes_in(nest: Nest, access: Access, depth: int, machine: Machine, level: str, held_bytes: Sequence[int]) -> float:
     """Returns bytes of one buffer that enter a cache that holds the working set of the loops from `depth` inward.
 
     What one iteration of the loop around them shares with the next, as the rest of a line or a window that slides, is
@@ -393,7 +420,7 @@ def _held_bytes(nest: Nest, access: Access, depth: int, machine: Machine) -> int
 def _describe(block: BlockAnalysis, share: float) -> str:
     tile = " x ".join(f"{name}={extent}" for name, extent in block.tile) or "one element"
     if block.vector_lanes > 1:
-        vector = f"{block.vector_lanes} lanes"
+        vector = f"{block.vector_lanes} lanes" + (f" by {block.instruction}" if block.instruction else "")
         if block.strided:
             vector += f" with strided access to {', '.join(block.strided)}"
     else:

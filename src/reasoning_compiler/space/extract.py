@@ -9,7 +9,9 @@ from typing import Any
 
 from reasoning_compiler.space.affine import Affine, Digit, read
 from reasoning_compiler.space.conditions import share_true
+from reasoning_compiler.space.dots import DOT, dot_named
 from reasoning_compiler.space.nest import PREFETCH, Access, Loop, LoopKind, Nest
+from reasoning_compiler.space.walk import factors
 
 _KINDS: dict[int, LoopKind] = {0: "serial", 1: "parallel", 2: "vectorized", 3: "unrolled"}
 _ARITHMETIC = {"Add": 1, "Sub": 1, "Mul": 1, "Min": 1, "Max": 1, "Div": 8, "Select": 1}
@@ -91,19 +93,20 @@ class _Walk:
         loops = tuple(replace(loop, reduces=True) if i in reducing else loop for i, loop in enumerate(scope.loops))
         flops, calls = _work(block)
         tiling = block.annotations.get("meta_schedule.tiling_structure")
-        self.found.append(
-            Nest(
-                str(block.name_hint),
-                loops,
-                self._accesses(block, bound, len(loops)),
-                float(flops),
-                calls,
-                scope.unroll_limit,
-                str(tiling) if tiling is not None else "",
-                int(block.annotations.get(PREFETCH, 0)),
-                scope.share,
-            )
+        nest = Nest(
+            str(block.name_hint),
+            loops,
+            self._accesses(block, bound, len(loops)),
+            float(flops),
+            calls,
+            scope.unroll_limit,
+            str(tiling) if tiling is not None else "",
+            int(block.annotations.get(PREFETCH, 0)),
+            scope.share,
+            _dtypes(block),
         )
+        marked = DOT in block.annotations and nest.dtypes
+        self.found.append(nest.by_dots(dot_named(str(block.annotations[DOT]))) if marked else nest)
 
     def _accesses(self, block: Any, bound: dict[Any, Affine], num_loops: int) -> tuple[Access, ...]:
         regions = [(r, True) for r in block.writes[:]]
@@ -198,6 +201,12 @@ def _work(block: Any) -> tuple[float, int]:
             inside = [node.body]
         stack.extend((part, times) for part in inside)
     return flops, calls
+
+
+def _dtypes(block: Any) -> tuple[str, ...]:
+    """Returns the types of the two buffers whose product a block sums up and of the sums; nothing for other blocks."""
+    loads = factors(block)
+    return () if loads is None else tuple(str(x.dtype) for x in (*(y.source for y in loads), block.writes[0].source))
 
 
 def _extent(expr: Any) -> int:

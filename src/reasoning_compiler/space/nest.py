@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
+from reasoning_compiler.space.dots import Dot
+
 LoopKind = Literal["serial", "parallel", "vectorized", "unrolled"]
 
 PREFETCH = "reasoning_compiler.prefetch"
@@ -90,6 +92,9 @@ class Nest:
         tiling: the tiling structure, as "SSRSRS", or "" where the block is not tiled.
         prefetch_bytes: how far ahead its streams are prefetched; 0 for not at all.
         share: of the iterations that conditions around the block let it run in, in [0, 1].
+        dtypes: of the two buffers whose product it sums up and of the sums; empty where it does anything else.
+        dot: the instruction that does the work of the two innermost loops, which then are not among `loops`, see
+            `by_dots`.
     """
 
     block: str
@@ -101,6 +106,8 @@ class Nest:
     tiling: str = ""
     prefetch_bytes: int = 0
     share: float = 1.0
+    dtypes: tuple[str, ...] = ()
+    dot: Dot | None = None
 
     @cached_property
     def iterations(self) -> int:
@@ -179,6 +186,21 @@ class Nest:
                 dims.append(reached[::-1])
             found.append(dims)
         return found
+
+    def by_dots(self, dot: Dot) -> Nest:
+        """Returns this nest without its two innermost loops, those of an instruction's lanes and terms.
+
+        What one instruction works on counts as one element: a vector of sums or of B, a group of A.
+        """
+        accesses = []
+        for access in self.accesses:
+            widths = [(dot.lanes if dim[-2] else 1) * (dot.terms if dim[-1] else 1) for dim in access.steps]
+            steps = tuple(tuple(s / w for s in dim[:-2]) for dim, w in zip(access.steps, widths, strict=True))
+            shape = tuple(-(-size // width) for size, width in zip(access.shape, widths, strict=True))
+            item_bytes = access.item_bytes * math.prod(widths)
+            accesses.append(replace(access, shape=shape, item_bytes=item_bytes, steps=steps))
+        flops = self.flops * dot.lanes * dot.terms
+        return replace(self, loops=self.loops[:-2], accesses=tuple(accesses), flops=flops, dot=dot)
 
     def tiled(self, structure: str, factors: Mapping[str, Sequence[int]], *, unroll_limit: int = 0) -> Nest:
         """Returns this nest with its loops split and reordered as MetaSchedule's multi-level tiling does.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.space.own_rules.dot_products import dot_products
 from reasoning_compiler.space.own_rules.fused_attention import fused_attention
 from reasoning_compiler.space.own_rules.packed_contraction import packed_contraction
 from reasoning_compiler.space.own_rules.postprocs import own_postprocs
@@ -12,7 +13,7 @@ from reasoning_compiler.space.own_rules.vector_math import vector_math
 
 _JOBS_PER_CORE = (16, 8, 4, 2, 1)
 _PARALLEL = "meta_schedule.parallel"
-_OURS = (fused_attention,)
+_OURS = (fused_attention, dot_products)
 _CORES_CACHES_BYTES = 1 << 20  # a usual second-level cache
 
 

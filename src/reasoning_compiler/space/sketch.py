@@ -28,6 +28,9 @@ may carry the name of any of Python's own exceptions."""
 CONTRACTION = "contraction"
 """What the site is called at which `own_rules/packed_contraction.py` gives a block its choice."""
 
+INSTRUCTION = "instruction"
+"""The same of `own_rules/dot_products.py`."""
+
 _SITE_WORDS = {
     "MultiLevelTiling": "tiling",
     "MultiLevelTilingWithIntrin": "intrinsic tiling",
@@ -37,6 +40,7 @@ _SITE_WORDS = {
     "CrossThreadReduction": "cross-thread reduction",
     "AutoInline": "inlining",
     "PackedContraction": CONTRACTION,
+    "DotProducts": INSTRUCTION,
     "FusedAttention": "fusion",
 }
 _INTRINSIC = "meta_schedule.auto_tensorize"

@@ -23,7 +23,7 @@ from reasoning_compiler.space.nest import Nest
 from reasoning_compiler.space.own_rules.packed_contraction import IN_REGISTERS
 from reasoning_compiler.space.postprocess import postprocess, repeats_a_reduction
 from reasoning_compiler.space.replay import Replay, Replayer, edits_of, show
-from reasoning_compiler.space.sketch import CONTRACTION, Sketch, SketchGenerator
+from reasoning_compiler.space.sketch import CONTRACTION, INSTRUCTION, Sketch, SketchGenerator
 from reasoning_compiler.space.tiling import TileGroup, tile_groups
 
 _KEPT_SCHEDULES = 512
@@ -226,17 +226,25 @@ class Space:
     def tile_groups(self) -> tuple[TileGroup, ...]:
         """The blocks that multi-level tiling splits, with their plain nests and tile decisions; CPU targets only.
 
-        A block whose sums may stay in registers stands there a second time, see `TileGroup.needs`.
+        A block whose sums may stay in registers stands there a second time, see `TileGroup.needs`, and so does one that
+        an instruction of the target's can take.
         """
         if self.target.kind.name != "llvm":
             return ()
-        plain = self._tile_groups_of(self._plain)
-        other = {site: IN_REGISTERS for site, domain in self._plain.alternatives if IN_REGISTERS in domain.values}
-        found = self._tile_groups_of(self._sketches.make(other)) if other else ()
-        sites = {site.removesuffix(f" {CONTRACTION}"): site for site in other}
-        return plain + tuple(
-            replace(group, needs=((sites[group.block], IN_REGISTERS),)) for group in found if group.block in sites
-        )
+        kinds = [
+            (CONTRACTION, {s: IN_REGISTERS for s, domain in self._plain.alternatives if IN_REGISTERS in domain.values}),
+            (INSTRUCTION, {s: domain.values[-1] for s, domain in self._plain.alternatives if s.endswith(INSTRUCTION)}),
+        ]
+        groups = self._tile_groups_of(self._plain)
+        for kind, other in kinds:
+            found = self._tile_groups_of(self._sketches.make(other)) if other else ()
+            sites = {site.removesuffix(f" {kind}"): site for site in other}
+            groups += tuple(
+                replace(group, needs=((sites[group.block], other[sites[group.block]]),))
+                for group in found
+                if group.block in sites
+            )
+        return groups
 
     def _tile_groups_of(self, sketch: Sketch) -> tuple[TileGroup, ...]:
         """Returns the tile groups of a sketch; none where TVM cannot make its plainest program."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _SPATIAL = 0  # in TVM's IterVarType
@@ -25,6 +25,56 @@ def blocks(stmt: Any, loops: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[
             yield from blocks(stmt.else_case, loops)
     elif hasattr(stmt, "body"):
         yield from blocks(stmt.body, loops)
+
+
+def factors(block: Any) -> tuple[Any, Any] | None:
+    """Returns the loads of the two buffers whose product a block sums up, casts left out; None if it does not."""
+    if type(block.body).__name__ != "BufferStore":
+        return None
+    value = block.body.value
+    terms = [value.a, value.b] if type(value).__name__ == "Add" else []
+    products = [term for term in terms if type(term).__name__ == "Mul"]
+    if len(products) != 1 or sum(type(term).__name__ == "TensorLoad" for term in terms) != 1:
+        return None
+    a, b = (x.value if type(x).__name__ == "Cast" else x for x in (products[0].a, products[0].b))
+    if type(a).__name__ != "TensorLoad" or type(b).__name__ != "TensorLoad" or a.source.same_as(b.source):
+        return None
+    return a, b
+
+
+def with_loops(stmt: Any, change: Callable[[Any], Any]) -> Any:
+    """Returns a statement with `change(loop)` in place of each loop, in whose body that has been done already.
+
+    Unlike `structural_map`, it may put several statements in place of one. What is neither loop, sequence nor block
+    stays as it is.
+    """
+    import tvm
+
+    kind = type(stmt).__name__
+    if kind == "For":
+        body = with_loops(stmt.body, change)
+        return change(
+            tvm.tirx.For(
+                stmt.loop_var, stmt.min, stmt.extent, stmt.kind, body, stmt.thread_binding, stmt.annotations, stmt.step
+            )
+        )
+    if kind == "SeqStmt":
+        return tvm.tirx.SeqStmt([with_loops(part, change) for part in stmt.seq])
+    if kind == "SBlockRealize":
+        block = stmt.block
+        block = tvm.s_tir.SBlock(
+            block.iter_vars,
+            block.reads,
+            block.writes,
+            block.name_hint,
+            with_loops(block.body, change),
+            block.init,
+            block.alloc_buffers,
+            block.match_buffers,
+            block.annotations,
+        )
+        return tvm.s_tir.SBlockRealize(stmt.iter_values, stmt.predicate, block)
+    return stmt
 
 
 def variables(expr: Any) -> list[Any]:

@@ -182,21 +182,22 @@ def gemm(
     n: int = 4096,
     k: int = 1024,
     weight: bool = True,
-    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32",
+    dtype: Literal["float32", "float16", "bfloat16", "int8", "uint8"] = "float32",
 ) -> Definition:
     """A matrix product C = A·B.
 
-    A [i, k] and B [k, j] give C [i, j]; B is constant unless `weight=false`. With int8, C is int32 and exact.
+    A [i, k] and B [k, j] give C [i, j]; B is constant unless `weight=false`. With int8, C is int32 and exact; uint8 is
+    the same with A unsigned, as after a ReLU, and B signed.
 
     Full size: the default, `gemm[512,4096,1024]`, is the one in our benchmarks.
     """
     te = import_tvm().te
     a = te.placeholder((m, k), dtype, name="A")
-    b = te.placeholder((k, n), dtype, name="B")
+    b = te.placeholder((k, n), "int8" if dtype == "uint8" else dtype, name="B")
     r = te.reduce_axis((0, k), name="k")
     flops = 2 * m * n * k
     weights = (b,) if weight else ()
-    if dtype == "int8":
+    if dtype in ("int8", "uint8"):
         c = te.compute((m, n), lambda i, j: te.sum(a[i, r].astype("int32") * b[r, j].astype("int32"), axis=r), name="C")
         return Definition([a, b, c], flops, references.gemm, weights)
     c = te.compute((m, n), lambda i, j: te.sum(_f32(a[i, r]) * _f32(b[r, j]), axis=r), name=_accumulator("C", dtype))

@@ -408,7 +408,10 @@ class Expert:
                 sites = {site for c, _ in ranking for site, _ in c.group.needs}
                 if mine is None or self._fits(chooser, values) or not sites <= set(values):
                     continue
-                wanted = {site: self._start_values[site] for site in sites} | dict(chooser.group.needs)
+                needs = dict(chooser.group.needs)
+                ordered = [site for site in values if site in sites]
+                last = next((i for i, site in enumerate(ordered) if site in needs), len(ordered) - 1)  # ends the others
+                wanted = {site: needs.get(site, self._start_values[site]) for site in ordered[: last + 1]}
                 tiles = list(zip((name for _, name, _ in chooser.group.decisions), tiling.factors, strict=True))
                 if tiling.prefetch_bytes and chooser.group.prefetch is not None:
                     tiles.append((chooser.group.prefetch.name, tiling.prefetch_bytes))

@@ -1,0 +1,234 @@
+"""Dot-product instructions in place of the loops that a schedule has marked for them.
+
+    for k: for i: for j:                                               # a register tile, marked with `DOT`
+        for lane: for term: C_local[i, 16 * j + lane] += A[i, 4 * k + term] * B_packed[k, j, lane, term]
+    for k: for i (unrolled): for j (unrolled):
+        C_local[i, 16 * j : +16] = vpdpbusd(C_local[i, 16 * j : +16], broadcast(A[i, 4 * k : +4]), B_packed[k, j])
+
+Signed bytes times signed bytes have no instruction of AVX-512. There A_shift = A + 128 stands in for A, unsigned, and
+C_shift, by the same instruction, sums up what that is too much: C = A_shift * B - 128 * ones * B.
+
+LLVM does not find them in such loops by itself. Without this, as in a replay in plain TVM, the program is right as
+well, and slower. Of integers the result is the same; of bfloat16 each lane sums up in float32, two products at a time,
+and numbers below the smallest normal one count as zero (Intel's manual, VDPBF16PS).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import tvm
+import tvm_ffi
+
+from reasoning_compiler.space.dots import DOT, Dot, dot_named
+from reasoning_compiler.space.walk import blocks, bound_variables, factors, variables, with_loops
+
+_SHIFTS = -0x7F7F7F80  # 0x80808080, 128 in each of four unsigned bytes
+_SIGN_BIT = -0x80
+_LINE_BYTES = 64
+_IMPORT = "pragma_import_llvm"
+_BFLOAT16 = "reasoning_compiler_dpbf16ps"
+# TVM's LLVM types have no bfloat16.
+_BFLOAT16_CODE = f"""
+declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
+define <16 x float> @{_BFLOAT16}(<16 x float> %sums, <16 x i32> %a, <16 x i32> %b) alwaysinline {{
+  %x = bitcast <16 x i32> %a to <32 x bfloat>
+  %y = bitcast <16 x i32> %b to <32 x bfloat>
+  %r = call <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float> %sums, <32 x bfloat> %x, <32 x bfloat> %y)
+  ret <16 x float> %r
+}}
+"""
+
+
+def with_dot_products(mod: Any) -> Any:
+    """Returns the module with instructions where its blocks are marked with `DOT`, the same module where none is.
+
+    A block whose operands do not lie as the instruction reads them, as where a weight could not be packed, keeps its
+    loops.
+
+    Args:
+        mod: an IRModule with the PrimFunc `main`, postprocessed, its weights packed.
+    """
+    main = mod["main"]
+    made: dict[Any, Any] = {}
+    allocated: list[Any] = []
+    copies: list[Any] = []
+    for realize, loops in blocks(main.body):
+        if DOT in realize.block.annotations:
+            tile = _Tile.of(dot_named(str(realize.block.annotations[DOT])), realize, loops)
+            if tile is not None and tile.dot.shifted:
+                shifted = tvm.tirx.decl_buffer(tile.left[0].shape, "uint8", f"{tile.left[0].name}_shift")
+                copies.append(_shift(tile.left[0], shifted))
+                allocated.append(shifted)
+                tile = replace(tile, left=(shifted, tile.left[1]))
+            if tile is not None:
+                made[tile.reducing[0].loop_var] = tile.summed(allocated)
+    if not made:
+        return mod
+    body = with_loops(main.body, lambda loop: made.get(loop.loop_var, loop))
+    root = body.block
+    root = tvm.s_tir.SBlock(
+        root.iter_vars,
+        root.reads,
+        root.writes,
+        root.name_hint,
+        tvm.tirx.SeqStmt([*copies, root.body]) if copies else root.body,
+        root.init,
+        [*root.alloc_buffers, *allocated],
+        root.match_buffers,
+        root.annotations,
+    )
+    body = tvm.s_tir.SBlockRealize(body.iter_values, body.predicate, root)
+    return tvm.IRModule({"main": tvm.tirx.PrimFunc(main.params, body, main.ret_type, main.attrs)}, attrs=mod.attrs)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A register tile that is summed up over the whole reduction.
+
+    Args:
+        dot: the instruction.
+        reducing: the loops around the tile that reduce, outermost first.
+        loops: the tile's, without those of lanes and terms.
+        sums: the buffer that is written, and its indices at the first lane.
+        left: A and its indices at the first term.
+        right: B and its indices at the first lane and term.
+    """
+
+    dot: Dot
+    reducing: tuple[Any, ...]
+    loops: tuple[Any, ...]
+    sums: tuple[Any, list[Any]]
+    left: tuple[Any, list[Any]]
+    right: tuple[Any, list[Any]]
+
+    @classmethod
+    def of(cls, dot: Dot, realize: Any, loops: Sequence[Any]) -> _Tile | None:
+        """Returns the tile of a marked block; None where the instruction does not fit."""
+        block = realize.block
+        *outer, lanes, terms = loops
+        moved = bound_variables(realize, spatial=False)
+        reducing = [index for index, loop in enumerate(outer) if loop.loop_var in moved]
+        extents = (int(lanes.extent), int(terms.extent))
+        loads = factors(block)
+        if loads is None or not reducing or block.init is not None or extents != (dot.lanes, dot.terms):
+            return None
+        bound = {v.var: value for v, value in zip(block.iter_vars, realize.iter_values, strict=True)}
+        operands = [(load.source, [_with(index, bound) for index in load.indices]) for load in loads]
+        last = {lanes.loop_var: dot.lanes - 1, terms.loop_var: dot.terms - 1}
+        reach = [tuple(_offset(*each, {v: at}) - _offset(*each, {}) for v, at in last.items()) for each in operands]
+        wanted = [(0, dot.terms - 1), ((dot.lanes - 1) * dot.terms, dot.terms - 1)]
+        if reach != wanted and reach != wanted[::-1]:
+            return None
+        operands = operands if reach == wanted else operands[::-1]
+        written = (block.writes[0].source, [_with(index, bound) for index in block.body.indices])
+        first = dict.fromkeys(last, 0)
+        (sums, left, right) = (
+            (buffer, [_with(index, first) for index in indices]) for buffer, indices in (written, *operands)
+        )
+        inside = tuple(outer[reducing[-1] + 1 :])
+        return cls(dot, tuple(outer[reducing[0] : reducing[-1] + 1]), inside, sums, left, right)
+
+    def summed(self, allocated: list[Any]) -> Any:
+        """Returns what takes the place of the reducing loops; adds the buffers that it needs to `allocated`."""
+        body = [self._nest(self.loops, self._multiplied)]
+        before, after = [], []
+        if self.dot.shifted:
+            columns = [loop for loop in self.loops if loop.loop_var in _variables(self.right[1])]
+            size = math.prod(int(loop.extent) for loop in columns) * self.dot.lanes
+            extra = tvm.tirx.decl_buffer((size,), self.dot.sums, f"{self.sums[0].name}_shift", scope="local")
+            allocated.append(extra)
+            place: Any = tvm.tirx.const(0, "int32")
+            for loop in columns:
+                place = place * loop.extent + loop.loop_var
+            shift = (extra, [place * self.dot.lanes])
+            zeros = tvm.tirx.Broadcast(tvm.tirx.const(0, self.dot.sums), self.dot.lanes)
+            shifts = tvm.tirx.Broadcast(tvm.tirx.const(_SHIFTS, "int32"), self.dot.lanes)
+            before = [self._nest(columns, lambda at: self._store(shift, zeros, at))]
+            body.insert(0, self._nest(columns, lambda at: self._store(shift, self._dot(shift, shifts, at), at)))
+            after = [self._nest(self.loops, lambda at: self._store(self.sums, self._without(shift, at), at))]
+        inner = tvm.tirx.SeqStmt(body) if len(body) > 1 else body[0]
+        imports = {_IMPORT: _BFLOAT16_CODE} if self.dot.left == "bfloat16" else {}
+        for loop in reversed(self.reducing):
+            notes = {**loop.annotations, **imports} if loop is self.reducing[0] else loop.annotations
+            inner = tvm.tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, inner, None, notes)
+        return tvm.tirx.SeqStmt([*before, inner, *after]) if before else inner
+
+    def _nest(self, loops: Sequence[Any], body: Callable[[Mapping[Any, Any]], Any]) -> Any:
+        """Returns unrolled loops like some of the tile's around a body, which is given the variables in their place."""
+        fresh = [tvm.tirx.Var(str(loop.loop_var.name), "int32") for loop in loops]
+        at = {loop.loop_var: variable for loop, variable in zip(loops, fresh, strict=True)}
+        made = body(at)
+        for loop, variable in zip(reversed(loops), reversed(fresh), strict=True):
+            made = tvm.tirx.For(variable, 0, loop.extent, tvm.tirx.ForKind.UNROLLED, made)
+        return made
+
+    def _multiplied(self, at: Mapping[Any, Any]) -> Any:
+        group = tvm.tirx.reinterpret("int32", _vector(self.left, self.dot.terms, at))
+        return self._store(self.sums, self._dot(self.sums, tvm.tirx.Broadcast(group, self.dot.lanes), at), at)
+
+    def _dot(self, sums: tuple[Any, list[Any]], left: Any, at: Mapping[Any, Any]) -> Any:
+        """Returns a vector of sums with the products of a vector of A's groups (32-bit integers) and one of B's."""
+        dtype, present = f"{self.dot.sums}x{self.dot.lanes}", _vector(sums, self.dot.lanes, at)
+        right = _vector(self.right, self.dot.lanes * self.dot.terms, at)
+        if self.dot.left == "bfloat16":
+            right = tvm.tirx.reinterpret(f"int32x{self.dot.lanes}", right)
+            return tvm.tirx.call_pure_extern(dtype, _BFLOAT16, present, left, right)
+        left = tvm.tirx.reinterpret(f"uint8x{self.dot.lanes * self.dot.terms}", left)
+        return tvm.tirx.call_llvm_pure_intrin(dtype, "llvm.x86.avx512.vpdpbusd.512", present, left, right)
+
+    def _without(self, shift: tuple[Any, list[Any]], at: Mapping[Any, Any]) -> Any:
+        return _vector(self.sums, self.dot.lanes, at) - _vector(shift, self.dot.lanes, at)
+
+    def _store(self, place: tuple[Any, list[Any]], value: Any, at: Mapping[Any, Any]) -> Any:
+        return tvm.tirx.BufferStore(place[0], value, _indices(place[1], self.dot.lanes, at))
+
+
+def _shift(source: Any, target: Any) -> Any:
+    """Returns loops that write a buffer of bytes with 128 added to each: with the sign bit turned around."""
+    shape = [int(extent) for extent in source.shape]
+    width = math.gcd(shape[-1], _LINE_BYTES)
+    extents = [*shape[:-1], shape[-1] // width]
+    loops = [tvm.tirx.Var(f"ax{dim}", "int32") for dim in range(len(extents))]
+    indices = [*loops[:-1], tvm.tirx.Ramp(loops[-1] * width, 1, width)]
+    turned = tvm.tirx.BufferLoad(source, indices) ^ tvm.tirx.Broadcast(tvm.tirx.const(_SIGN_BIT, "int8"), width)
+    made = tvm.tirx.BufferStore(target, tvm.tirx.reinterpret(f"uint8x{width}", turned), indices)
+    for dim in reversed(range(len(extents))):
+        kind = tvm.tirx.ForKind.PARALLEL if dim == 0 and extents[0] > 1 else tvm.tirx.ForKind.SERIAL
+        made = tvm.tirx.For(loops[dim], 0, extents[dim], kind, made)
+    return made
+
+
+def _vector(place: tuple[Any, list[Any]], lanes: int, at: Mapping[Any, Any]) -> Any:
+    return tvm.tirx.BufferLoad(place[0], _indices(place[1], lanes, at))
+
+
+def _indices(indices: list[Any], lanes: int, at: Mapping[Any, Any]) -> list[Any]:
+    *outer, last = (_with(index, at) for index in indices)
+    return [*outer, tvm.tirx.Ramp(last, 1, lanes)]
+
+
+def _with(expr: Any, values: Mapping[Any, Any]) -> Any:
+    """Returns an expression with values in place of some variables."""
+
+    def value(variable: Any) -> Any:
+        found = values.get(variable, variable)
+        return tvm.tirx.const(found, str(variable.ty.dtype)) if isinstance(found, int) else found
+
+    return tvm_ffi.structural_map(expr, (tvm.tirx.Var, value))
+
+
+def _offset(buffer: Any, indices: Sequence[Any], at: Mapping[Any, int]) -> int:
+    """Returns how many elements from its start a buffer is touched where variables have these values, or else zero."""
+    offset = 0
+    for index, extent in zip(indices, buffer.shape, strict=True):
+        point = _with(index, {v: at.get(v, 0) for v in variables(index)})
+        offset = offset * int(extent) + int(tvm.sym.Analyzer().simplify(point))
+    return offset
+
+
+def _variables(indices: Sequence[Any]) -> set[Any]:
+    return {variable for index in indices for variable in variables(index)}

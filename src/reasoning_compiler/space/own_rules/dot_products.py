@@ -1,0 +1,148 @@
+"""Contractions by the machine's dot-product instructions, see `space/dots.py`.
+
+Tiled like `packed_contraction`, with the sums of a register tile in registers over the whole reduction; the tile counts
+vectors of columns, and the reduction groups of terms:
+
+    for i_0, j_0, i_1, j_1:                                # j counts vectors of 16 columns
+        for k_0, k_1: for i_2: for j_2:                    # k counts groups of 4 (2 in bfloat16)
+            for lane: for term: C_local[i, 16 * j + lane] += A[i, 4 * k + term] * B[4 * k + term, 16 * j + lane]
+
+The last two loops are marked, and the builder puts the instruction in their place (`measure/dot_products.py`). As they
+stand last, MetaSchedule's `RewriteLayout` packs a constant B into [..., 16, 4], which is what the instruction reads.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.space.dots import DOT, Dot, dot_for
+from reasoning_compiler.space.own_rules.marks import STRUCTURE
+from reasoning_compiler.space.walk import factors
+
+_STRUCTURE = "SSRRS"
+_MAX_ROWS = 32  # of a register tile, in each loop
+_MAX_VECTORS = 8
+_FIRST_LLVM = 22  # its instructions take bytes and bfloat16 as such; those before it want 32-bit integers
+_REDUCTION = 2  # in TVM's IterVarType
+
+
+class _Place(NamedTuple):
+    """Where an instruction fits: it, and the positions of the loops over columns and terms."""
+
+    dot: Dot
+    column: int
+    term: int
+
+
+def dot_products() -> Any:
+    """Returns the rule, which goes before all that tile: what it has tiled, they leave alone."""
+    import_tvm()
+    from tvm.ir.utils import derived_object
+    from tvm.s_tir.meta_schedule.schedule_rule import PyScheduleRule
+
+    @derived_object
+    class DotProducts(PyScheduleRule):
+        """Offers the block as it is, and by an instruction that the target has."""
+
+        features: frozenset[str] = frozenset()
+
+        def _initialize_with_tune_context(self, context: Any) -> None:
+            self.features = _features(context.target)
+
+        def apply(self, sch: Any, block: Any) -> list[Any]:
+            place = _place(sch, block, self.features) if self.features else None
+            return [sch] if place is None else [sch, _tiled(sch.copy(), block, place)]
+
+        def clone(self) -> Any:
+            return DotProducts()
+
+    return DotProducts()
+
+
+def _features(target: Any) -> frozenset[str]:
+    """Returns the CPU's features by LLVM's names; none where TVM's LLVM cannot be given the instructions."""
+    from tvm.target.codegen import llvm_get_cpu_features, llvm_version_major
+
+    if target.kind.name != "llvm" or llvm_version_major() < _FIRST_LLVM:
+        return frozenset()
+    return frozenset(map(str, llvm_get_cpu_features(target)))
+
+
+def _place(sch: Any, name: Any, features: frozenset[str]) -> _Place | None:
+    """Returns where an instruction fits into a block; None where none does."""
+    block = sch.get(name)
+    operands = factors(block)
+    if operands is None or block.init is None or len(sch.get_loops(name)) != len(block.iter_vars):
+        return None
+    variables = [iter_var.var for iter_var in block.iter_vars]
+    written = block.writes[0].source
+    for left, right in (operands, operands[::-1]):
+        dot = dot_for((str(x.dtype) for x in (left.source, right.source, written)), features)
+        term, column = _position(variables, left.indices[-1]), _position(variables, block.body.indices[-1])
+        if dot is None or term is None or column is None or not _in_place(sch, left.source, right.source, dot):
+            continue
+        steps = [_position(variables, index) for index in right.indices]
+        extents = [int(iter_var.dom.extent) for iter_var in block.iter_vars]
+        reduces = [int(iter_var.iter_type) == _REDUCTION for iter_var in block.iter_vars]
+        fits = extents[term] % dot.terms == 0 and extents[term] > dot.terms and extents[column] % dot.lanes == 0
+        if fits and reduces[term] and not reduces[column] and steps.count(term) == steps.count(column) == 1:
+            return _Place(dot, column, term)
+    return None
+
+
+def _position(variables: list[Any], expr: Any) -> int | None:
+    return next((i for i, variable in enumerate(variables) if variable.same_as(expr)), None)
+
+
+def _in_place(sch: Any, left: Any, right: Any, dot: Dot) -> bool:
+    """Tells whether B is a constant, which is laid out for the instruction, and A lies as it reads it.
+
+    Of bfloat16, TVM keeps its own buffers as float32; what is shifted has to be there before the loops begin.
+    """
+    main = sch.mod["main"]
+    constant = [main.params[int(index)] for index in main.attrs.get("layout_free_buffers", ())]
+    free = dot.left == "uint8" or any(left.same_as(parameter) for parameter in main.params)
+    return free and any(right.same_as(each) for each in constant)
+
+
+def _tiled(sch: Any, block: Any, place: _Place) -> Any:
+    dot = place.dot
+    reduces = [int(iter_var.iter_type) == _REDUCTION for iter_var in sch.get(block).iter_vars]
+    loops = list(sch.get_loops(block))
+    loops[place.column], lanes = sch.split(loops[place.column], [None, dot.lanes])
+    loops[place.term], terms = sch.split(loops[place.term], [None, dot.terms])
+    spatial: list[list[Any]] = [[], [], []]
+    reducing: list[list[Any]] = [[], []]
+    for index, loop in enumerate(loops):
+        levels = reducing if reduces[index] else spatial
+        limit = _MAX_VECTORS if index == place.column else _MAX_ROWS
+        sampled = sch.sample_perfect_tile(loop, n=len(levels), max_innermost_factor=limit)
+        for level, part in zip(levels, sch.split(loop, sampled), strict=True):
+            level.append(part)
+    sch.reorder(*spatial[0], *spatial[1], *reducing[0], *reducing[1], *spatial[2], lanes, terms)
+    consumer = _only_consumer(sch, block)
+    if consumer is None:
+        consumer = sch.cache_write(block, 0, "local")
+    else:
+        sch.set_scope(block, 0, "local")
+    sch.reverse_compute_at(consumer, spatial[1][-1], preserve_unit_loops=True)
+    sch.annotate(block, "meta_schedule.tiling_structure", _STRUCTURE)
+    sch.annotate(block, STRUCTURE, dot.label)
+    sch.annotate(block, DOT, dot.name)
+    return sch
+
+
+def _only_consumer(sch: Any, block: Any) -> Any:
+    """Returns the one block that takes the result element by element; None where it is not one, or does more."""
+    consumers = list(sch.get_consumers(block))
+    if len(consumers) != 1:
+        return None
+    user, result = sch.get(consumers[0]), sch.get(block).writes[0].source
+    variables = [iter_var.var for iter_var in user.iter_vars]
+    if type(user.body).__name__ != "BufferStore" or any(int(v.iter_type) == _REDUCTION for v in user.iter_vars):
+        return None
+    read = [region for region in user.reads if region.source.same_as(result)]
+    regions = [read[0].region, user.writes[0].region] if len(read) == 1 else []
+    plain = [[_position(variables, part.min) for part in region] == list(range(len(variables))) for region in regions]
+    return consumers[0] if len(user.reads) == 1 and plain == [True, True] else None

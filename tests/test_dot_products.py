@@ -1,0 +1,249 @@
+"""Products by the machine's dot-product instructions: where they are offered, what they compute, how fast."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import tvm_ffi
+
+from gemm_nest import machine
+from reasoning_compiler.machine import detect
+from reasoning_compiler.measure.dot_products import with_dot_products
+from reasoning_compiler.measure.lowering import compile_for
+from reasoning_compiler.measure.packing import split_packing
+from reasoning_compiler.proposer.expert.expert import Expert
+from reasoning_compiler.proposer.random import mutate
+from reasoning_compiler.records import UNTUNED, Program, Transformation
+from reasoning_compiler.space.analysis import analyze
+from reasoning_compiler.space.rules import rules_of, with_own_rules
+from reasoning_compiler.space.space import Space
+from reasoning_compiler.workload.kernels import gemm as named_gemm
+from space_kernels import Kernel, gemm, make, te, tvm
+
+pytestmark = pytest.mark.tvm
+
+WITH_BOTH = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "znver5", "num-cores": 2}
+MNEMONIC = {"uint8": "vpdpbusd", "int8": "vpdpbusd", "bfloat16": "vdpbf16ps"}
+
+
+def conv(ci: int, co: int) -> Kernel:
+    """A 3x3 convolution of bytes, NHWC, without padding."""
+    x, w = te.placeholder((1, 7, 6, ci), "uint8", name="X"), te.placeholder((3, 3, ci, co), "int8", name="W")
+    rh, rw, rc = (te.reduce_axis((0, n), name) for n, name in ((3, "rh"), (3, "rw"), (ci, "rc")))
+    y = te.compute(
+        (1, 5, 4, co),
+        lambda n, h, v, c: te.sum(
+            x[n, h + rh, v + rw, rc].astype("int32") * w[rh, rw, rc, c].astype("int32"), axis=[rh, rw, rc]
+        ),
+        name="Y",
+    )
+
+    def reference(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        x, w = x.astype("int32"), w.astype("int32")
+        return sum(x[:, i : i + 5, j : j + 4] @ w[i, j] for i in range(3) for j in range(3))
+
+    return make([x, w, y], reference, weights=(1,))
+
+
+KERNELS = {
+    "uint8": lambda: gemm(12, 96, 40, dtype="uint8"),
+    "int8": lambda: gemm(10, 64, 24, dtype="int8"),
+    "int8, one row": lambda: gemm(1, 48, 72, dtype="int8"),
+    "int8, transposed": lambda: gemm(6, 32, 8, dtype="int8", transposed=True),
+    "bfloat16": lambda: gemm(9, 80, 30, dtype="bfloat16"),
+    "uint8, convolution": lambda: conv(8, 32),
+}
+
+
+@cache
+def kernel(name: str) -> Kernel:
+    return KERNELS[name]()
+
+
+def space_of(mod: Any, target: Any) -> Space:
+    target = tvm.target.Target(target)
+    return Space(mod, target, rules=with_own_rules(rules_of(mod, target)))
+
+
+@cache
+def space(name: str) -> Space:
+    return space_of(kernel(name).mod, WITH_BOTH)
+
+
+def offered(made: Space) -> dict[str, str]:
+    """Returns the instruction that each block may be computed by, by site."""
+    table = made.table(UNTUNED)
+    return {d.name: d.domain.values[-1] for d in table if d.kind == "structure" and d.name.endswith(" instruction")}
+
+
+def by_dots(made: Space, *edits: tuple[str, Any]) -> Program:
+    return made.edit(UNTUNED, Transformation((*offered(made).items(), *edits)))
+
+
+def compiled(made: Space, program: Program) -> tuple[Any, Any]:
+    packed = split_packing(made.schedule(program).mod)
+    packed = replace(packed, kernel=with_dot_products(packed.kernel))
+    return packed, compile_for(packed.library, made.target)
+
+
+def output(made: Space, program: Program, inputs: list[np.ndarray]) -> np.ndarray:
+    packed, library = compiled(made, program)
+    tensors = []
+    for index, parameter in enumerate(packed.kernel["main"].params):
+        tensor = tvm.runtime.empty(tuple(int(e) for e in parameter.shape), str(parameter.dtype))
+        if index < len(inputs):
+            given = tvm.runtime.tensor(inputs[index])
+            if index in packed.packers:
+                library[str(packed.packers[index].attrs["global_symbol"])](given, tensor)
+            else:
+                tensor = given
+        tensors.append(tensor)
+    library["main"](*tensors)
+    return tensors[-1].numpy()
+
+
+def inputs_of(made: Space, seed: int) -> list[np.ndarray]:
+    """Returns random values of whole ranges, the most negative byte among them."""
+    rng = np.random.default_rng(seed)
+    arrays = []
+    for parameter in list(made.mod["main"].params)[:-1]:
+        shape, dtype = tuple(int(e) for e in parameter.shape), str(parameter.dtype)
+        if dtype == "bfloat16":
+            arrays.append(rng.normal(size=shape).astype(ml_dtypes.bfloat16))
+        else:
+            info = np.iinfo(dtype)
+            arrays.append(rng.choice([info.min, info.max, *rng.integers(info.min, info.max, 6)], shape).astype(dtype))
+    return arrays
+
+
+def needs(dtype: str) -> None:
+    feature = "avx512bf16" if dtype == "bfloat16" else "avx512vnni"
+    if feature not in detect().features:
+        pytest.skip(f"this machine has no {feature}")
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_integers_are_exact_and_bfloat16_is_summed_up_in_float32(name: str) -> None:
+    needs(name.partition(",")[0])
+    made, rng = space(name), np.random.default_rng(1)
+    inputs = inputs_of(made, 2)
+    wide = [x.astype(np.float64) if x.dtype == ml_dtypes.bfloat16 else x for x in inputs]
+    expected = wide[0] @ wide[1] if name == "bfloat16" else kernel(name).reference(*inputs)
+    program, tried = by_dots(made), 0
+    for _ in range(10):
+        change = mutate(made.table(program), rng)
+        assert change is not None
+        if set(offered(made)) & {site for site, _ in change.edits} or made.why_not(program, change) is not None:
+            continue
+        program, tried = made.edit(program, change), tried + 1
+        if tried % 3 == 1:
+            got = output(made, program, inputs)
+            if name == "bfloat16":
+                np.testing.assert_allclose(got, expected, rtol=0, atol=3e-7 * 30 * np.abs(expected).max())
+            else:
+                np.testing.assert_array_equal(got, expected)
+    assert tried > 3
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_instruction_is_in_the_code(name: str) -> None:
+    made = space(name)
+    code = compiled(made, by_dots(made))[1].mod.inspect_source("asm")
+    plain = compiled(made, made.start)[1].mod.inspect_source("asm")
+    assert MNEMONIC[name.partition(",")[0]] in code
+    assert "dpb" not in plain, "LLVM does not find it by itself; where it does, this rule has had its time"
+
+
+def test_the_result_of_bfloat16_is_rounded_while_it_is_there() -> None:
+    made = space_of(named_gemm(16, 64, 32, dtype="bfloat16").mod, WITH_BOTH)
+    packed, _ = compiled(made, by_dots(made, ("C_f32.i tile", (2, 1, 8)), ("C_f32.j_0 tile", (4, 1, 1))))
+    main = packed.kernel["main"]
+    (sums,) = main.body.block.alloc_buffers
+    assert (str(sums.scope()), sums.name) == ("local", "C_f32_local")
+
+
+@pytest.mark.parametrize(
+    ("made", "target"),
+    [
+        (lambda: gemm(8, 64, 32, dtype="int8"), WITH_BOTH | {"mcpu": "znver3"}),
+        (lambda: gemm(8, 64, 32, dtype="int8"), WITH_BOTH | {"mattr": ["-avx512vnni"]}),
+        (lambda: gemm(8, 64, 32, dtype="bfloat16"), WITH_BOTH | {"mcpu": "cascadelake"}),
+        (lambda: gemm(8, 64, 32, dtype="int8"), {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "apple-m2"}),
+        (lambda: gemm(8, 64, 32), WITH_BOTH),
+        (lambda: gemm(8, 64, 32, dtype="float16"), WITH_BOTH),
+        (lambda: gemm(8, 40, 32, dtype="int8"), WITH_BOTH),
+        (lambda: gemm(8, 64, 30, dtype="int8"), WITH_BOTH),
+        (lambda: named_gemm(8, 64, 32, weight=False, dtype="int8"), WITH_BOTH),
+    ],
+    ids=["older", "hidden", "no bfloat16", "Arm", "float32", "float16", "40 columns", "30 terms", "not constant"],
+)
+def test_it_is_offered_only_where_it_fits(made: Any, target: dict[str, Any]) -> None:
+    assert offered(space_of(made().mod, target | {"num-cores": 2})) == {}
+
+
+def test_its_trace_replays_in_plain_tvm() -> None:
+    made = space("int8")
+    program = by_dots(made)
+    replayed = tvm.s_tir.Schedule(made.mod)
+    tvm.s_tir.Trace.apply_json_to_schedule(made.trace_json(program), replayed)
+    assert tvm_ffi.structural_equal(replayed.mod, made.raw_schedule(program).mod)
+    assert with_dot_products(replayed.mod).same_as(replayed.mod), "weights that are not packed are left alone"
+
+
+_REPLAY = """
+import hashlib, json, sys
+from test_dot_products import compiled, inputs_of, output, space
+from reasoning_compiler.records import Program
+made, program = space("int8"), Program.from_json(json.loads(sys.argv[1]))
+print(hashlib.sha256(output(made, program, inputs_of(made, 5)).tobytes()).hexdigest())
+"""
+
+
+def test_a_record_replays_in_a_fresh_process() -> None:
+    needs("int8")
+    import hashlib
+
+    made = space("int8")
+    program = by_dots(made, ("C.i tile", (1, 2, 5)), ("C.j_0 tile", (2, 1, 2)), ("C.k_0 tile", (3, 2)))
+    here = hashlib.sha256(output(made, program, inputs_of(made, 5)).tobytes()).hexdigest()
+    command = [sys.executable, "-c", _REPLAY, json.dumps(program.to_json())]
+    there = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout
+    assert there.split() == [here]
+
+
+@pytest.mark.parametrize(("name", "sums", "gain"), [("uint8", 12, 4), ("int8", 12 + 2, 4), ("bfloat16", 12, 2)])
+def test_the_analysis_counts_instructions(name: str, sums: int, gain: int) -> None:
+    on = replace(machine(), features=("avx512bf16", "avx512f", "avx512vnni"))
+    made = space_of(gemm(48, 128, 256, dtype=name).mod, WITH_BOTH)
+    edits = (("C.i tile", (2, 4, 6)), ("C.j_0 tile", (2, 2, 2)), ("C.k_0 tile", (256 // gain, 1)))
+    whole = analyze(made.nests(by_dots(made, *edits)), on)
+    found = next(block for block in whole.blocks if block.block == "C_update")
+    assert (found.accumulators, found.in_registers, found.vector_lanes) == (sums, True, 16)
+    assert found.flops == 2 * 48 * 128 * 256
+    assert found.tile == (("i_2", 6), ("j_0_2", 2))
+    assert whole.peak_flops == found.peak_flops == gain * on.peak_flops
+    at_least = found.flops / found.peak_flops * sums / 12
+    assert at_least < found.compute_secs < 1.35 * at_least
+    untuned = analyze(made.nests(UNTUNED), on)
+    assert untuned.roofline_secs == whole.roofline_secs, "what is possible does not depend on the program"
+    assert analyze(made.nests(UNTUNED), machine()).peak_flops == machine().peak_flops
+
+
+def test_the_expert_opens_with_it_and_says_why() -> None:
+    from test_proposers import of_root
+
+    made = space_of(gemm(64, 256, 128, dtype="int8").mod, WITH_BOTH)
+    proposal = Expert(made, machine()).propose(of_root(made), 3, np.random.default_rng(0))
+    first = proposal.transformations[0]
+    assert dict(first.edits)["C instruction"] == "dot products of 4 (vpdpbusd, shifted)"
+    assert "16 × 4 products at once" in first.reasoning
+    assert any("C instruction" not in dict(t.edits) for t in proposal.transformations), "the usual ways are tried, too"
