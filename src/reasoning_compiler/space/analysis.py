@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reasoning_compiler.records import Machine
-from reasoning_compiler.space.nest import Access, Nest
+from reasoning_compiler.space.nest import Access, Nest, Padding
 
 _FMA_LATENCY_CYCLES = 4
 _LOADS_PER_CYCLE = 2
@@ -69,6 +69,7 @@ class BlockAnalysis:
         levels: traffic into each cache level, innermost first.
         compute_secs: the time if all data lay in registers and L1.
         reduces: whether the nest sums up, or reduces otherwise.
+        padded: its loops with iterations that do not count; they take time like the others.
     """
 
     block: str
@@ -85,6 +86,7 @@ class BlockAnalysis:
     levels: tuple[LevelTraffic, ...]
     compute_secs: float
     reduces: bool
+    padded: tuple[Padding, ...] = ()
 
     @property
     def bytes_moved(self) -> float:
@@ -181,6 +183,7 @@ def analyze_block(nest: Nest, machine: Machine) -> BlockAnalysis:
         levels,
         compute,
         nest.reduces,
+        nest.padded,
     )
 
 
@@ -340,9 +343,7 @@ def _traffic(nest: Nest, machine: Machine) -> list[LevelTraffic]:
     return levels
 
 
-def _bytes_in(
-    nest: Nest, access: Access, depth: int, machine: Machine, level: str, held_bytes: Sequence[int]
-) -> float:
+def _bytes_in(nest: Nest, access: Access, depth: int, machine: Machine, level: str, held_bytes: Sequence[int]) -> float:
     """Returns bytes of one buffer that enter a cache that holds the working set of the loops from `depth` inward.
 
     What one iteration of the loop around them shares with the next, as the rest of a line or a window that slides, is
@@ -423,6 +424,8 @@ def _describe(block: BlockAnalysis, share: float) -> str:
     text = f"{block.block}: {share:.0%} of the estimated time, bound by {block.bound}. Vectors: {vector}. "
     if block.accumulators > 1 or block.in_registers:
         text += f"Tile {tile}: {block.accumulators} vector accumulators {where}. "
+    if block.padded:
+        text += f"Padded: {', '.join(map(str, block.padded))}. "
     return text + f"{jobs}. {caches}."
 
 

@@ -9,10 +9,13 @@ Symbols used in docstrings: L loops, D dimensions of a buffer.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
+
+_PADDING = re.compile(r"([^\s,]+) from (\d+) to (\d+)")
 
 LoopKind = Literal["serial", "parallel", "vectorized", "unrolled"]
 
@@ -32,6 +35,33 @@ class Loop:
     kind: LoopKind = "serial"
     reduces: bool = False
     id: int = 0  # equal for loops that two nests share
+
+
+class Padding(NamedTuple):
+    """Iterations that a loop has beyond those that count.
+
+    Args:
+        loop: its name before tiling.
+        extent: the iterations that count.
+        padded: all of them.
+    """
+
+    loop: str
+    extent: int
+    padded: int
+
+    def __str__(self) -> str:
+        return f"{self.loop} from {self.extent} to {self.padded}"
+
+    @property
+    def extra_work(self) -> float:
+        """The share of work that does not count, of what does."""
+        return self.padded / self.extent - 1
+
+
+def read_paddings(text: str) -> tuple[Padding, ...]:
+    """Returns the paddings in a text, in which they are written as by `str`, with commas between."""
+    return tuple(Padding(name, int(old), int(new)) for name, old, new in _PADDING.findall(text))
 
 
 @dataclass(frozen=True)
@@ -90,6 +120,7 @@ class Nest:
         tiling: the tiling structure, as "SSRSRS", or "" where the block is not tiled.
         prefetch_bytes: how far ahead its streams are prefetched; 0 for not at all.
         share: of the iterations that conditions around the block let it run in, in [0, 1].
+        padded: its loops that have iterations more than there are results.
     """
 
     block: str
@@ -101,6 +132,7 @@ class Nest:
     tiling: str = ""
     prefetch_bytes: int = 0
     share: float = 1.0
+    padded: tuple[Padding, ...] = ()
 
     @cached_property
     def iterations(self) -> int:
