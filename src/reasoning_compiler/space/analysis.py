@@ -216,7 +216,14 @@ class _Tile:
         unrolled = rolled <= max(nest.unroll_limit, _LLVM_UNROLLS)
         self.fully_unrolled = 1 < self.rows * self.steps <= nest.unroll_limit
         fits = self.accumulators <= machine.num_vector_registers - 2
-        self.in_registers = bool(self.steps > 1 and unrolled and fits)
+        self.in_registers = bool(self.steps > 1 and unrolled and fits and not self.falls_apart)
+
+    @property
+    def falls_apart(self) -> bool:
+        """Whether sums in a local buffer are moved element by element: LLVM makes no registers of 3 or 5 vectors."""
+        output = self.nest.output
+        whole = self.vector_extent <= self.full_lanes or self.vector_extent.bit_count() == 1
+        return not whole and output is not None and output.in_registers
 
     @property
     def is_stream(self) -> bool:
@@ -307,6 +314,7 @@ class _Tile:
             entry = (2.0 * vectors * scatter + 6) / self.steps
         else:
             step += vectors * scatter * 1.5 + (self._conflicts(nest.output) if nest.output else 0.0)
+            step += self.rows * self.vector_extent if self.falls_apart else 0
             step = max(step, _FMA_LATENCY_CYCLES if vectors == 1 else 0)
             entry = 1.0
         if self.fully_unrolled and vectors * self.steps > _LARGE_BODY:
