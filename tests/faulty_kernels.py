@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import tvm_ffi
 from tvm.script import tirx as T
 
-from measure_kernels import GLIBC_FIRST_RAND, Gemm, N, te, tvm
+from measure_kernels import GLIBC_FIRST_RAND, Gemm, N, target, te, tvm
+from reasoning_compiler.records import UNTUNED, Transformation
+from reasoning_compiler.space.own_rules.packed_contraction import IN_REGISTERS
+from reasoning_compiler.space.rules import rules_of, with_own_rules
+from reasoning_compiler.space.space import Space
 
 
 @dataclass(frozen=True)
@@ -177,7 +182,27 @@ def fused_gemm() -> Any:
     return schedule.mod
 
 
-GEMM, ROW_MAX = Gemm(), RowMax()
+GEMM, ODD, ROW_MAX = Gemm(), Gemm(37), RowMax()
+
+
+def tail_cut_too_early() -> Any:
+    """Returns a product of 37 rows, padded to 40, of which 36 are written back."""
+    made = Space(ODD.mod, target(), rules=with_own_rules(rules_of(ODD.mod, target())))
+    edits = (("C padding", "i from 37 to 40"), ("C contraction", IN_REGISTERS), ("C.i tile", (5, 2, 4)))
+    schedule = made.schedule(made.edit(UNTUNED, Transformation(edits))).copy()
+
+    def cut(realize: Any) -> Any:
+        if str(realize.block.name_hint) != "C_pad_local":
+            return realize
+        condition = tvm.tirx.LT(realize.predicate.a, realize.predicate.b - 1)
+        return tvm.s_tir.SBlockRealize(realize.iter_values, condition, realize.block)
+
+    root = schedule.mod["main"].body.block
+    changed = tvm_ffi.structural_map(root, (tvm.s_tir.SBlockRealize, cut))
+    schedule.state.replace(schedule.state.get_sref(root), changed, {root: changed})
+    return schedule.mod
+
+
 WRONG = {
     "one wrong element at the end": (GEMM, wrong_last_element),
     "a reduction in parallel": (GEMM, parallel_reduction),
@@ -186,6 +211,7 @@ WRONG = {
     "a maximum that is not initialised": (ROW_MAX, maximum_from_what_was_there),
     "nothing written now and then": (GEMM, nothing_written_now_and_then),
     "memory read before it is written, times almost nothing": (GEMM, stale_times_zero),
+    "a padded product's last row not written": (ODD, tail_cut_too_early()),
 }
 DEADLY = {
     "an input written from the second run on": (GEMM, input_written_from_the_second_run_on),

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from reasoning_compiler.paired import ALPHA, Paired
 
-
 _SMALL = 0.01  # of a ratio: told apart, and of no use
 
 

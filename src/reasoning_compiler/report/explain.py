@@ -159,6 +159,8 @@ def _block(block: BlockAnalysis, share: float, machine: Machine) -> list[str]:
     bound = "computing" if block.bound == "compute" else f"what comes from {block.bound}"
     lines = [f"  {block.block}: {share_text(share)} of the estimated time, bound by {bound}"]
     rows = [("register tile", _tile(block, machine)), ("vectors", _vectors(block)), ("cores", _cores(block, machine))]
+    if block.padded:
+        rows.append(("padding", "; ".join(f"{p}: {share_text(p.extra_work)} more work" for p in block.padded)))
     sizes = _cache_bytes(machine)
     for level in block.levels:
         whole = level.working_set_bytes <= sizes[level.level]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from reasoning_compiler.records import Machine
 from reasoning_compiler.space.dots import dot_for
-from reasoning_compiler.space.nest import Access, Nest
+from reasoning_compiler.space.nest import Access, Nest, Padding
 
 _FMA_LATENCY_CYCLES = 4
 _LOADS_PER_CYCLE = 2
@@ -73,6 +73,7 @@ class BlockAnalysis:
         instruction: that multiplies and adds in it, where it is no multiply-add of single numbers.
         peak_flops: what the machine can do at best of the nest's kind: more than of float32 where an instruction of its
             takes the nest's types.
+        padded: its loops with iterations that do not count; they take time like the others.
     """
 
     block: str
@@ -91,6 +92,7 @@ class BlockAnalysis:
     reduces: bool
     instruction: str
     peak_flops: float
+    padded: tuple[Padding, ...] = ()
 
     @property
     def bytes_moved(self) -> float:
@@ -199,6 +201,7 @@ def analyze_block(nest: Nest, machine: Machine) -> BlockAnalysis:
         nest.reduces,
         nest.dot.name if nest.dot is not None else "",
         _peak_flops(nest, machine),
+        nest.padded,
     )
 
 
@@ -231,7 +234,14 @@ class _Tile:
         unrolled = nest.dot is not None or rolled <= max(nest.unroll_limit, _LLVM_UNROLLS)
         self.fully_unrolled = 1 < self.rows * self.steps <= nest.unroll_limit
         fits = self.accumulators <= machine.num_vector_registers - 2
-        self.in_registers = bool(self.steps > 1 and unrolled and fits)
+        self.in_registers = bool(self.steps > 1 and unrolled and fits and not self.falls_apart)
+
+    @property
+    def falls_apart(self) -> bool:
+        """Whether sums in a local buffer are moved element by element: LLVM makes no registers of 3 or 5 vectors."""
+        output = self.nest.output
+        whole = self.vector_extent <= self.full_lanes or self.vector_extent.bit_count() == 1
+        return not whole and output is not None and output.in_registers
 
     @property
     def is_stream(self) -> bool:
@@ -333,6 +343,7 @@ class _Tile:
             entry = (2.0 * vectors * scatter + 6) / self.steps
         else:
             step += vectors * scatter * 1.5 + (self._conflicts(nest.output) if nest.output else 0.0)
+            step += self.rows * self.vector_extent if self.falls_apart else 0
             step = max(step, _FMA_LATENCY_CYCLES if vectors == 1 else 0)
             entry = 1.0
         if self.fully_unrolled and vectors * self.steps > _LARGE_BODY:
@@ -438,6 +449,8 @@ def _describe(block: BlockAnalysis, share: float) -> str:
     text = f"{block.block}: {share:.0%} of the estimated time, bound by {block.bound}. Vectors: {vector}. "
     if block.accumulators > 1 or block.in_registers:
         text += f"Tile {tile}: {block.accumulators} vector accumulators {where}. "
+    if block.padded:
+        text += f"Padded: {', '.join(map(str, block.padded))}. "
     return text + f"{jobs}. {caches}."
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from reasoning_compiler.space.affine import Affine, Digit, read
 from reasoning_compiler.space.conditions import share_true
 from reasoning_compiler.space.dots import DOT, dot_named
-from reasoning_compiler.space.nest import PREFETCH, Access, Loop, LoopKind, Nest
-from reasoning_compiler.space.walk import factors
+from reasoning_compiler.space.nest import PREFETCH, Access, Loop, LoopKind, Nest, read_paddings
+from reasoning_compiler.space.own_rules.marks import LAID_OUT_AHEAD, PADDED
+from reasoning_compiler.space.walk import factors, variables
 
 _KINDS: dict[int, LoopKind] = {0: "serial", 1: "parallel", 2: "vectorized", 3: "unrolled"}
 _ARITHMETIC = {"Add": 1, "Sub": 1, "Mul": 1, "Min": 1, "Max": 1, "Div": 8, "Select": 1}
@@ -20,6 +21,7 @@ _SCALAR_CALLS = {
     *("sin", "cos", "tan", "asin", "acos", "atan", "atan2"),
 }
 _SCALAR_CALL_FLOPS = 20
+_REDUCTION = 2  # in TVM's IterVarType
 
 
 def nests(mod: Any) -> tuple[Nest, ...]:
@@ -77,7 +79,7 @@ class _Walk:
 
     def _block(self, realize: Any, scope: _Scope) -> None:
         block = realize.block
-        if "meta_schedule.layout_rewrite_preproc" in block.annotations:
+        if LAID_OUT_AHEAD in block.annotations:
             return
         if not scope.loops and not block.iter_vars:
             self.visit(block.body, scope)
@@ -88,7 +90,7 @@ class _Walk:
         reducing: set[int] = set()
         for iter_var, value in zip(block.iter_vars[:], realize.iter_values[:], strict=True):
             bound[iter_var.var] = read(value, outer)
-            if int(iter_var.iter_type) == 2:  # a reduction, in TVM's IterVarType
+            if int(iter_var.iter_type) == _REDUCTION:
                 reducing |= bound[iter_var.var].loops
         loops = tuple(replace(loop, reduces=True) if i in reducing else loop for i, loop in enumerate(scope.loops))
         flops, calls = _work(block)
@@ -104,6 +106,7 @@ class _Walk:
             int(block.annotations.get(PREFETCH, 0)),
             scope.share,
             _dtypes(block),
+            padded=read_paddings(str(block.annotations.get(PADDED, ""))),
         )
         marked = DOT in block.annotations and nest.dtypes
         self.found.append(nest.by_dots(dot_named(str(block.annotations[DOT]))) if marked else nest)
@@ -125,7 +128,7 @@ class _Walk:
                 Access(
                     name,
                     tuple(_extent(size) for size in buffer.shape[:]),
-                    _item_bytes(str(buffer.dtype)),
+                    item_bytes(str(buffer.dtype)),
                     tuple(steps),
                     tuple(sizes),
                     writes,
@@ -163,12 +166,16 @@ def _common(a: Nest, b: Nest) -> int:
 
 
 def _work(block: Any) -> tuple[float, int]:
-    """Returns floating-point operations and calls of scalar functions of one execution of a block."""
+    """Returns floating-point operations and calls of scalar functions of one execution of a block.
+
+    A condition that nothing which is summed over changes counts as nothing: it is decided outside the sums.
+    """
     if len(block.match_buffers) == 3:  # a tensor intrinsic: opaque, but all that MetaSchedule knows multiply matrices
         sizes = [math.prod(_extent(r.extent) for r in match.source.region) for match in block.match_buffers]
         return 2 * math.sqrt(math.prod(sizes)), 0  # m·n, m·k and k·n elements make m·n·k multiply-adds
     flops: float = 0
     calls = 0
+    reducing = {each.var for each in block.iter_vars if int(each.iter_type) == _REDUCTION}
     stack = [(block.body, 1)]
     while stack:
         node, times = stack.pop()
@@ -188,7 +195,7 @@ def _work(block: Any) -> tuple[float, int]:
             name = str(getattr(node.op, "name", "")).rsplit(".", 1)[-1]
             if name in _SCALAR_CALLS:
                 flops, calls = flops + _SCALAR_CALL_FLOPS * times, calls + times
-            else:
+            elif not (name == "if_then_else" and reducing and reducing.isdisjoint(variables(node.args[0]))):
                 flops += times
             inside = [a for a in node.args if hasattr(a, "ty") or hasattr(a, "dtype")]
         elif kind == "Select":
@@ -214,6 +221,7 @@ def _extent(expr: Any) -> int:
     return int(expr) if type(expr).__name__ == "IntImm" else 1
 
 
-def _item_bytes(dtype: str) -> int:
+def item_bytes(dtype: str) -> int:
+    """Returns the bytes of an element, at least one."""
     bits = re.search(r"\d+", dtype)
     return max(1, int(bits.group()) // 8) if bits else 1

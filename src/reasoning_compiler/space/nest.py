@@ -9,12 +9,15 @@ Symbols used in docstrings: L loops, D dimensions of a buffer.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from reasoning_compiler.space.dots import Dot
+
+_PADDING = re.compile(r"([^\s,]+) from (\d+) to (\d+)")
 
 LoopKind = Literal["serial", "parallel", "vectorized", "unrolled"]
 
@@ -34,6 +37,33 @@ class Loop:
     kind: LoopKind = "serial"
     reduces: bool = False
     id: int = 0  # equal for loops that two nests share
+
+
+class Padding(NamedTuple):
+    """Iterations that a loop has beyond those that count.
+
+    Args:
+        loop: its name before tiling.
+        extent: the iterations that count.
+        padded: all of them.
+    """
+
+    loop: str
+    extent: int
+    padded: int
+
+    def __str__(self) -> str:
+        return f"{self.loop} from {self.extent} to {self.padded}"
+
+    @property
+    def extra_work(self) -> float:
+        """The share of work that does not count, of what does."""
+        return self.padded / self.extent - 1
+
+
+def read_paddings(text: str) -> tuple[Padding, ...]:
+    """Returns the paddings in a text, in which they are written as by `str`, with commas between."""
+    return tuple(Padding(name, int(old), int(new)) for name, old, new in _PADDING.findall(text))
 
 
 @dataclass(frozen=True)
@@ -95,6 +125,7 @@ class Nest:
         dtypes: of the two buffers whose product it sums up and of the sums; empty where it does anything else.
         dot: the instruction that does the work of the two innermost loops, which then are not among `loops`, see
             `by_dots`.
+        padded: its loops that have iterations more than there are results.
     """
 
     block: str
@@ -108,6 +139,7 @@ class Nest:
     share: float = 1.0
     dtypes: tuple[str, ...] = ()
     dot: Dot | None = None
+    padded: tuple[Padding, ...] = ()
 
     @cached_property
     def iterations(self) -> int:

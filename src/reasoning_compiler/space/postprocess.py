@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reasoning_compiler.errors import IllegalProgramError
+from reasoning_compiler.space.own_rules.marks import LAID_OUT_AHEAD
 from reasoning_compiler.space.sketch import TVM_ERRORS, last_line
 from reasoning_compiler.space.walk import blocks, bound_variables, is_unit
 
@@ -64,7 +65,8 @@ def _loops_to_leave_alone(schedule: Any) -> list[Any]:
     Around a block that becomes a tensor intrinsic it would vectorize the innermost loop, and then fails to build a
     vector of vector operations. Loops that are parallel, vectorized or unrolled already it would fuse as if they were
     not. Where a nest has a parallel loop no other one is made, so also the outermost one stays; likewise for vectors.
-    What a reduction's initialization has been split off from it would refuse. None where nothing is to be made so.
+    What a reduction's initialization has been split off from it would refuse. What is done ahead of time gets its
+    loops from who takes it out. None where nothing is to be made so.
     """
     root = schedule.mod["main"].body.block
     if not any(str(name).startswith(_METASCHEDULE) for name in root.annotations):
@@ -76,10 +78,11 @@ def _loops_to_leave_alone(schedule: Any) -> list[Any]:
     for realize, loops in found:
         kinds = [int(loop.kind) for loop in loops]
         alone = {i for i, kind in enumerate(kinds) if kind in (_PARALLEL, _VECTORIZED, _UNROLLED)}
+        is_apart = LAID_OUT_AHEAD in realize.block.annotations
         is_split_off = any(region.source in split_off for region in realize.block.writes)
-        if is_split_off or _PARALLEL in kinds:
+        if is_apart or is_split_off or _PARALLEL in kinds:
             alone.add(0)
-        if is_split_off or _VECTORIZED in kinds or _INTRINSIC in realize.block.annotations:
+        if is_apart or is_split_off or _VECTORIZED in kinds or _INTRINSIC in realize.block.annotations:
             alone.add(len(loops) - 1)
         name = str(realize.block.name_hint)
         if alone and names[name] == 1:  # nothing else tells TVM which block is meant

@@ -8,7 +8,8 @@ from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.own_rules.dot_products import dot_products
 from reasoning_compiler.space.own_rules.fused_attention import fused_attention
 from reasoning_compiler.space.own_rules.packed_contraction import packed_contraction
-from reasoning_compiler.space.own_rules.postprocs import own_postprocs
+from reasoning_compiler.space.own_rules.padded_contraction import padded_contraction
+from reasoning_compiler.space.own_rules.postprocs import with_own_postprocs
 from reasoning_compiler.space.own_rules.vector_math import vector_math
 
 _JOBS_PER_CORE = (16, 8, 4, 2, 1)
@@ -26,7 +27,8 @@ def with_own_rules(theirs: list[Any], *, stream_bytes: int = _CORES_CACHES_BYTES
     """
     tiling = next((i for i, rule in enumerate(theirs) if "MultiLevelTiling" in type(rule).__name__), len(theirs))
     first = [rule() for rule in _OURS]
-    return [*first, *theirs[:tiling], packed_contraction(stream_bytes), *theirs[tiling:], vector_math()]
+    contractions = [padded_contraction(), packed_contraction(stream_bytes)]
+    return [*first, *theirs[:tiling], *contractions, *theirs[tiling:], vector_math()]
 
 
 def rules_of(mod: Any, target: Any) -> list[Any]:
@@ -48,7 +50,7 @@ def space_generator(mod: Any, target: Any, *, rules: list[Any]) -> Any:
     import_tvm()
     from tvm.s_tir import meta_schedule as ms
 
-    postprocs = [*_their_generator(mod, target).postprocs, *own_postprocs()]
+    postprocs = with_own_postprocs(list(_their_generator(mod, target).postprocs))
     return ms.space_generator.PostOrderApply(sch_rules=rules, postprocs=postprocs)
 
 

@@ -17,8 +17,8 @@ from reasoning_compiler.errors import UsageError
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.records import ChoiceDomain
 from reasoning_compiler.space.intrinsics import mend_vnni_intrinsic
-from reasoning_compiler.space.own_rules.marks import NO_RULES, STRUCTURE
-from reasoning_compiler.space.own_rules.postprocs import own_postprocs
+from reasoning_compiler.space.own_rules.marks import NO_RULES, PADDED, STRUCTURE
+from reasoning_compiler.space.own_rules.postprocs import with_own_postprocs
 from reasoning_compiler.space.walk import blocks
 
 TVM_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
@@ -30,6 +30,8 @@ CONTRACTION = "contraction"
 
 INSTRUCTION = "instruction"
 """The same of `own_rules/dot_products.py`."""
+PADDING = "padding"
+"""What the site is called at which `own_rules/padded_contraction.py` does."""
 
 _SITE_WORDS = {
     "MultiLevelTiling": "tiling",
@@ -41,6 +43,7 @@ _SITE_WORDS = {
     "AutoInline": "inlining",
     "PackedContraction": CONTRACTION,
     "DotProducts": INSTRUCTION,
+    "PaddedContraction": PADDING,
     "FusedAttention": "fusion",
 }
 _INTRINSIC = "meta_schedule.auto_tensorize"
@@ -114,7 +117,7 @@ class SketchGenerator:
             raise UsageError(f"MetaSchedule cannot schedule for this `{kind}` target: {last_line(error)}") from error
         self._tvm, self._ms = tvm, ms
         self.mod = self._context.mod
-        self.postprocs = [*self._context.space_generator.postprocs, *own_postprocs()]
+        self.postprocs = with_own_postprocs(list(self._context.space_generator.postprocs))
         self._rules = list(self._context.space_generator.sch_rules)
         self._rule_names = [type(rule).__name__ for rule in rules or self._rules]  # TVM forgets those of Python's
         self._blocks = _block_names(self.mod)
@@ -315,7 +318,7 @@ def _labels(base: Any, options: list[Any]) -> list[str]:
 
 def _words(option: Any, instructions: list[Any]) -> list[str]:
     kinds = [inst.kind.name for inst in instructions]
-    told = [inst for inst in instructions if inst.kind.name == "Annotate" and str(inst.attrs[0]) == STRUCTURE]
+    told = [inst for inst in instructions if inst.kind.name == "Annotate" and str(inst.attrs[0]) in (PADDED, STRUCTURE)]
     if told:
         return [str(inst.inputs[1]) for inst in told]
     words: list[str] = []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +15,7 @@ import numpy as np
 from reasoning_compiler.errors import IllegalProgramError, UsageError
 from reasoning_compiler.language import MAX_PRIMITIVES, Primitive
 from reasoning_compiler.machine.toolchain import import_tvm
-from reasoning_compiler.records import Decision, Program, Transformation, Value
+from reasoning_compiler.records import ChoiceDomain, Decision, Program, Transformation, Value
 from reasoning_compiler.risk import Risk, at_risk
 from reasoning_compiler.space.extract import nests
 from reasoning_compiler.space.free import NamedBlock, apply_primitives, apply_what_fits, named_blocks
@@ -23,7 +24,7 @@ from reasoning_compiler.space.nest import Nest
 from reasoning_compiler.space.own_rules.packed_contraction import IN_REGISTERS
 from reasoning_compiler.space.postprocess import postprocess, repeats_a_reduction
 from reasoning_compiler.space.replay import Replay, Replayer, edits_of, show
-from reasoning_compiler.space.sketch import CONTRACTION, INSTRUCTION, Sketch, SketchGenerator
+from reasoning_compiler.space.sketch import INSTRUCTION, PADDING, Sketch, SketchGenerator
 from reasoning_compiler.space.tiling import TileGroup, tile_groups
 
 _KEPT_SCHEDULES = 512
@@ -226,25 +227,24 @@ class Space:
     def tile_groups(self) -> tuple[TileGroup, ...]:
         """The blocks that multi-level tiling splits, with their plain nests and tile decisions; CPU targets only.
 
-        A block whose sums may stay in registers stands there a second time, see `TileGroup.needs`, and so does one that
-        an instruction of the target's can take.
+        A block whose sums may stay in registers stands there a second time, see `TileGroup.needs`; one whose loops may
+        be padded, for each way to do that again; and one more time where an instruction of the target's takes it.
         """
         if self.target.kind.name != "llvm":
             return ()
-        kinds = [
-            (CONTRACTION, {s: IN_REGISTERS for s, domain in self._plain.alternatives if IN_REGISTERS in domain.values}),
-            (INSTRUCTION, {s: domain.values[-1] for s, domain in self._plain.alternatives if s.endswith(INSTRUCTION)}),
-        ]
-        groups = self._tile_groups_of(self._plain)
-        for kind, other in kinds:
-            found = self._tile_groups_of(self._sketches.make(other)) if other else ()
-            sites = {site.removesuffix(f" {kind}"): site for site in other}
-            groups += tuple(
-                replace(group, needs=((sites[group.block], other[sites[group.block]]),))
-                for group in found
-                if group.block in sites
-            )
-        return groups
+        offered = self._plain.alternatives
+        in_registers = {site: IN_REGISTERS for site, domain in offered if IN_REGISTERS in domain.values}
+        by_instruction = {site: domain.values[-1] for site, domain in offered if site.endswith(f" {INSTRUCTION}")}
+        contractions = ({}, in_registers) if in_registers else ({},)
+        ways = [p | c for p, c in itertools.product(_paddings(offered), contractions)]
+        groups: list[TileGroup] = []
+        for chosen in [*ways, by_instruction] if by_instruction else ways:
+            words = dict.fromkeys(site.rpartition(" ")[2] for site in chosen)
+            for group in self._tile_groups_of(self._sketches.make(chosen)):
+                sites = [f"{group.block} {word}" for word in words]
+                if all(site in chosen for site in sites):
+                    groups.append(replace(group, needs=tuple((site, chosen[site]) for site in sites)))
+        return tuple(groups)
 
     def _tile_groups_of(self, sketch: Sketch) -> tuple[TileGroup, ...]:
         """Returns the tile groups of a sketch; none where TVM cannot make its plainest program."""
@@ -259,6 +259,7 @@ class Space:
             table,
             max_jobs=int(limits.get("meta_schedule.parallel", 1)),
             max_vector=int(limits.get("meta_schedule.vectorize", 1)),
+            own={nest.block for nest in nests(self.mod)},
         )
 
     def trace_json(self, program: Program) -> Any:
@@ -352,6 +353,13 @@ class Space:
 
 def _program(sketch: Sketch, replay: Replay) -> Program:
     return Program(sketch.structure, tuple(replay.values.items()))
+
+
+def _paddings(offered: Sequence[tuple[str, ChoiceDomain]]) -> list[dict[str, str]]:
+    """Returns alternatives for the sites that pad blocks, one for each: none, then the first of each, and so on."""
+    ways = {site: domain.values[1:] for site, domain in offered if site.endswith(f" {PADDING}")}
+    ranks = range(max(map(len, ways.values()), default=0))
+    return [{}, *({site: str(each[rank]) for site, each in ways.items() if rank < len(each)} for rank in ranks)]
 
 
 def _only_text(values: Mapping[str, Value]) -> dict[str, str]:

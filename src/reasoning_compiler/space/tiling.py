@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reasoning_compiler.records import Decision, TileDomain
@@ -22,6 +22,7 @@ class TileGroup:
         max_vector: the largest extent that it vectorizes.
         needs: the structure choices, (site, alternative), under which the block has these decisions.
         prefetch: the decision on how many bytes ahead its streams are prefetched; None where there is none.
+        copies: what is copied in each call for this way of tiling.
     """
 
     block: str
@@ -32,6 +33,7 @@ class TileGroup:
     max_vector: int
     needs: tuple[tuple[str, str], ...] = ()
     prefetch: Decision | None = None
+    copies: tuple[Nest, ...] = ()
 
     @property
     def prefetch_bytes(self) -> int:
@@ -56,7 +58,7 @@ class TileGroup:
 
 
 def tile_groups(
-    raw: Sequence[Nest], table: Sequence[Decision], *, max_jobs: int, max_vector: int
+    raw: Sequence[Nest], table: Sequence[Decision], *, max_jobs: int, max_vector: int, own: Collection[str]
 ) -> tuple[TileGroup, ...]:
     """Returns the tile groups of a program whose tiles are all whole.
 
@@ -65,6 +67,7 @@ def tile_groups(
         table: its decisions.
         max_jobs: see `TileGroup`.
         max_vector: see `TileGroup`.
+        own: the kernel's own blocks; what a tiled block reads of others is a copy.
     """
     by_name = {d.name: d for d in table if isinstance(d.domain, TileDomain)}
     groups = []
@@ -73,9 +76,7 @@ def tile_groups(
             continue
         kept = [i for i, loop in enumerate(nest.loops) if loop.name.endswith("_0")]
         loops = tuple(replace(nest.loops[i], name=nest.loops[i].name.removesuffix("_0")) for i in kept)
-        accesses = tuple(
-            replace(a, steps=tuple(tuple(dim[i] for i in kept) for dim in a.steps)) for a in nest.accesses
-        )
+        accesses = tuple(replace(a, steps=tuple(tuple(dim[i] for i in kept) for dim in a.steps)) for a in nest.accesses)
         decisions = tuple(
             (loop.name, f"{nest.block}.{loop.name} tile", by_name[f"{nest.block}.{loop.name} tile"].domain)
             for loop in loops
@@ -84,8 +85,18 @@ def tile_groups(
         if len(decisions) == len(loops):
             plain = replace(nest, loops=loops, accesses=accesses, tiling="")
             prefetch = next((d for d in table if d.name == f"{nest.block} {PREFETCH_WORDS}"), None)
+            read = {access.buffer for access in nest.accesses if not access.writes}
+            made = [each for each in raw if each.block not in own and each.output and each.output.buffer in read]
+            copies = tuple(_in_parallel(each, max_vector) for each in made)
             groups.append(
-                TileGroup(nest.block, nest.tiling, plain, decisions, max_jobs, max_vector, prefetch=prefetch)
+                TileGroup(nest.block, nest.tiling, plain, decisions, max_jobs, max_vector, (), prefetch, copies)
             )
     return tuple(groups)
 
+
+def _in_parallel(copy: Nest, max_vector: int) -> Nest:
+    """Returns a nest as the postprocessors will leave it: the outermost loop parallel, the innermost in vectors."""
+    first, *rest = copy.loops
+    if rest and rest[-1].extent <= max_vector:
+        rest[-1] = replace(rest[-1], kind="vectorized")
+    return replace(copy, loops=(replace(first, kind="parallel"), *rest))

@@ -170,13 +170,14 @@ class Expert:
 
     @cached_property
     def _rankings(self) -> list[list[tuple[TileChooser, Tiling]]]:
-        """The best tilings of each block: the best of each way to tile it first, then all others, best first."""
-        found: dict[str, list[list[tuple[TileChooser, Tiling]]]] = {}
+        """The best tilings of each block: the best of each structure first, then all others, best first."""
+        found: dict[str, dict[str, list[tuple[TileChooser, Tiling]]]] = {}
         for chooser in self._choosers:
             ranked = [(chooser, tiling) for tiling in chooser.ranked(_NUM_TILINGS)]
-            found.setdefault(chooser.group.block, []).append(ranked)
+            found.setdefault(chooser.group.block, {}).setdefault(chooser.group.structure, []).extend(ranked)
         rankings = []
-        for ways in found.values():
+        for structures in found.values():
+            ways = [sorted(way, key=lambda choice: choice[1].secs) for way in structures.values()]
             first = sorted((way[0] for way in ways if way), key=lambda choice: choice[1].secs)
             rest = sorted((choice for way in ways for choice in way[1:]), key=lambda choice: choice[1].secs)
             rankings.append([*first, *rest])
@@ -388,11 +389,10 @@ class Expert:
 
     def _fits(self, chooser: TileChooser, values: dict[str, Value]) -> bool:
         """Tells whether a program with these values is tiled in the chooser's way."""
-        needs = dict(chooser.group.needs)
-        if not needs:
-            others = (c.group.needs for c in self._choosers if c.group.block == chooser.group.block and c.group.needs)
-            return not any(values.get(site) == value for other in others for site, value in other)
-        return all(values.get(site) == value for site, value in needs.items())
+        ways = (c.group.needs for c in self._choosers if c.group.block == chooser.group.block)
+        start = {site: self._start_values[site] for needs in ways for site, _ in needs}
+        wanted = start | dict(chooser.group.needs)
+        return all(values.get(site, start[site]) == value for site, value in wanted.items())
 
     def _other_ways(self, context: Context) -> Iterator[_Idea]:
         """Yields each block's best tiling of the other kind: a structure choice together with its tiles.

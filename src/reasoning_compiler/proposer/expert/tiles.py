@@ -32,10 +32,11 @@ class Tiling:
     unroll: int
     analysis: BlockAnalysis
     prefetch_bytes: int = 0
+    copying_secs: float = 0.0
 
     @property
     def secs(self) -> float:
-        return self.analysis.secs
+        return self.analysis.secs + self.copying_secs
 
 
 class TileChooser:
@@ -53,6 +54,7 @@ class TileChooser:
         self._spatial = [i for i, loop in enumerate(group.nest.loops) if not loop.reduces]
         self._reducing = [i for i, loop in enumerate(group.nest.loops) if loop.reduces]
         self._known: dict[tuple[Factors, int], Tiling] = {}
+        self._copying_secs = sum(analyze_block(nest, machine).secs for nest in group.copies)
 
     def judge(self, factors: Factors, unroll: int) -> Tiling:
         """Returns the tiling with its analysis; asked twice, it is computed once."""
@@ -62,7 +64,8 @@ class TileChooser:
             distances = sorted({0, self.group.prefetch_bytes})
             nests = (self.group.tiled(by_name, unroll_limit=unroll, prefetch_bytes=d) for d in distances)
             judged = (
-                Tiling(factors, unroll, analyze_block(nest, self.machine), nest.prefetch_bytes) for nest in nests
+                Tiling(factors, unroll, analyze_block(nest, self.machine), nest.prefetch_bytes, self._copying_secs)
+                for nest in nests
             )
             self._known[key] = min(judged, key=lambda tiling: tiling.secs)
         return self._known[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from reasoning_compiler.proposer.expert.tiles import Tiling
 from reasoning_compiler.records import ChoiceDomain, Decision, Machine, Value
@@ -43,7 +44,21 @@ def describe_tiling(group: TileGroup, tiling: Tiling, machine: Machine) -> str:
         text += f" (strided vectors in {', '.join(found.strided)})"
     if tiling.prefetch_bytes:
         text += f"; loads are announced {tiling.prefetch_bytes} bytes ahead"
-    return f"{text}; bound by {found.bound}."
+    return f"{text}; bound by {found.bound}.{_describe_padding(group, inner)}"
+
+
+def _describe_padding(group: TileGroup, inner: Mapping[str, int]) -> str:
+    """Returns a sentence for each padded loop, with its innermost factor, and one for what is copied therefor."""
+    told = []
+    for padding in group.nest.padded:
+        tiles = f"{padding.padded // inner[padding.loop]} tiles of {inner[padding.loop]}"
+        told.append(
+            f" No good tile divides {padding.extent} iterations of {padding.loop}: padded to {padding.padded}, "
+            f"{tiles}, {padding.extra_work:.1%} more work."
+        )
+    if group.copies:
+        told.append(f" Each call copies {', '.join(copy.block.removesuffix('_pad') for copy in group.copies)} for it.")
+    return "".join(told)
 
 
 def describe_move(name: str, value: Value, decision: Decision | None) -> str:

@@ -9,6 +9,13 @@ SETTLED = "reasoning_compiler.settled"
 STRUCTURE = "reasoning_compiler.structure"
 """On a block, as the label of the alternative that the rule has made."""
 
+PADDED = "reasoning_compiler.padded"
+"""On a block: which of its loops have iterations more than there are results, as "i from 197 to 198"; also its
+alternative's label."""
+
+LAID_OUT_AHEAD = "meta_schedule.layout_rewrite_preproc"
+"""MetaSchedule's own, on a block that copies a constant: the builder takes it out, and it runs once."""
+
 SKIP_MASKED = "reasoning_compiler.skip_masked"
 """On a loop over blocks of keys: those that no row of its block of rows may see are skipped."""
 

@@ -17,11 +17,13 @@ Where many rows share a panel that fits no cache, MetaSchedule's own structure i
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any
 
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.nest import PREFETCH
-from reasoning_compiler.space.own_rules.marks import STRUCTURE
+from reasoning_compiler.space.own_rules.marks import PADDED, STRUCTURE
+from reasoning_compiler.space.sketch import TVM_ERRORS
 
 IN_REGISTERS = "sums in registers"
 """The label of the alternative that the rule makes."""
@@ -63,6 +65,8 @@ def packed_contraction(stream_bytes: int) -> Any:
                 chance = 1 / len(_DISTANCES_BYTES)
                 distance = tiled.sample_categorical(list(_DISTANCES_BYTES), [chance] * len(_DISTANCES_BYTES))
                 tiled.annotate(block, PREFETCH, distance)
+            if PADDED in sch.get(block).annotations:
+                _write_back_to_reader(tiled, block)
             tiled.annotate(block, STRUCTURE, IN_REGISTERS)
             return [sch, tiled]
 
@@ -70,6 +74,18 @@ def packed_contraction(stream_bytes: int) -> Any:
             return PackedContraction()
 
     return PackedContraction()
+
+
+def _write_back_to_reader(sch: Any, block: Any) -> None:
+    """Makes the copy of complete sums one of those that count, or what is computed of them, where one block reads them.
+
+    A padded result is then never in memory.
+    """
+    (copy,) = sch.get_consumers(block)
+    readers = sch.get_consumers(copy)
+    if len(readers) == 1:
+        with suppress(TVM_ERRORS):  # unless it reads something else, or in another order
+            sch.reverse_compute_inline(readers[0])
 
 
 def _largest_constant_bytes(sch: Any, block: Any) -> int:

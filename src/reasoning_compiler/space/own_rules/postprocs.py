@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from reasoning_compiler.space.own_rules.padded_layout import padded_layout
 from reasoning_compiler.space.own_rules.skip_masked import skip_masked
 from reasoning_compiler.space.own_rules.vector_math import write_vector_math
 
 _OURS = (skip_masked, write_vector_math)
+_LAYOUT = "RewriteLayout"
 
 
-def own_postprocs() -> list[Any]:
-    """Returns them in order; they come after MetaSchedule's own, and leave a program without marks as it is."""
-    return [postproc() for postproc in _OURS]
+def with_own_postprocs(theirs: list[Any]) -> list[Any]:
+    """Returns MetaSchedule's postprocessors and, behind them, ours; a program without marks is left as it is.
+
+    In the place of `RewriteLayout` comes one that knows padded constants, too.
+
+    Args:
+        theirs: a target's own, in order.
+    """
+    known = [padded_layout(each) if type(each).__name__ == _LAYOUT else each for each in theirs]
+    return [*known, *(postproc() for postproc in _OURS)]

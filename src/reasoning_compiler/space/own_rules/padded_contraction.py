@@ -1,0 +1,182 @@
+"""Contractions whose loops no good register tile divides, computed on padded extents that one does.
+
+Every tile divides its loop, so 197 rows, a prime, leave tiles of one row or of all, and 1000 columns vectors of eight.
+Here such a loop is offered some iterations more, with TVM's primitive `pad_einsum`, and its tail is cut on the way out:
+
+    for i in range(198), j, k: C_pad[i, j] += (A[i, k] if i < 197 else 0) * B[k, j]       # 33 tiles of 6 rows
+    for i in range(197), j: C[i, j] = C_pad[i, j]                                         # or what reads C
+
+Nothing that is summed over is padded, so each element of C is the same sum of the same terms. Rows cost no copy: the
+condition on what they share is decided outside the sums, and no result is stored behind the last row. Columns need a
+copy of the operand that is read along them. A constant is laid out ahead of time anyway (`padded_layout`); any other is
+copied in each call, and the copy is a block like others, which the analysis counts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from reasoning_compiler.machine.targets import target_vector_unit
+from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.space.extract import item_bytes
+from reasoning_compiler.space.nest import Padding
+from reasoning_compiler.space.own_rules.marks import LAID_OUT_AHEAD, PADDED
+from reasoning_compiler.space.sketch import TVM_ERRORS
+
+_SPATIAL = 0  # in TVM's IterVarType
+_ROWS = (4, 6, 8, 12, 14)  # of a register tile
+_VECTORS = (1, 2, 4)  # of a register tile; LLVM keeps no vectors of three in registers
+_MAX_COLUMNS = 64  # of a tile, as in MetaSchedule's rules for CPUs
+_MAX_WASTE = 1 / 8
+_MAX_WAYS = 2  # to pad one loop
+
+
+def padded_contraction() -> Any:
+    """Returns the rule, which goes before all tiling; it offers nothing for loops that a good tile divides."""
+    import_tvm()
+    from tvm.ir.utils import derived_object
+    from tvm.s_tir.meta_schedule.schedule_rule import PyScheduleRule
+
+    @derived_object
+    class PaddedContraction(PyScheduleRule):
+        """Offers the block as it is, and with its rows or columns or both padded."""
+
+        unit = None
+
+        def _initialize_with_tune_context(self, context: Any) -> None:
+            if context.target.kind.name == "llvm":
+                self.unit = target_vector_unit(context.target)
+
+        def apply(self, sch: Any, block: Any) -> list[Any]:
+            found = _contraction(sch, block) if self.unit is not None else None
+            if found is None:
+                return [sch]
+            options = []
+            for extents in found.paddings(self.unit.vector_bytes, self.unit.num_registers):
+                padded = sch.copy()
+                try:
+                    _pad(padded, block, found, extents)
+                except TVM_ERRORS:  # an index that is no plain variable, as in a convolution
+                    break
+                options.append(padded)
+            return [sch, *options]
+
+        def clone(self) -> Any:
+            return PaddedContraction()
+
+    return PaddedContraction()
+
+
+@dataclass(frozen=True)
+class _Contraction:
+    """A block that sums up over products.
+
+    Args:
+        names: of its loops.
+        extents: of its loops.
+        rows: positions of loops that the operand which is read along the columns does not have.
+        column: the position of the loop that walks the last dimension of the result; None where it is not to be padded.
+        left: names of the buffers that are read along no column.
+        right: the name of the buffer that is.
+        is_constant: whether the latter is laid out ahead of time.
+        result: the name of the buffer that is written.
+        item_bytes: of the result.
+    """
+
+    names: tuple[str, ...]
+    extents: tuple[int, ...]
+    rows: tuple[int, ...]
+    column: int | None
+    left: tuple[str, ...]
+    right: str
+    is_constant: bool
+    result: str
+    item_bytes: int
+
+    def paddings(self, vector_bytes: int, num_registers: int) -> Iterator[dict[int, int]]:
+        """Yields padded extents by position, those of few loops first."""
+        most_rows = (num_registers - 2) // 2  # two vectors a row, and two for the operands
+        rows = self._padded_rows([count for count in _ROWS if count <= most_rows], most_rows)
+        columns = self._padded_columns(max(1, vector_bytes // self.item_bytes))
+        yield from rows
+        yield from columns
+        yield from (row | column for row, column in itertools.product(rows, columns))
+
+    def _padded_rows(self, counts: list[int], most: int) -> list[dict[int, int]]:
+        extents = [self.extents[i] for i in self.rows]
+        if not counts or any(e <= most or any(e % d == 0 for d in range(counts[0], most + 1)) for e in extents):
+            return []
+        return [{self.rows[-1]: padded} for padded in _multiples(extents[-1], counts)] if extents else []
+
+    def _padded_columns(self, lanes: int) -> list[dict[int, int]]:
+        if self.column is None:
+            return []
+        extent = self.extents[self.column]
+        if extent <= lanes or extent % lanes == 0:
+            return []
+        widths = [vectors * lanes for vectors in _VECTORS if vectors * lanes <= _MAX_COLUMNS]
+        return [{self.column: padded} for padded in _multiples(extent, widths)]
+
+
+def _multiples(extent: int, of: list[int]) -> list[int]:
+    """Returns the least multiples that are worth their waste, in ascending order."""
+    padded = sorted({-(-extent // size) * size for size in of})
+    return [each for each in padded if each <= (1 + _MAX_WASTE) * extent][:_MAX_WAYS]
+
+
+def _contraction(sch: Any, block: Any) -> _Contraction | None:
+    """Returns what there is to know of a block; None if it does not reduce, or is not alone in plain loops."""
+    found, main = sch.get(block), sch.mod["main"]
+    loops = [sch.get(loop) for loop in sch.get_loops(block)]
+    iterators = list(found.iter_vars)
+    whole = all(type(loop.extent).__name__ == "IntImm" for loop in loops)
+    if found.init is None or len(loops) != len(iterators) or not whole or len(found.writes) != 1:
+        return None
+    spatial = [i for i, each in enumerate(iterators) if int(each.iter_type) == _SPATIAL]
+    written = found.writes[0]
+    column = next((i for i in spatial if written.region[-1].min.same_as(iterators[i].var)), None)
+    if column is None:
+        return None
+    along = {True: [], False: []}
+    for region in found.reads:
+        along[any(part.min.same_as(iterators[column].var) for part in region.region)].append(region)
+    if len(along[True]) != 1 or not along[False]:
+        return None
+    (right,) = along[True]
+    used = [part.min for part in right.region]
+    rows = tuple(i for i in spatial if not any(index.same_as(iterators[i].var) for index in used))
+    constants = [main.params[int(index)] for index in main.attrs.get("layout_free_buffers", ())]
+    is_constant = any(right.source.same_as(constant) for constant in constants)
+    in_order = used[-1].same_as(iterators[column].var)
+    return _Contraction(
+        tuple(str(loop.loop_var.name) for loop in loops),
+        tuple(int(loop.extent) for loop in loops),
+        rows,
+        column if is_constant or in_order else None,
+        tuple(str(region.source.name) for region in along[False]),
+        str(right.source.name),
+        is_constant,
+        str(written.source.name),
+        item_bytes(str(written.source.dtype)),
+    )
+
+
+def _pad(sch: Any, block: Any, found: _Contraction, extents: dict[int, int]) -> None:
+    """Pads the loops at the given positions to the given extents."""
+    root = sch.get_sblock("root", "main")
+    before = {str(sch.get(each).name_hint) for each in sch.get_child_blocks(root)}
+    sch.pad_einsum(block, [extents.get(position, 1) for position in range(len(found.extents))])
+    copies = {str(sch.get(each).name_hint) for each in sch.get_child_blocks(root)} - before
+    for name in found.left:
+        if f"{name}_pad" in copies:
+            sch.compute_inline(sch.get_sblock(f"{name}_pad", "main"))
+    if found.is_constant and f"{found.right}_pad" in copies:
+        sch.annotate(sch.get_sblock(f"{found.right}_pad", "main"), LAID_OUT_AHEAD, 1)
+    with suppress(TVM_ERRORS):  # unless it is the kernel's result
+        sch.compute_inline(sch.get_sblock(f"{found.result}_pad", "main"))
+    told = (Padding(found.names[position], found.extents[position], extent) for position, extent in extents.items())
+    sch.annotate(block, PADDED, ", ".join(map(str, told)))

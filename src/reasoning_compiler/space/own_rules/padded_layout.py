@@ -1,0 +1,90 @@
+"""The layout of constants that are padded on their way: MetaSchedule's `RewriteLayout`, for blocks that it refuses.
+
+It takes the block that pads a constant for a copy like its own, and would lay out the constant itself like the padded
+buffer, which has another shape. Here the padded buffer is laid out in the order in which it is read, and the padding is
+what is done ahead of time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.space.own_rules.marks import LAID_OUT_AHEAD
+from reasoning_compiler.space.walk import blocks
+
+
+def padded_layout(theirs: Any) -> Any:
+    """Returns the postprocessor; it leaves programs in which no constant is padded to MetaSchedule's.
+
+    Args:
+        theirs: `RewriteLayout`.
+    """
+    import_tvm()
+    from tvm.ir.utils import derived_object
+    from tvm.s_tir.meta_schedule.postproc import PyPostproc
+
+    @derived_object
+    class PaddedLayout(PyPostproc):
+        """Lays out constants, by primitives that stand in the trace."""
+
+        def _initialize_with_tune_context(self, context: Any) -> None:
+            theirs._initialize_with_tune_context(context)
+
+        def apply(self, sch: Any) -> bool:
+            return _lay_out_padded(sch) or theirs.apply(sch)
+
+        def clone(self) -> Any:
+            return padded_layout(theirs.clone())
+
+    return PaddedLayout()
+
+
+def _lay_out_padded(sch: Any) -> bool:
+    """Lays out a program's constants where some are padded; returns whether some are."""
+    main = sch.mod["main"]
+    realizes = [realize for realize, _ in blocks(main.body)]
+    if not any(LAID_OUT_AHEAD in realize.block.annotations for realize in realizes):
+        return False
+    for index in main.attrs.get("layout_free_buffers", ()):
+        readers = _readers(sch, main.params[int(index)])
+        if len(readers) != 1:
+            continue
+        block, position = readers[0]
+        if LAID_OUT_AHEAD in block.annotations:
+            readers = _readers(sch, block.writes[0].source)
+        else:
+            copy = sch.cache_read(sch.get_sblock(str(block.name_hint), "main"), position, "global")
+            sch.annotate(copy, LAID_OUT_AHEAD, 1)
+            readers = _readers(sch, sch.get(copy).writes[0].source)
+        if len(readers) == 1:
+            _lay_out(sch, *readers[0])
+    return True
+
+
+def _readers(sch: Any, buffer: Any) -> list[tuple[Any, int]]:
+    """Returns the blocks that read a buffer, each with the position of it among the block's reads."""
+    found = []
+    for realize, loops in blocks(sch.mod["main"].body):
+        if loops:
+            reads = enumerate(realize.block.reads)
+            found += [(realize.block, position) for position, read in reads if read.source.same_as(buffer)]
+    return found
+
+
+def _lay_out(sch: Any, block: Any, position: int) -> None:
+    """Lays out what a block reads in the order of its loops, where that order is one."""
+    tvm = import_tvm()
+    import tvm_ffi
+    from tvm.s_tir.schedule.analysis import suggest_index_map
+
+    buffer = block.reads[position].source
+    realize, loops = next(each for each in blocks(sch.mod["main"].body) if each[0].block.same_as(block))
+    loads: list[Any] = []
+    tvm_ffi.structural_walk(block.body, (tvm.ir.TensorLoad, loads.append), order="pre")
+    load = next(load for load in loads if load.source.same_as(buffer))
+    bound = {v.var: value for v, value in zip(block.iter_vars, realize.iter_values, strict=True)}
+    indices = [tvm_ffi.structural_map(index, (tvm.tirx.Var, lambda v: bound.get(v, v))) for index in load.indices]
+    layout = suggest_index_map(buffer, indices, list(loops), realize.predicate)
+    if layout is not None:
+        sch.transform_layout(sch.get_sblock(str(block.name_hint), "main"), ("read", position), layout)
