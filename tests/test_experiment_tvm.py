@@ -171,6 +171,13 @@ def test_tvms_search_from_the_command_line(tmp_path: Path, monkeypatch: Any, cap
     (final,) = results["finals"]
     assert set(final["secs"]) == {"evolutionary", "evolutionary+space", "evolutionary to 8", "untuned"}
     assert [len(cell["samples"]) for cell in results["references"]] == [8]
+    timed = [path.read_bytes() for path in (tmp_path / "out" / "finals").iterdir()]
+    again = compare([GEMM], ["evolutionary"], settings=Settings(samples=4), repeats=1, out=tmp_path / "out")
+    assert again["references"] == results["references"] and again["finals"][0]["of"] == [
+        "evolutionary",
+        "evolutionary to 8",
+    ]
+    assert [path.read_bytes() for path in (tmp_path / "out" / "finals").iterdir()] == timed, "nothing is timed again"
     assert len(final["secs"]["evolutionary"]) >= 20
     assert "evolutionary (baseline)" in said.out
     assert "[INFO]" not in said.err and said.err.count("\n") < 10

@@ -57,8 +57,7 @@ def compare(
     settings = settings or Settings()
     chosen = variants.methods(methods, settings, llm=llm, replays=[Path(path) for path in replays])
     baseline = BASELINE if BASELINE in methods else methods[0]
-    line = None if reference is None else variants.reference(reference)
-    return _run("compare", workloads, chosen, baseline, settings, repeats, out, command, watch, line, reference or 0)
+    return _run("compare", workloads, chosen, baseline, settings, repeats, out, command, watch, reference)
 
 
 def ablate(
@@ -105,8 +104,7 @@ def _run(
     out: str | Path | None,
     command: str,
     watch: Watch,
-    line: Variant | None = None,
-    line_samples: int = 0,
+    reference: int | None = None,
 ) -> dict[str, Any]:
     if not workloads:
         raise UsageError("`workloads` is empty; `reasonc workloads` lists the named ones")
@@ -120,8 +118,9 @@ def _run(
     if len({is_landscape(text) for text in workloads}) > 1:
         raise UsageError("`workloads` has recordings and workloads to be measured; compare them one after the other")
     places = [open_place(text, settings) for text in workloads]
+    lines = [] if reference is None else [variants.line_to_reach(reference)]
     for place in places:
-        for variant in [*chosen, *([line] if line else [])]:
+        for variant in [*chosen, *lines]:
             if variant.replays:
                 variant.seeded(settings.seed, key=place.key)
             if isinstance(place, Recorded):
@@ -138,8 +137,7 @@ def _run(
         repeats=repeats,
         seed=settings.seed,
         out=folder,
-        reference=line,
-        reference_samples=line_samples,
+        reference=reference,
         command=command,
         watch=watch,
     )

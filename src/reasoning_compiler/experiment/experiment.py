@@ -13,7 +13,7 @@ from typing import Any
 from reasoning_compiler.errors import EnvironmentMismatchError, JournalError, NothingMeasuredError, UsageError
 from reasoning_compiler.experiment.cell import Cell
 from reasoning_compiler.experiment.places import Place, failed_cell
-from reasoning_compiler.experiment.variants import Variant
+from reasoning_compiler.experiment.variants import Variant, line_to_reach
 from reasoning_compiler.journal import package_version
 from reasoning_compiler.machine import differences
 from reasoning_compiler.tuner.settings import Progress
@@ -50,8 +50,7 @@ def run_experiment(
     repeats: int,
     seed: int,
     out: Path,
-    reference: Variant | None = None,
-    reference_samples: int = 0,
+    reference: int | None = None,
     command: str = "",
     watch: Callable[[Watched], None] = lambda watched: None,
 ) -> dict[str, Any]:
@@ -70,8 +69,8 @@ def run_experiment(
         repeats: seeds, at least 1.
         seed: the first one.
         out: the results folder.
-        reference: what runs once on each workload, with the first seed, and is timed together with its winners.
-        reference_samples: programs that it measures.
+        reference: samples of TVM's search, which then runs once on each workload, with the first seed, and is timed
+            together with its winners. A folder remembers it for its workloads.
         command: the command line, for the results.
         watch: is called whenever there is something new.
 
@@ -88,9 +87,11 @@ def run_experiment(
         if lines:
             raise UsageError(f"`workload`: these were recorded in different environments ({'; '.join(lines)})")
     plan = _plan(kind, places, variants, baseline=baseline, samples=samples, seed=seed, command=command)
+    plan["references"] = {} if reference is None else {place.spec: reference for place in places}
     plan = _adopt(out, plan)
+    lines_to_reach = {n: plan["references"][p.spec] for n, p in enumerate(places) if p.spec in plan["references"]}
     seeds = range(seed, seed + repeats)
-    num_cells, num_done = len(places) * (len(variants) * repeats + (reference is not None)), 0
+    num_cells, num_done = len(places) * len(variants) * repeats + len(lines_to_reach), 0
     cells: list[Cell] = []
     references: list[Cell] = []
     finals: list[dict[str, Any]] = []
@@ -126,11 +127,11 @@ def run_experiment(
             cells += [cell_at(place, variant, each, samples) for variant in in_turn(variants, number)]
             finals.append(final_at(place, each, variants, cells))
             results = results_now(number + 1)
-    if reference is not None:
-        for index, place in enumerate(places):
-            references.append(cell_at(place, reference, seed, reference_samples))
-            finals[index] = final_at(place, seed, [*variants, reference], [*cells, *references])
-            results = results_now(repeats)
+    for index, to_samples in lines_to_reach.items():
+        line = line_to_reach(to_samples)
+        references.append(cell_at(places[index], line, seed, to_samples))
+        finals[index] = final_at(places[index], seed, [*variants, line], [*cells, *references])
+        results = results_now(repeats)
     return results
 
 
@@ -173,8 +174,8 @@ def _retime(place: Place, variants: Sequence[Variant], cells: Sequence[Cell], se
     record = out / _FINALS / f"{_safe(place)}-{seed}.json"
     if record.exists():
         stored = json.loads(record.read_text(encoding="utf-8"))
-        if sorted(stored["of"]) == names:
-            return stored
+        if set(names) <= set(stored["of"]):
+            return stored | {"of": names, "secs": {n: s for n, s in stored["secs"].items() if n in {*names, "untuned"}}}
     folders = {name: _folder(out, place, name, seed) for name in names}
     final = {"workload": place.spec, "seed": seed, "of": names, "secs": place.retime(folders, seed=seed)}
     _write(record, final)
@@ -256,7 +257,7 @@ def _adopt(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
     for name in old.keys() & new.keys():
         if old[name] != new[name]:
             raise UsageError(f"`{out}` holds results of {name} with other settings; choose another folder")
-    plan |= {"created": stored["created"]}
+    plan |= {"created": stored["created"], "references": stored.get("references", {}) | plan["references"]}
     _write(path, plan)
     return plan
 
