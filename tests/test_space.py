@@ -575,7 +575,9 @@ def test_what_is_kept_of_a_program_stays_as_it_is_whatever_is_made_of_it(kernel_
             for name in ("unroll", "parallel"):
                 made.why_not(program, Transformation((), primitives=(Primitive(name, (f"{named.name}.{loop.name}",)),)))
     assert made.raw_schedule(program).mod.script() == before
-    assert same_module(made.raw_schedule(program).mod, Space(kernel(kernel_name).mod, target()).raw_schedule(program).mod)
+    assert same_module(
+        made.raw_schedule(program).mod, Space(kernel(kernel_name).mod, target()).raw_schedule(program).mod
+    )
 
 
 @pytest.mark.parametrize("kernel_name", ["gemm", "gemm+relu", "pooling"])
