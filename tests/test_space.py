@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from reasoning_compiler.errors import IllegalProgramError, UsageError
+from reasoning_compiler.language import Primitive
 from reasoning_compiler.machine import quiet_logging
 from reasoning_compiler.measure.packing import split_packing
 from reasoning_compiler.proposer.random import mutate
@@ -562,6 +563,21 @@ def test_a_known_program_is_not_applied_again(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.undo()
     fresh = Space(kernel("gemm").mod, target())
     assert (fresh.table(fresh.start), fresh.table(there)) == tables
+
+
+@pytest.mark.parametrize("kernel_name", ["two producers", "gemm+relu"])
+def test_what_is_kept_of_a_program_stays_as_it_is_whatever_is_made_of_it(kernel_name: str) -> None:
+    made = space(kernel_name)
+    program = made.sample(3)
+    before = made.raw_schedule(program).mod.script()
+    for named in made.named_blocks(program):
+        for loop in named.loops:
+            for name in ("unroll", "parallel"):
+                made.why_not(program, Transformation((), primitives=(Primitive(name, (f"{named.name}.{loop.name}",)),)))
+    assert made.raw_schedule(program).mod.script() == before
+    assert same_module(
+        made.raw_schedule(program).mod, Space(kernel(kernel_name).mod, target()).raw_schedule(program).mod
+    )
 
 
 @pytest.mark.parametrize("kernel_name", ["gemm", "gemm+relu", "pooling"])

@@ -26,6 +26,7 @@ from reasoning_compiler.space.postprocess import postprocess, repeats_a_reductio
 from reasoning_compiler.space.replay import Replay, Replayer, edits_of, show
 from reasoning_compiler.space.sketch import INSTRUCTION, PADDING, Sketch, SketchGenerator
 from reasoning_compiler.space.tiling import TileGroup, tile_groups
+from reasoning_compiler.space.walk import blocks
 
 _KEPT_SCHEDULES = 512
 _MAX_DRAWS = 32
@@ -76,6 +77,7 @@ class Space:
         self._unscheduled = self._tvm.s_tir.Schedule(self.mod, debug_mask="none", error_render_level="fast")
         self._replayers: dict[tuple[tuple[str, str], ...], Replayer] = {}
         self._kept: OrderedDict[Program, _Applied] = OrderedDict()
+        self._last: tuple[Program, Replay, Any] | None = None  # what was replayed, and what holds its statements
         self._plain = self._sketches.make({})
         self.start = self._find_start()
         if self.start.is_untuned:
@@ -151,7 +153,7 @@ class Space:
         with self._survived(Risk(base, tuple(edits.items()), primitives=transformation.primitives)):
             if not transformation.primitives and (known := self._known(sketch, wanted, base.primitives)):
                 return known
-            replay = replayer.take(wanted, strict=frozenset(edits) - sites)
+            replay = replayer.take(wanted, strict=frozenset(edits) - sites) if edits else self._replay(base)
             schedule, kept = apply_what_fits(replay.schedule, base.primitives)
             if len(kept) + len(transformation.primitives) > MAX_PRIMITIVES:
                 raise IllegalProgramError(
@@ -323,6 +325,18 @@ class Space:
         return sketch
 
     def _replay(self, program: Program, *, with_locations: bool = False) -> Replay:
+        """Returns the sketch of a program with its values, its primitives left out."""
+        program = replace(program, primitives=())
+        if with_locations:
+            return self._replay_anew(program, with_locations=True)
+        if self._last is None or self._last[0] != program:
+            replay = self._replay_anew(program)
+            # Copies share statements, and TVM would change those that nobody else holds in all of them.
+            self._last = program, replay, list(blocks(replay.schedule.mod["main"].body))
+        replay = self._last[1]
+        return replace(replay, schedule=replay.schedule.copy())
+
+    def _replay_anew(self, program: Program, *, with_locations: bool = False) -> Replay:
         with self._survived(Risk(program)):
             replay = self._replayer(self._sketch_of(program)).take(program.values, with_locations=with_locations)
         if tuple(replay.values.items()) != program.decisions:
