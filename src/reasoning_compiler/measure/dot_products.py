@@ -8,7 +8,7 @@
 Signed bytes times signed bytes have no instruction of AVX-512. There A_shift = A + 128 stands in for A, unsigned, and
 C_shift, by the same instruction, sums up what that is too much: C = A_shift * B - 128 * ones * B.
 
-LLVM does not find them in such loops by itself. Without this, as in a replay in plain TVM, the program is right as
+LLVM seldom finds them in such loops by itself. Without this, as in a replay in plain TVM, the program is right as
 well, and slower. Of integers the result is the same; of bfloat16 each lane sums up in float32, two products at a time,
 and numbers below the smallest normal one count as zero (Intel's manual, VDPBF16PS).
 """

@@ -134,15 +134,21 @@ def _tiled(sch: Any, block: Any, place: _Place) -> Any:
 
 
 def _only_consumer(sch: Any, block: Any) -> Any:
-    """Returns the one block that takes the result element by element; None where it is not one, or does more."""
-    consumers = list(sch.get_consumers(block))
-    if len(consumers) != 1:
+    """Returns the one block that takes the result element by element; None where it is not one, or does more.
+
+    What else that reads must be there from the beginning.
+    """
+    consumers, result = list(sch.get_consumers(block)), sch.get(block).writes[0].source
+    arguments = list(sch.mod["main"].params)
+    if len(consumers) != 1 or any(result.same_as(argument) for argument in arguments):
         return None
-    user, result = sch.get(consumers[0]), sch.get(block).writes[0].source
+    user = sch.get(consumers[0])
     variables = [iter_var.var for iter_var in user.iter_vars]
     if type(user.body).__name__ != "BufferStore" or any(int(v.iter_type) == _REDUCTION for v in user.iter_vars):
         return None
     read = [region for region in user.reads if region.source.same_as(result)]
     regions = [read[0].region, user.writes[0].region] if len(read) == 1 else []
     plain = [[_position(variables, part.min) for part in region] == list(range(len(variables))) for region in regions]
-    return consumers[0] if len(user.reads) == 1 and plain == [True, True] else None
+    others = [region.source for region in user.reads if not region.source.same_as(result)]
+    there = all(any(other.same_as(argument) for argument in arguments) for other in others)
+    return consumers[0] if there and plain == [True, True] else None
