@@ -76,10 +76,19 @@ def test_it_is_offered_where_no_good_tile_divides(rows: int, columns: int, expec
     assert offered(space_for(gemm(rows, columns, 8).mod))[1:] == expected
 
 
-def test_a_transposed_operand_of_run_time_is_not_padded_along_its_columns() -> None:
+def test_a_transposed_operand_is_copied_in_the_order_of_vectors() -> None:
     a, b, r = te.placeholder((64, 16), name="A"), te.placeholder((47, 16), name="B"), te.reduce_axis((0, 16), name="k")
     c = te.compute((64, 47), lambda i, j: te.sum(a[i, r] * b[j, r], axis=r), name="C")
-    assert offered(space_for(make([a, b, c], lambda x, y: x @ y.T).mod)) == ()
+    kernel = make([a, b, c], lambda x, y: x @ y.T)
+    assert offered(space(kernel)) == ("as written", "j from 47 to 48")
+    allocated = space(kernel).schedule(padded(space(kernel), "j from 47 to 48")).mod["main"].body.block.alloc_buffers
+    assert [tuple(map(int, b.shape)) for b in allocated if b.name == "B_pad"] == [(16, 48)]
+    made, inputs = space_of(kernel.mod), make_inputs(kernel, 1)
+    program = padded(made, str(offered(made)[-1]))
+    np.testing.assert_allclose(output(made, program, inputs), kernel.reference(*inputs), rtol=1e-4, atol=1e-4)
+    replayed = tvm.s_tir.Schedule(made.mod)
+    tvm.s_tir.Trace.apply_json_to_schedule(made.trace_json(program), replayed)
+    assert tvm_ffi.structural_equal(replayed.mod, made.raw_schedule(program).mod)
 
 
 def test_a_convolution_is_left_as_it_is() -> None:

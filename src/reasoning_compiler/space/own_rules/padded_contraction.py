@@ -9,7 +9,8 @@ Here such a loop is offered some iterations more, with TVM's primitive `pad_eins
 Nothing that is summed over is padded, so each element of C is the same sum of the same terms. Rows cost no copy: the
 condition on what they share is decided outside the sums, and no result is stored behind the last row. Columns need a
 copy of the operand that is read along them. A constant is laid out ahead of time anyway (`padded_layout`); any other is
-copied in each call, and the copy is a block like others, which the analysis counts.
+copied in each call, into the order in which vectors read it, and the copy is a block like others, which the analysis
+counts.
 """
 
 from __future__ import annotations
@@ -79,10 +80,11 @@ class _Contraction:
         names: of its loops.
         extents: of its loops.
         rows: positions of loops that the operand which is read along the columns does not have.
-        column: the position of the loop that walks the last dimension of the result; None where it is not to be padded.
+        column: the position of the loop that walks the last dimension of the result.
         left: names of the buffers that are read along no column.
         right: the name of the buffer that is.
-        is_constant: whether the latter is laid out ahead of time.
+        order: the dimensions of the latter, those that the column walks last.
+        is_constant: whether it is laid out ahead of time.
         result: the name of the buffer that is written.
         item_bytes: of the result.
     """
@@ -90,9 +92,10 @@ class _Contraction:
     names: tuple[str, ...]
     extents: tuple[int, ...]
     rows: tuple[int, ...]
-    column: int | None
+    column: int
     left: tuple[str, ...]
     right: str
+    order: tuple[int, ...]
     is_constant: bool
     result: str
     item_bytes: int
@@ -113,8 +116,6 @@ class _Contraction:
         return [{self.rows[-1]: padded} for padded in _multiples(extents[-1], counts)] if extents else []
 
     def _padded_columns(self, lanes: int) -> list[dict[int, int]]:
-        if self.column is None:
-            return []
         extent = self.extents[self.column]
         if extent <= lanes or extent % lanes == 0:
             return []
@@ -151,14 +152,15 @@ def _contraction(sch: Any, block: Any) -> _Contraction | None:
     rows = tuple(i for i in spatial if not any(index.same_as(iterators[i].var) for index in used))
     constants = [main.params[int(index)] for index in main.attrs.get("layout_free_buffers", ())]
     is_constant = any(right.source.same_as(constant) for constant in constants)
-    in_order = used[-1].same_as(iterators[column].var)
+    walked = [index.same_as(iterators[column].var) for index in used]
     return _Contraction(
         tuple(str(loop.loop_var.name) for loop in loops),
         tuple(int(loop.extent) for loop in loops),
         rows,
-        column if is_constant or in_order else None,
+        column,
         tuple(str(region.source.name) for region in along[False]),
         str(right.source.name),
+        tuple(sorted(range(len(walked)), key=walked.__getitem__)),
         is_constant,
         str(written.source.name),
         item_bytes(str(written.source.dtype)),
@@ -174,8 +176,12 @@ def _pad(sch: Any, block: Any, found: _Contraction, extents: dict[int, int]) -> 
     for name in found.left:
         if f"{name}_pad" in copies:
             sch.compute_inline(sch.get_sblock(f"{name}_pad", "main"))
-    if found.is_constant and f"{found.right}_pad" in copies:
-        sch.annotate(sch.get_sblock(f"{found.right}_pad", "main"), LAID_OUT_AHEAD, 1)
+    if f"{found.right}_pad" in copies:
+        copy = sch.get_sblock(f"{found.right}_pad", "main")
+        if found.is_constant:
+            sch.annotate(copy, LAID_OUT_AHEAD, 1)
+        elif found.order != tuple(sorted(found.order)):  # a copy is made anyway, so it is one to read in vectors
+            sch.transform_layout(copy, ("write", 0), lambda *at: [at[dimension] for dimension in found.order])
     with suppress(TVM_ERRORS):  # unless it is the kernel's result
         sch.compute_inline(sch.get_sblock(f"{found.result}_pad", "main"))
     told = (Padding(found.names[position], found.extents[position], extent) for position, extent in extents.items())
