@@ -182,9 +182,11 @@ class Nest:
         at = next(index for index, own in enumerate(self.accesses) if own is access)
         return self._footprints[at][depth]
 
-    def footprint_bytes(self, depth: int) -> int:
-        """Returns the bytes of all buffers that the loops from `depth` inward touch."""
-        return sum(self.footprint_elements(a, depth) * a.item_bytes for a in self.accesses if not a.in_registers)
+    @cached_property
+    def _footprints(self) -> list[list[int]]:
+        """For each access its footprint from every depth, the innermost (nothing moves) last."""
+        depths = range(len(self.loops) + 1)
+        return [[math.prod([dim[depth] for dim in dims]) for depth in depths] for dims in self._reached]
 
     def run_elements(self, access: Access, depth: int) -> int:
         """Returns how long the contiguous runs are of what `footprint_elements` counts."""
@@ -195,12 +197,6 @@ class Nest:
             if reached[depth] < size:
                 break
         return run
-
-    @cached_property
-    def _footprints(self) -> list[list[int]]:
-        """For each access its footprint from every depth, the innermost (nothing moves) last."""
-        depths = range(len(self.loops) + 1)
-        return [[math.prod([dim[depth] for dim in dims]) for depth in depths] for dims in self._reached]
 
     @cached_property
     def _reached(self) -> list[list[list[int]]]:
