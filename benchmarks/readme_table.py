@@ -9,6 +9,7 @@ run them.
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 Row = tuple[str, str, str, str]
 """What was measured, what this project gives, what TVM or a library gives, and how the two compare."""
 
+_MOST_SHOWN = 140  # characters of a command
 _EMPTY = "No results yet: run the scripts in `benchmarks/`, then `python benchmarks/readme_table.py`."
 
 
@@ -39,7 +41,7 @@ def table(results: Path = RESULTS) -> str:
         if path.exists():
             record = json.loads(path.read_text(encoding="utf-8"))
             rows += read(record)
-            notes.setdefault(where(record), []).append(f"`{record['command']}`")
+            notes.setdefault(where(record), []).append(f"`{_brief(record['command'])}`")
     if not rows:
         return _EMPTY
     lines = ["| | this project | TVM, or a library | compared |", "|---|---|---|---|"]
@@ -132,6 +134,11 @@ def where(record: dict[str, Any]) -> str:
 
 def _spread(found: dict[str, float]) -> str:
     return f"{_number(found['median'])} ({_number(found['min'])} – {_number(found['max'])})"
+
+
+def _brief(command: str) -> str:
+    """Returns a command that fits a line; docs/results.md has it whole."""
+    return textwrap.shorten(command, _MOST_SHOWN, placeholder=" …")
 
 
 def _text(spread: Spread) -> str:
