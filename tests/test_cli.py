@@ -344,6 +344,7 @@ def test_versions_of_tvm_that_crash_together(
 ) -> None:
     versions = {"apache-tvm": tvm, "apache-tvm-ffi": ffi}
     monkeypatch.setattr(toolchain, "installed_version", versions.get)
+    toolchain._require_known_versions.cache_clear()
     done = reasonc("tune", GEMM, "--out", "run")
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert words in done.err and 'python -m pip install "apache-tvm==' in done.err
