@@ -23,11 +23,18 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def publish(name: str, record: dict[str, Any]) -> None:
-    """Prints a result and writes it, with the machine, versions and command, to `results/NAME.json`."""
+def publish(name: str, record: dict[str, Any], *, python: str = "") -> None:
+    """Prints a result and writes it, with the machine, versions and command, to `results/NAME.json`.
+
+    Args:
+        name: of the result.
+        record: what was measured.
+        python: the interpreter of the peers; where it lies is nobody's concern, so the command has PYTHON in its place.
+    """
     machine = detect()
+    arguments = ("PYTHON" if given == python else given for given in sys.argv[1:])
     about = {
-        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments]),
         "machine": machine.to_json(),
         "fingerprint": fingerprint(machine, machine.num_cores),
     }

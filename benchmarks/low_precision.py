@@ -34,8 +34,8 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable)
     given = parser.parse_args()
     rows = [row(given.kernel, dtype, given) for dtype in DTYPES]
-    sys.argv[1:] = ["PYTHON" if each == given.python else each for each in sys.argv[1:]]
-    publish("low_precision", {"kernel": given.kernel, "samples": given.samples, "rows": rows})
+    record = {"kernel": given.kernel, "samples": given.samples, "rows": rows}
+    publish("low_precision", record, python=given.python)
 
 
 def row(kernel: str, dtype: str, given: argparse.Namespace) -> dict[str, Any]:

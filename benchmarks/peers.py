@@ -81,9 +81,8 @@ def main() -> None:
         measured = {row["kernel"] for row in rows}
         rows = [r for r in json.loads(old.read_text())["rows"] if r["kernel"] not in measured] + rows
     rows.sort(key=lambda row: (KERNELS.index(row["kernel"]) if row["kernel"] in KERNELS else 99, row["secs"]["median"]))
-    # The command is kept with the result, and where somebody's Python lies is nobody's concern.
-    sys.argv[1:] = ["PYTHON" if given == options.python else given for given in sys.argv[1:]]
-    publish(options.name, {"samples": options.samples, **summary(rows), "rows": rows})
+    record = {"samples": options.samples, **summary(rows), "rows": rows}
+    publish(options.name, record, python=options.python)
 
 
 def tuned(spec: str, samples: int, seeds: int, folder: Path) -> list[Path]:

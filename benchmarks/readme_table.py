@@ -76,11 +76,9 @@ def _peers(record: dict[str, Any]) -> Iterator[Row]:
 
 def _kernels(record: dict[str, Any]) -> Iterator[Row]:
     outcome = Outcome(record)
+    rows = {(row.workload, row.variant): row for row in outcome.rows()}
     for workload in outcome.workloads:
-        mine, theirs = (
-            next(row for row in outcome.rows() if row.workload == workload and row.variant == name)
-            for name in ("expert", outcome.baseline)
-        )
+        mine, theirs = rows[workload, "expert"], rows[workload, outcome.baseline]
         samples = record["samples"]
         says = f"{_number(mine.speedup.median / theirs.speedup.median)}× as fast"
         if workload in outcome.references:

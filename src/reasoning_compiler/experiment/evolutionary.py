@@ -20,7 +20,7 @@ def evolutionary(
     samples: int,
     seed: int,
     threads: int,
-    space: Any = "post-order-apply",
+    space: Any = None,
     on_latency: Callable[[float], None] = lambda secs: None,
     timeout_secs: float = 30.0,
     flush_cache: bool = False,
@@ -32,7 +32,7 @@ def evolutionary(
         samples: programs to measure.
         seed: of its random draws.
         threads: threads that a program may use.
-        space: MetaSchedule's space generator; TVM's own space unless given.
+        space: MetaSchedule's space generator; None for TVM's own space.
         on_latency: is called for each program in the order of measuring, with inf for a failed one.
         timeout_secs: the longest that a program may take, all its runs together.
         flush_cache: whether each timing begins with cold caches.
@@ -79,7 +79,7 @@ def evolutionary(
                 builder=builder,
                 runner=runner,
                 measure_callbacks=[*ms.measure_callback.MeasureCallback.create("default"), Listener()],
-                space=space,
+                space=space or "post-order-apply",
                 seed=seed + 1,
                 num_tuning_cores=threads,
             )

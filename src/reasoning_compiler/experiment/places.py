@@ -180,7 +180,7 @@ class Hardware:
             best = min((s for _, s in found if s is not None), default=None)
             watch(Progress("measuring", str(folder), len(found), samples, best_secs=best, elapsed_secs=at_secs))
 
-        space = "post-order-apply"
+        space = None
         if variant.in_our_space:
             rules = space_rules(self._workload, self.machine, self._settings)
             space = space_generator(self._workload.mod, tvm_target(self.machine), rules=rules)

@@ -24,7 +24,7 @@ import tvm
 import tvm_ffi
 
 from reasoning_compiler.space.dots import DOT, Dot, dot_named
-from reasoning_compiler.space.walk import blocks, bound_variables, factors, variables, with_loops
+from reasoning_compiler.space.walk import bindings, blocks, bound_variables, factors, variables, with_block, with_loops
 
 _SHIFTS = -0x7F7F7F80  # 0x80808080, 128 in each of four unsigned bytes
 _SIGN_BIT = -0x80
@@ -69,19 +69,8 @@ def with_dot_products(mod: Any) -> Any:
     if not made:
         return mod
     body = with_loops(main.body, lambda loop: made.get(loop.loop_var, loop))
-    root = body.block
-    root = tvm.s_tir.SBlock(
-        root.iter_vars,
-        root.reads,
-        root.writes,
-        root.name_hint,
-        tvm.tirx.SeqStmt([*copies, root.body]) if copies else root.body,
-        root.init,
-        [*root.alloc_buffers, *allocated],
-        root.match_buffers,
-        root.annotations,
-    )
-    body = tvm.s_tir.SBlockRealize(body.iter_values, body.predicate, root)
+    inner = tvm.tirx.SeqStmt([*copies, body.block.body]) if copies else body.block.body
+    body = with_block(body, inner, allocated=allocated)
     return tvm.IRModule({"main": tvm.tirx.PrimFunc(main.params, body, main.ret_type, main.attrs)}, attrs=mod.attrs)
 
 
@@ -116,7 +105,7 @@ class _Tile:
         loads = factors(block)
         if loads is None or not reducing or block.init is not None or extents != (dot.lanes, dot.terms):
             return None
-        bound = {v.var: value for v, value in zip(block.iter_vars, realize.iter_values, strict=True)}
+        bound = bindings(realize)
         operands = [(load.source, [_with(index, bound) for index in load.indices]) for load in loads]
         last = {lanes.loop_var: dot.lanes - 1, terms.loop_var: dot.terms - 1}
         reach = [tuple(_offset(*each, {v: at}) - _offset(*each, {}) for v, at in last.items()) for each in operands]

@@ -18,7 +18,7 @@ import tvm_ffi
 
 from reasoning_compiler.space.extract import nests
 from reasoning_compiler.space.nest import PREFETCH, Nest
-from reasoning_compiler.space.walk import blocks, with_loops
+from reasoning_compiler.space.walk import bindings, blocks, with_loops
 
 _LINE_BYTES = 64
 _MAX_LINES = 8  # per iteration of the loop that they stand in
@@ -64,7 +64,7 @@ def with_prefetches(mod: Any) -> Any:
 
 def _calls(nest: Nest, loop: int, realize: Any, inside: set[Any], distance: int) -> list[Any]:
     """Returns the calls for one iteration of the loop with that index."""
-    bound = {v.var: value for v, value in zip(realize.block.iter_vars, realize.iter_values, strict=True)}
+    bound = bindings(realize)
     zero = tvm.tirx.const(0, "int32")
     calls = []
     for region in realize.block.reads:

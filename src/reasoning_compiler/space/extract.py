@@ -12,7 +12,7 @@ from reasoning_compiler.space.conditions import share_true
 from reasoning_compiler.space.dots import DOT, dot_named
 from reasoning_compiler.space.nest import PREFETCH, Access, Loop, LoopKind, Nest, read_paddings
 from reasoning_compiler.space.own_rules.marks import LAID_OUT_AHEAD, PADDED
-from reasoning_compiler.space.walk import factors, variables
+from reasoning_compiler.space.walk import REDUCTION, factors, variables
 
 _KINDS: dict[int, LoopKind] = {0: "serial", 1: "parallel", 2: "vectorized", 3: "unrolled"}
 _ARITHMETIC = {"Add": 1, "Sub": 1, "Mul": 1, "Min": 1, "Max": 1, "Div": 8, "Select": 1}
@@ -21,7 +21,6 @@ _SCALAR_CALLS = {
     *("sin", "cos", "tan", "asin", "acos", "atan", "atan2"),
 }
 _SCALAR_CALL_FLOPS = 20
-_REDUCTION = 2  # in TVM's IterVarType
 
 
 def nests(mod: Any) -> tuple[Nest, ...]:
@@ -90,7 +89,7 @@ class _Walk:
         reducing: set[int] = set()
         for iter_var, value in zip(block.iter_vars[:], realize.iter_values[:], strict=True):
             bound[iter_var.var] = read(value, outer)
-            if int(iter_var.iter_type) == _REDUCTION:
+            if int(iter_var.iter_type) == REDUCTION:
                 reducing |= bound[iter_var.var].loops
         loops = tuple(replace(loop, reduces=True) if i in reducing else loop for i, loop in enumerate(scope.loops))
         flops, calls = _work(block)
@@ -175,7 +174,7 @@ def _work(block: Any) -> tuple[float, int]:
         return 2 * math.sqrt(math.prod(sizes)), 0  # m·n, m·k and k·n elements make m·n·k multiply-adds
     flops: float = 0
     calls = 0
-    reducing = {each.var for each in block.iter_vars if int(each.iter_type) == _REDUCTION}
+    reducing = {each.var for each in block.iter_vars if int(each.iter_type) == REDUCTION}
     stack = [(block.body, 1)]
     while stack:
         node, times = stack.pop()

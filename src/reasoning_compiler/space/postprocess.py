@@ -9,12 +9,11 @@ from typing import Any
 from reasoning_compiler.errors import IllegalProgramError
 from reasoning_compiler.space.own_rules.marks import LAID_OUT_AHEAD
 from reasoning_compiler.space.sketch import TVM_ERRORS, last_line
-from reasoning_compiler.space.walk import blocks, bound_variables, is_unit
+from reasoning_compiler.space.walk import REDUCTION, blocks, bound_variables, is_unit
 
 _METASCHEDULE = "meta_schedule."
 _INTRINSIC = f"{_METASCHEDULE}auto_tensorize"
 _SCALAR = "reasoning_compiler.not_vectorized"
-_REDUCTION = 2  # in TVM's IterVarType
 _PARALLEL, _VECTORIZED, _UNROLLED = 1, 2, 3  # TVM's kinds of loops
 
 
@@ -93,7 +92,7 @@ def _loops_to_leave_alone(schedule: Any) -> list[Any]:
 
 def _is_update(block: Any) -> bool:
     """Tells whether a block reduces, and is initialized elsewhere."""
-    return block.init is None and any(int(iterator.iter_type) == _REDUCTION for iterator in block.iter_vars)
+    return block.init is None and any(int(iterator.iter_type) == REDUCTION for iterator in block.iter_vars)
 
 
 def _initialise_inside_foreign_loops(schedule: Any) -> None:

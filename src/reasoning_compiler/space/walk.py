@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-_SPATIAL = 0  # in TVM's IterVarType
+SPATIAL, REDUCTION = 0, 2
+"""Kinds of a block's iterators, in TVM's IterVarType."""
 
 
 def blocks(stmt: Any, loops: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
@@ -61,20 +62,38 @@ def with_loops(stmt: Any, change: Callable[[Any], Any]) -> Any:
     if kind == "SeqStmt":
         return tvm.tirx.SeqStmt([with_loops(part, change) for part in stmt.seq])
     if kind == "SBlockRealize":
-        block = stmt.block
-        block = tvm.s_tir.SBlock(
-            block.iter_vars,
-            block.reads,
-            block.writes,
-            block.name_hint,
-            with_loops(block.body, change),
-            block.init,
-            block.alloc_buffers,
-            block.match_buffers,
-            block.annotations,
-        )
-        return tvm.s_tir.SBlockRealize(stmt.iter_values, stmt.predicate, block)
+        return with_block(stmt, with_loops(stmt.block.body, change))
     return stmt
+
+
+def with_block(realize: Any, body: Any, *, allocated: Sequence[Any] = ()) -> Any:
+    """Returns a block's realization with another body, and further buffers that the block allocates."""
+    import tvm
+
+    block = realize.block
+    changed = tvm.s_tir.SBlock(
+        block.iter_vars,
+        block.reads,
+        block.writes,
+        block.name_hint,
+        body,
+        block.init,
+        [*block.alloc_buffers, *allocated],
+        block.match_buffers,
+        block.annotations,
+    )
+    return tvm.s_tir.SBlockRealize(realize.iter_values, realize.predicate, changed)
+
+
+def constants(main: Any) -> list[Any]:
+    """Returns the parameters of a PrimFunc that are laid out ahead of time: its constant weights."""
+    return [main.params[int(index)] for index in main.attrs.get("layout_free_buffers", ())]
+
+
+def bindings(realize: Any) -> dict[Any, Any]:
+    """Returns what each of a block's variables is bound to."""
+    pairs = zip(realize.block.iter_vars[:], realize.iter_values[:], strict=True)
+    return {iter_var.var: value for iter_var, value in pairs}
 
 
 def variables(expr: Any) -> list[Any]:
@@ -87,7 +106,7 @@ def variables(expr: Any) -> list[Any]:
 def bound_variables(realize: Any, *, spatial: bool) -> set[Any]:
     """Returns the variables that a block's spatial variables depend on, or those that its other ones do."""
     pairs = zip(realize.block.iter_vars[:], realize.iter_values[:], strict=True)
-    chosen = (value for iter_var, value in pairs if (int(iter_var.iter_type) == _SPATIAL) == spatial)
+    chosen = (value for iter_var, value in pairs if (int(iter_var.iter_type) == SPATIAL) == spatial)
     return {variable for value in chosen for variable in variables(value)}
 
 

@@ -11,9 +11,7 @@ from typing import Any
 
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.own_rules.masked_columns import Band, live_band
-from reasoning_compiler.space.walk import blocks
-
-_REDUCTION = 2  # in TVM's IterVarType
+from reasoning_compiler.space.walk import REDUCTION, blocks
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,7 @@ def _statements(body: Any) -> Iterator[Statement]:
             continue
         loads: list[Any] = []
         tvm_ffi.structural_walk(store.value, (tvm.ir.TensorLoad, loads.append), order="pre")
-        reducing = tuple(i for i, v in enumerate(block.iter_vars) if int(v.iter_type) == _REDUCTION)
+        reducing = tuple(i for i, v in enumerate(block.iter_vars) if int(v.iter_type) == REDUCTION)
         own = [load for load in loads if not load.source.same_as(store.buffer)]
         if len(own) < len(loads) and not reducing:
             continue  # updated in place

@@ -18,13 +18,12 @@ from typing import Any, NamedTuple
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.dots import DOT, Dot, dot_for
 from reasoning_compiler.space.own_rules.marks import STRUCTURE
-from reasoning_compiler.space.walk import factors
+from reasoning_compiler.space.walk import REDUCTION, constants, factors
 
 _STRUCTURE = "SSRRS"
 _MAX_ROWS = 32  # of a register tile, in each loop
 _MAX_VECTORS = 8
 _FIRST_LLVM = 22  # its instructions take bytes and bfloat16 as such; those before it want 32-bit integers
-_REDUCTION = 2  # in TVM's IterVarType
 
 
 class _Place(NamedTuple):
@@ -84,7 +83,7 @@ def _place(sch: Any, name: Any, features: frozenset[str]) -> _Place | None:
             continue
         steps = [_position(variables, index) for index in right.indices]
         extents = [int(iter_var.dom.extent) for iter_var in block.iter_vars]
-        reduces = [int(iter_var.iter_type) == _REDUCTION for iter_var in block.iter_vars]
+        reduces = [int(iter_var.iter_type) == REDUCTION for iter_var in block.iter_vars]
         fits = extents[term] % dot.terms == 0 and extents[term] > dot.terms and extents[column] % dot.lanes == 0
         if fits and reduces[term] and not reduces[column] and steps.count(term) == steps.count(column) == 1:
             return _Place(dot, column, term)
@@ -101,14 +100,13 @@ def _in_place(sch: Any, left: Any, right: Any, dot: Dot) -> bool:
     Of bfloat16, TVM keeps its own buffers as float32; what is shifted has to be there before the loops begin.
     """
     main = sch.mod["main"]
-    constant = [main.params[int(index)] for index in main.attrs.get("layout_free_buffers", ())]
     free = dot.left == "uint8" or any(left.same_as(parameter) for parameter in main.params)
-    return free and any(right.same_as(each) for each in constant)
+    return free and any(right.same_as(each) for each in constants(main))
 
 
 def _tiled(sch: Any, block: Any, place: _Place) -> Any:
     dot = place.dot
-    reduces = [int(iter_var.iter_type) == _REDUCTION for iter_var in sch.get(block).iter_vars]
+    reduces = [int(iter_var.iter_type) == REDUCTION for iter_var in sch.get(block).iter_vars]
     loops = list(sch.get_loops(block))
     loops[place.column], lanes = sch.split(loops[place.column], [None, dot.lanes])
     loops[place.term], terms = sch.split(loops[place.term], [None, dot.terms])
@@ -144,7 +142,7 @@ def _only_consumer(sch: Any, block: Any) -> Any:
         return None
     user = sch.get(consumers[0])
     variables = [iter_var.var for iter_var in user.iter_vars]
-    if type(user.body).__name__ != "BufferStore" or any(int(v.iter_type) == _REDUCTION for v in user.iter_vars):
+    if type(user.body).__name__ != "BufferStore" or any(int(v.iter_type) == REDUCTION for v in user.iter_vars):
         return None
     read = [region for region in user.reads if region.source.same_as(result)]
     regions = [read[0].region, user.writes[0].region] if len(read) == 1 else []

@@ -22,13 +22,13 @@ from reasoning_compiler.space.own_rules.marks import NO_RULES, SETTLED, SKIP_MAS
 from reasoning_compiler.space.own_rules.skip_masked import mark
 from reasoning_compiler.space.own_rules.vector_math import mark_vector_math
 from reasoning_compiler.space.sketch import TVM_ERRORS
+from reasoning_compiler.space.walk import REDUCTION
 
 _FLOAT_BYTES = 4
 _MIN_LANES = 4
 _MIN_ROWS = 16  # that share the packed keys; packing costs as much as a few rows' products
 _MAX_TILE_ROWS, _MAX_TILE_VECTORS = 16, 8
 _STEPS = (1, 2, 4)  # of the sums, unrolled
-_REDUCTION = 2  # in TVM's IterVarType
 
 
 def fused_attention() -> Any:
@@ -251,7 +251,7 @@ def _vectorize_reduction(sch: Any, stage: Stage, partial: Any, keys: Any) -> Any
     loops = sch.get_loops(partial)[-len(iterations) :]
     names = [str(variable.name) for variable in stage.statement.variables]
     row = next(i for i, each in enumerate(iterations) if str(each.var.name) == names[stage.row])
-    outer = next(i for i, each in enumerate(iterations) if int(each.iter_type) == _REDUCTION)
+    outer = next(i for i, each in enumerate(iterations) if int(each.iter_type) == REDUCTION)
     lane = next(i for i, each in enumerate(iterations) if i != outer and str(each.var.name) not in names)
     panel, vector = sch.split(loops[outer], keys)
     sch.reorder(loops[row], panel, vector, loops[lane])

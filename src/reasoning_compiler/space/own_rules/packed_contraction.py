@@ -24,6 +24,7 @@ from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.nest import PREFETCH
 from reasoning_compiler.space.own_rules.marks import PADDED, STRUCTURE
 from reasoning_compiler.space.sketch import TVM_ERRORS
+from reasoning_compiler.space.walk import constants
 
 IN_REGISTERS = "sums in registers"
 """The label of the alternative that the rule makes."""
@@ -92,14 +93,13 @@ def _largest_constant_bytes(sch: Any, block: Any) -> int:
     """Returns the size of the largest constant that a block reads: only those are laid out in the order of reading."""
     import tvm
 
-    main = sch.mod["main"]
-    constants = [main.params[int(index)] for index in main.attrs.get("layout_free_buffers", ())]
+    known = constants(sch.mod["main"])
     read = [region.source for region in sch.get(block).reads]
     return max(
         (
             math.prod(int(extent) for extent in buffer.shape) * tvm.DataType(str(buffer.dtype)).itemsize
             for buffer in read
-            if any(buffer.same_as(constant) for constant in constants)
+            if any(buffer.same_as(constant) for constant in known)
         ),
         default=0,
     )

@@ -27,8 +27,8 @@ from reasoning_compiler.space.extract import item_bytes
 from reasoning_compiler.space.nest import Padding
 from reasoning_compiler.space.own_rules.marks import LAID_OUT_AHEAD, PADDED
 from reasoning_compiler.space.sketch import TVM_ERRORS
+from reasoning_compiler.space.walk import SPATIAL, constants
 
-_SPATIAL = 0  # in TVM's IterVarType
 _ROWS = (4, 6, 8, 12, 14)  # of a register tile
 _VECTORS = (1, 2, 4)  # of a register tile; LLVM keeps no vectors of three in registers
 _MAX_COLUMNS = 64  # of a tile, as in MetaSchedule's rules for CPUs
@@ -137,7 +137,7 @@ def _contraction(sch: Any, block: Any) -> _Contraction | None:
     whole = all(type(loop.extent).__name__ == "IntImm" for loop in loops)
     if found.init is None or len(loops) != len(iterators) or not whole or len(found.writes) != 1:
         return None
-    spatial = [i for i, each in enumerate(iterators) if int(each.iter_type) == _SPATIAL]
+    spatial = [i for i, each in enumerate(iterators) if int(each.iter_type) == SPATIAL]
     written = found.writes[0]
     column = next((i for i in spatial if written.region[-1].min.same_as(iterators[i].var)), None)
     if column is None:
@@ -150,8 +150,7 @@ def _contraction(sch: Any, block: Any) -> _Contraction | None:
     (right,) = along[True]
     used = [part.min for part in right.region]
     rows = tuple(i for i in spatial if not any(index.same_as(iterators[i].var) for index in used))
-    constants = [main.params[int(index)] for index in main.attrs.get("layout_free_buffers", ())]
-    is_constant = any(right.source.same_as(constant) for constant in constants)
+    is_constant = any(right.source.same_as(constant) for constant in constants(main))
     walked = [index.same_as(iterators[column].var) for index in used]
     return _Contraction(
         tuple(str(loop.loop_var.name) for loop in loops),

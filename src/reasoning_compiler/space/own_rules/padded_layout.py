@@ -11,7 +11,7 @@ from typing import Any
 
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.own_rules.marks import LAID_OUT_AHEAD
-from reasoning_compiler.space.walk import blocks
+from reasoning_compiler.space.walk import bindings, blocks, constants
 
 
 def padded_layout(theirs: Any) -> Any:
@@ -46,8 +46,8 @@ def _lay_out_padded(sch: Any) -> bool:
     realizes = [realize for realize, _ in blocks(main.body)]
     if not any(LAID_OUT_AHEAD in realize.block.annotations for realize in realizes):
         return False
-    for index in main.attrs.get("layout_free_buffers", ()):
-        readers = _readers(sch, main.params[int(index)])
+    for constant in constants(main):
+        readers = _readers(sch, constant)
         if len(readers) != 1:
             continue
         block, position = readers[0]
@@ -83,7 +83,7 @@ def _lay_out(sch: Any, block: Any, position: int) -> None:
     loads: list[Any] = []
     tvm_ffi.structural_walk(block.body, (tvm.ir.TensorLoad, loads.append), order="pre")
     load = next(load for load in loads if load.source.same_as(buffer))
-    bound = {v.var: value for v, value in zip(block.iter_vars, realize.iter_values, strict=True)}
+    bound = bindings(realize)
     indices = [tvm_ffi.structural_map(index, (tvm.tirx.Var, lambda v: bound.get(v, v))) for index in load.indices]
     layout = suggest_index_map(buffer, indices, list(loops), realize.predicate)
     if layout is not None:

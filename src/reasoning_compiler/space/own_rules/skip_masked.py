@@ -17,6 +17,7 @@ from reasoning_compiler.space.own_rules.marks import SETTLED, SKIP_MASKED
 
 if TYPE_CHECKING:
     from reasoning_compiler.space.own_rules.attention_chain import Chain
+from reasoning_compiler.space.walk import bindings
 
 _PARALLEL = 1  # in TVM's ForKind
 
@@ -126,7 +127,7 @@ def _indices(tvm: Any, loop: Any, access: int, row_dim: int, column_dim: int) ->
     written = realize.block.writes[0]
     others = [region for region in realize.block.reads if not region.source.same_as(written.source)]
     region = (written if access < 0 else others[access]).region
-    known = partial(_known, dict(zip((v.var for v in realize.block.iter_vars), realize.iter_values, strict=True)))
+    known = partial(_known, bindings(realize))
     row, column = (tvm_ffi.structural_map(region[dim].min, (tvm.tirx.Var, known)) for dim in (row_dim, column_dim))
     return row, column
 
