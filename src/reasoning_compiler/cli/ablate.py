@@ -40,6 +40,7 @@ def ablate(
     proposals: Annotated[str | None, _values("concrete values, or names of transformations")] = None,
     prior: Annotated[str | None, _values("Predictions that start from the analysis: on, off")] = None,
     feedback: Annotated[str | None, _values("Measured latencies in the tree: on, off")] = None,
+    nodes: Annotated[str | None, _values("Programs considered for each one that is measured")] = None,
     batch: Annotated[str | None, _values("Programs measured between two looks at the tree")] = None,
     fallback: Annotated[str | None, _values("Who stands in for the model: expert, random")] = None,
     proposer: Annotated[str, typer.Option(help="Who proposes without a model: expert or random.")] = "expert",
@@ -71,6 +72,7 @@ def ablate(
         "proposals": proposals,
         "prior": prior,
         "feedback": feedback,
+        "nodes": nodes,
         "batch": batch,
         "fallback": fallback,
     }

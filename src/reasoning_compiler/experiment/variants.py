@@ -144,6 +144,7 @@ ABLATIONS = {
     "proposals": "concrete values, or names of transformations whose values chance draws",
     "prior": "whether predictions start from the analysis",
     "feedback": "whether measured latencies replace predictions in the tree",
+    "nodes": "programs proposed and predicted for each one that is measured",
     "batch": "programs measured between two looks at the tree",
     "fallback": "who stands in where the model's proposals are of no use",
 }
@@ -154,10 +155,11 @@ VALUES: dict[str, tuple[str, ...]] = {
     "proposals": ("concrete", "names"),
     "prior": ("on", "off"),
     "feedback": ("on", "off"),
+    "nodes": ("1", "2", "4", "8"),
     "batch": ("1", "2", "4", "8", "16"),
     "fallback": ("expert", "random"),
 }
-_DEFAULT = {"context-depth": "2", "branching": "2", "exploration": "1.414", "batch": "4"}
+_DEFAULT = {"context-depth": "2", "branching": "2", "exploration": "1.414", "nodes": "4", "batch": "4"}
 _NEEDS_MODEL = ("context-depth", "model", "proposals", "fallback")
 _SQRT2_TEXT = "1.414"
 
@@ -198,6 +200,8 @@ def _changed(what: str, value: str, base: Settings) -> Settings:
     if what == "exploration":
         constant = math.sqrt(2) if value == _SQRT2_TEXT else _number(what, value)
         return replace(base, search=replace(search, exploration=constant))
+    if what == "nodes":
+        return replace(base, search=replace(search, nodes_per_sample=_whole(what, value)))
     if what == "batch":
         return replace(base, batch=_whole(what, value))
     if what == "prior":
