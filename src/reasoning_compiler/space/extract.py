@@ -133,6 +133,7 @@ class _Walk:
                     writes,
                     external=name in self.arguments,
                     in_registers=str(buffer.scope()) == "local",
+                    selected=any(type(part.min).__name__ == "TensorLoad" for part in region.region[:]),
                 )
             )
         return tuple(accesses)

@@ -83,6 +83,8 @@ class Access:
             common with one that touches it later, and to which its traffic is counted.
         external: an argument of the kernel, as opposed to an intermediate.
         in_registers: it is of scope "local": no memory, as long as registers last.
+        selected: an index of it comes from memory. The iterations of a register tile count as selecting each something
+            else: nobody knows before the run which do not, so each loads for itself.
     """
 
     buffer: str
@@ -94,6 +96,7 @@ class Access:
     shared: int = 0
     external: bool = True
     in_registers: bool = False
+    selected: bool = False
 
     def moved_by(self, loop: int) -> bool:
         """Tells whether the loop with that index moves through the buffer at all."""
@@ -204,14 +207,16 @@ class Nest:
     def _reached(self) -> list[list[list[int]]]:
         """For each access and each of its dimensions how much of it is touched from every depth, the innermost last."""
         further = [loop.extent - 1 for loop in reversed(self.loops)]
+        tile = len(self.loops) - 1 - (self.innermost_reduction or 0)
         found = []
         for access in self.accesses:
             dims = []
             for dim, size, region in zip(access.steps, access.shape, access.region, strict=True):
                 reach = 0.0
                 reached = [min(size, region)]
-                for step, times in zip(reversed(dim), further, strict=True):
-                    reach += abs(step) * times
+                for position, (step, times) in enumerate(zip(reversed(dim), further, strict=True)):
+                    apart = access.selected and position < tile and step
+                    reach += (1.0 if apart else abs(step)) * times
                     reached.append(min(size, int(reach) + region) if step else reached[-1])
                 dims.append(reached[::-1])
             found.append(dims)
