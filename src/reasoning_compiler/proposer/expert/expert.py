@@ -38,7 +38,7 @@ from reasoning_compiler.space.own_rules.fused_label import FUSED
 from reasoning_compiler.space.tiling import TileGroup
 
 _NUM_TILINGS = 12
-_NUM_JOINED = 4
+_NUM_JOINED = 3
 _CLEARLY_BETTER = 0.97
 _CURIOSITY = 0.05  # spread of the noise that lets equals take turns
 _WORTH_SAYING = 0.01
