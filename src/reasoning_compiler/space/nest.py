@@ -287,7 +287,7 @@ def _in_one_pass(first: Nest, second: Nest) -> bool:
     if end is None or end != second.innermost_reduction or len(first.loops) != len(second.loops):
         return False
     pairs = list(zip(first.loops, second.loops, strict=True))
-    shared = all(a.id == b.id for a, b in pairs[: end + 1])
+    shared = all(a.id == b.id != 0 for a, b in pairs[: end + 1])
     return shared and all((a.extent, a.kind) == (b.extent, b.kind) for a, b in pairs[end + 1 :])
 
 
