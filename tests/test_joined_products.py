@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from gemm_nest import machine
+from reasoning_compiler.errors import UsageError
 from reasoning_compiler.machine import detect, tvm_target
 from reasoning_compiler.measure.packing import split_packing
 from reasoning_compiler.proposer.expert import Expert
@@ -210,6 +211,11 @@ def test_drawn_experts_are_valid_sorted_and_uneven() -> None:
     assert max(each.max() for each in drawn) > 8, "all experts have a chance"
     counts = np.bincount(drawn[0], minlength=20)
     assert counts.min() == 0 and counts.max() > 2
+
+
+def test_one_expert_is_refused_with_what_to_take() -> None:
+    with pytest.raises(UsageError, match="at least 2: deepseek-moe has one"):
+        parse("routed-experts[num_experts=1]")
 
 
 def test_what_an_index_selects_is_laid_out_ahead_of_time() -> None:
