@@ -158,7 +158,7 @@ def test_a_workload_without_reference_says_so():
     [
         ("lama3-attention", "no workload `lama3-attention`; the nearest are llama3-attention"),
         ("moe", "the nearest are deepseek-moe"),
-        ("xyz", "there are llama3-attention, deepseek-moe, flux-attention, flux-conv, llama4-mlp, gemm"),
+        ("xyz", "there are llama3-attention, deepseek-moe, flux-attention, flux-conv, llama4-mlp, routed-experts"),
         ("", "names no workload"),
         ("gemm[512,4096", "not closed"),
         ("gemm[seq_len=4]", "no parameter `seq_len`; it has m=512, n=4096, k=1024, weight=true, dtype=float32"),
@@ -193,7 +193,7 @@ def test_wrong_parameters_in_python(value):
 
 def test_every_entry_documents_itself():
     assert list(CATALOGUE) == [
-        "llama3-attention", "deepseek-moe", "flux-attention", "flux-conv", "llama4-mlp", "gemm",
+        "llama3-attention", "deepseek-moe", "flux-attention", "flux-conv", "llama4-mlp", "routed-experts", "gemm",
     ]  # fmt: skip
     for name, entry in CATALOGUE.items():
         assert entry.name == name

@@ -86,6 +86,8 @@ class Affine:
 def read(expr: Any, variables: Mapping[Any, Affine]) -> Affine:
     """Returns a TVM index expression as a sum of loops; what cannot be one counts as a constant 0.
 
+    An index that is read from memory stands for its place there, see `extract`.
+
     Args:
         expr: the expression.
         variables: what its variables stand for.
@@ -109,4 +111,6 @@ def read(expr: Any, variables: Mapping[Any, Affine]) -> Affine:
         return inner.remainder(by) if kind.endswith("Mod") else inner.divided(by)
     if kind in ("Min", "Max"):
         return read(expr.a, variables)
+    if kind == "TensorLoad" and expr.indices:
+        return read(expr.indices[-1], variables)
     return Affine()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from reasoning_compiler.records import Machine
 from reasoning_compiler.space.dots import dot_for
-from reasoning_compiler.space.nest import Access, Nest, Padding
+from reasoning_compiler.space.nest import Access, Nest, Padding, joined
 
 _FMA_LATENCY_CYCLES = 4
 _LOADS_PER_CYCLE = 2
@@ -148,7 +148,7 @@ def analyze(nests: Sequence[Nest], machine: Machine, *, kernel_flops: float = 0,
     flops = kernel_flops or sum(n.flops * n.iterations for n in nests)
     peak_flops = max((_peak_flops(n, machine) for n in nests), default=machine.peak_flops)
     return Analysis(
-        tuple(analyze_block(n, machine) for n in nests),
+        tuple(analyze_block(n, machine) for n in joined(nests)),
         roofline_secs(flops, kernel_bytes, machine, peak_flops=peak_flops),
         flops / kernel_bytes if kernel_bytes else 0.0,
         peak_flops,
@@ -228,7 +228,8 @@ class _Tile:
         self.lanes = nest.dot.lanes if nest.dot is not None else min(self.vector_extent, self.full_lanes)
         self.loops = tuple((loop.name, loop.extent) for _, loop in extents if loop.extent > 1)
         self.rows = math.prod(loop.extent for i, loop in extents if i not in self.vector_loops)
-        self.accumulators = self.rows * math.ceil(self.vector_extent / self.full_lanes) + self._shift_sums()
+        vectors = self.rows * math.ceil(self.vector_extent / self.full_lanes)
+        self.accumulators = nest.sums * vectors + self._shift_sums()
         self.steps = self._reduction_steps()
         rolled = math.prod(x.extent for i, x in extents if i not in self.vector_loops and x.kind != "unrolled")
         unrolled = nest.dot is not None or rolled <= max(nest.unroll_limit, _LLVM_UNROLLS)
@@ -324,7 +325,7 @@ class _Tile:
         nest, machine = self.nest, self.machine
         times = nest.iterations / max(1, self.rows * self.vector_extent)
         vectors = max(1, self.accumulators)
-        arithmetic = vectors * max(nest.flops, 1.0) / 2 / machine.fma_per_cycle
+        arithmetic = vectors / nest.sums * max(nest.flops, 1.0) / 2 / machine.fma_per_cycle
         if nest.dot is not None:
             arithmetic = vectors / (machine.fma_per_cycle * nest.dot.per_fma)
         reads = [a for a in nest.accesses if not a.writes]

@@ -118,8 +118,8 @@ class _Walk:
         for region, writes in regions:
             buffer = region.source
             steps, sizes = [], []
-            for part in region.region[:]:
-                index = read(part.min, bound)
+            for part, size in zip(region.region[:], buffer.shape[:], strict=True):
+                index = _read_index(part.min, bound, _extent(size))
                 steps.append(index.steps(num_loops))
                 sizes.append(_extent(part.extent))
             name = str(buffer.name)
@@ -133,9 +133,28 @@ class _Walk:
                     writes,
                     external=name in self.arguments,
                     in_registers=str(buffer.scope()) == "local",
+                    selected=any(type(part.min).__name__ == "TensorLoad" for part in region.region[:]),
                 )
             )
         return tuple(accesses)
+
+
+def _read_index(expr: Any, bound: dict[Any, Affine], size: int) -> Affine:
+    """Returns an index as a sum of loops.
+
+    One that is read from memory, as the expert that rows go to, is taken to ascend there, evenly over all values that
+    it may have: so rows that follow one another share what it selects, where there are fewer values than indices.
+
+    Args:
+        expr: the index.
+        bound: what its variables stand for.
+        size: of the dimension.
+    """
+    index = read(expr, bound)
+    if type(expr).__name__ != "TensorLoad":
+        return index
+    places = math.prod(_extent(extent) for extent in expr.source.shape[:])
+    return index.times(min(1.0, size / places))
 
 
 def _with_sharing(found: list[Nest]) -> tuple[Nest, ...]:

@@ -83,6 +83,8 @@ class Access:
             common with one that touches it later, and to which its traffic is counted.
         external: an argument of the kernel, as opposed to an intermediate.
         in_registers: it is of scope "local": no memory, as long as registers last.
+        selected: an index of it comes from memory. The iterations of a register tile count as selecting each something
+            else: nobody knows before the run which do not, so each loads for itself.
     """
 
     buffer: str
@@ -94,6 +96,7 @@ class Access:
     shared: int = 0
     external: bool = True
     in_registers: bool = False
+    selected: bool = False
 
     def moved_by(self, loop: int) -> bool:
         """Tells whether the loop with that index moves through the buffer at all."""
@@ -126,6 +129,7 @@ class Nest:
         dot: the instruction that does the work of the two innermost loops, which then are not among `loops`, see
             `by_dots`.
         padded: its loops that have iterations more than there are results.
+        sums: to how many sums each iteration adds: as many products as are summed up in one pass, see `joined`.
     """
 
     block: str
@@ -140,6 +144,7 @@ class Nest:
     dtypes: tuple[str, ...] = ()
     dot: Dot | None = None
     padded: tuple[Padding, ...] = ()
+    sums: int = 1
 
     @cached_property
     def iterations(self) -> int:
@@ -202,14 +207,16 @@ class Nest:
     def _reached(self) -> list[list[list[int]]]:
         """For each access and each of its dimensions how much of it is touched from every depth, the innermost last."""
         further = [loop.extent - 1 for loop in reversed(self.loops)]
+        tile = len(self.loops) - 1 - (self.innermost_reduction or 0)
         found = []
         for access in self.accesses:
             dims = []
             for dim, size, region in zip(access.steps, access.shape, access.region, strict=True):
                 reach = 0.0
                 reached = [min(size, region)]
-                for step, times in zip(reversed(dim), further, strict=True):
-                    reach += abs(step) * times
+                for position, (step, times) in enumerate(zip(reversed(dim), further, strict=True)):
+                    apart = access.selected and position < tile and step
+                    reach += (1.0 if apart else abs(step)) * times
                     reached.append(min(size, int(reach) + region) if step else reached[-1])
                 dims.append(reached[::-1])
             found.append(dims)
@@ -262,3 +269,36 @@ class Nest:
             for a in self.accesses
         )
         return replace(self, loops=tuple(loops), accesses=accesses, unroll_limit=unroll_limit, tiling=structure)
+
+
+def joined(nests: Sequence[Nest]) -> tuple[Nest, ...]:
+    """Returns the nests with those as one that are summed up in one pass: in the same iterations of their reduction."""
+    result: list[Nest] = []
+    for nest in nests:
+        if result and _in_one_pass(result[-1], nest):
+            result[-1] = in_one_pass(result[-1], nest)
+        else:
+            result.append(nest)
+    return tuple(result)
+
+
+def _in_one_pass(first: Nest, second: Nest) -> bool:
+    end = first.innermost_reduction
+    if end is None or end != second.innermost_reduction or len(first.loops) != len(second.loops):
+        return False
+    pairs = list(zip(first.loops, second.loops, strict=True))
+    shared = all(a.id == b.id != 0 for a, b in pairs[: end + 1])
+    return shared and all((a.extent, a.kind) == (b.extent, b.kind) for a, b in pairs[end + 1 :])
+
+
+def in_one_pass(first: Nest, second: Nest) -> Nest:
+    """Returns two nests that have the same loops as one; what both read in the same order is read once."""
+    again = {(access.buffer, access.steps) for access in second.accesses}
+    kept = tuple(access for access in first.accesses if (access.buffer, access.steps) not in again)
+    return replace(
+        first,
+        block=f"{first.block} + {second.block}",
+        accesses=kept + second.accesses,
+        flops=first.flops + second.flops,
+        sums=first.sums + second.sums,
+    )

@@ -17,6 +17,7 @@ from reasoning_compiler.errors import UsageError
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.records import ChoiceDomain
 from reasoning_compiler.space.intrinsics import mend_vnni_intrinsic
+from reasoning_compiler.space.own_rules.joined_label import PRODUCTS
 from reasoning_compiler.space.own_rules.marks import NO_RULES, PADDED, STRUCTURE
 from reasoning_compiler.space.own_rules.postprocs import with_own_postprocs
 from reasoning_compiler.space.walk import blocks
@@ -45,6 +46,7 @@ _SITE_WORDS = {
     "DotProducts": INSTRUCTION,
     "PaddedContraction": PADDING,
     "FusedAttention": "fusion",
+    "JoinedProducts": PRODUCTS,
 }
 _INTRINSIC = "meta_schedule.auto_tensorize"
 _PLAIN = ("direct", "as written")

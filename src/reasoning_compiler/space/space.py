@@ -21,11 +21,12 @@ from reasoning_compiler.space.extract import nests
 from reasoning_compiler.space.free import NamedBlock, apply_primitives, apply_what_fits, named_blocks
 from reasoning_compiler.space.legality import why_wrong
 from reasoning_compiler.space.nest import Nest
+from reasoning_compiler.space.own_rules.joined_label import JOINED, PRODUCTS
 from reasoning_compiler.space.own_rules.packed_contraction import IN_REGISTERS
 from reasoning_compiler.space.postprocess import postprocess, repeats_a_reduction
 from reasoning_compiler.space.replay import Replay, Replayer, edits_of, show
 from reasoning_compiler.space.sketch import INSTRUCTION, PADDING, Sketch, SketchGenerator
-from reasoning_compiler.space.tiling import TileGroup, tile_groups
+from reasoning_compiler.space.tiling import TileGroup, joined_group, tile_groups
 from reasoning_compiler.space.walk import blocks
 
 _KEPT_SCHEDULES = 512
@@ -246,7 +247,18 @@ class Space:
                 sites = [f"{group.block} {word}" for word in words]
                 if all(site in chosen for site in sites):
                     groups.append(replace(group, needs=tuple((site, chosen[site]) for site in sites)))
-        return tuple(groups)
+        joined = (self._joined_group(site) for site, domain in offered if JOINED in domain.values)
+        return (*groups, *(group for group in joined if group is not None))
+
+    def _joined_group(self, site: str) -> TileGroup | None:
+        """Returns the tile group of a block in one pass with its products; None where TVM cannot make the plainest."""
+        sketch = self._sketches.make({site: JOINED})
+        try:
+            program = _program(sketch, self._replayer(sketch).take({}))
+            raw, table = nests(self.raw_schedule(program).mod), self.table(program)
+        except IllegalProgramError:
+            return None
+        return joined_group(site.removesuffix(f" {PRODUCTS}"), (site, JOINED), raw, table, nests(self.mod))
 
     def _tile_groups_of(self, sketch: Sketch) -> tuple[TileGroup, ...]:
         """Returns the tile groups of a sketch; none where TVM cannot make its plainest program."""

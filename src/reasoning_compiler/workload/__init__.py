@@ -10,6 +10,7 @@ from reasoning_compiler.workload.kernels import (
     gemm,
     llama3_attention,
     llama4_mlp,
+    routed_experts,
 )
 from reasoning_compiler.workload.user import from_file, from_tvm
 from reasoning_compiler.workload.workload import Workload, disagreement, numpy_dtype, smallest_difference, tolerance
@@ -32,6 +33,7 @@ __all__ = [
     "llama4_mlp",
     "numpy_dtype",
     "parse",
+    "routed_experts",
     "smallest_difference",
     "tolerance",
 ]

@@ -45,10 +45,11 @@ CATALOGUE: dict[str, Entry] = {
         Entry("flux-attention", kernels.flux_attention, "flux-attention[text_len=512,image_tokens=4096]"),
         Entry("flux-conv", kernels.flux_conv, "flux-conv[height=128,width=128]"),
         Entry("llama4-mlp", kernels.llama4_mlp, "llama4-mlp[tokens=2048]"),
+        Entry("routed-experts", kernels.routed_experts, "routed-experts[blocks=128,num_experts=128]"),
         Entry("gemm", kernels.gemm, "gemm[512,4096,1024]"),
     )
 }
-"""The paper's five kernels in the order of its tables, and a plain matrix product."""
+"""The paper's five kernels in the order of its tables, experts with uneven counts and a plain matrix product."""
 
 
 @dataclass(frozen=True)

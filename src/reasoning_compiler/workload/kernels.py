@@ -1,4 +1,4 @@
-"""The paper's five kernels and a plain matrix product, as TVM tensor expressions.
+"""The paper's five kernels, experts with uneven counts and a plain matrix product, as TVM tensor expressions.
 
 The shapes are those of the published models; the paper gives only one of its own (see `deepseek_moe`). Every kernel
 takes and returns `dtype` and computes in float32. FLOPs count multiplications and additions of the matrix products
@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
 
 from reasoning_compiler.errors import UsageError
 from reasoning_compiler.machine import import_tvm
@@ -115,6 +118,39 @@ def deepseek_moe(
         return Definition([a, b, _output(product, "C", dtype)], flops, references.gemm, weights=(b,))
     x = te.placeholder((num_experts, tokens, hidden), dtype, name="X")
     return _swiglu(x, width, dtype)
+
+
+@kernel
+def routed_experts(
+    blocks: int = 12,
+    tokens: int = 16,
+    num_experts: int = 8,
+    hidden: int = 2048,
+    width: int = 768,
+    dtype: Float = "float32",
+) -> Definition:
+    """SwiGLU experts with uneven token counts, known only when it runs; sizes of Qwen3-30B-A3B.
+
+    Tokens are sorted by expert, and those of each expert padded to whole blocks of `tokens` rows, as servers do it:
+    X [b, t, k] has `blocks` of them, of an input expert_of_block [b] says whose each is, constant gate and up [e, k, n]
+    and down [e, n, k] give [b, t, k]. An expert may have any number of blocks, or none; shapes stay fixed while the
+    counts change from call to call. Rows that only fill a block are computed, and counted, like the others. Routing
+    the tokens and the weighted sum over a token's experts are not part of it.
+
+    Full size: `blocks=128,num_experts=128`, all experts of a layer and one block for each, as they come.
+    """
+    te = import_tvm().te
+    if num_experts < 2:
+        raise UsageError("`num_experts` of `routed-experts` is 1; it must be at least 2: deepseek-moe has one expert")
+    x = te.placeholder((blocks, tokens, hidden), dtype, name="X")
+    expert_of_block = te.placeholder((blocks,), "int32", name="expert_of_block")
+    made = _swiglu(x, width, dtype, _Routing(expert_of_block, num_experts))
+    return replace(made, draws={"expert_of_block": partial(_experts_of_blocks, blocks, num_experts)})
+
+
+def _experts_of_blocks(blocks: int, num_experts: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns an expert for each block, as sorting the tokens leaves them; some have many blocks, some none."""
+    return np.sort(rng.integers(0, num_experts, blocks, dtype=np.int32))
 
 
 @kernel
@@ -245,18 +281,34 @@ def _attention(
     return Definition([q, k, v, _output(out, "out", dtype)], flops, partial(references.attention, causal=causal))
 
 
-def _swiglu(x: Tensor, width: int, dtype: str) -> Definition:
-    """Returns (silu(X·G) ∘ X·U)·D for X [t, k] or, with one set of weights per expert, [e, t, k]."""
+class _Routing(NamedTuple):
+    """Which expert each block of tokens goes to.
+
+    Args:
+        expert_of_block: int32 [b].
+        num_experts: how many there are.
+    """
+
+    expert_of_block: Tensor
+    num_experts: int
+
+
+def _swiglu(x: Tensor, width: int, dtype: str, routing: _Routing | None = None) -> Definition:
+    """Returns (silu(X·G) ∘ X·U)·D for X [t, k] or, with one set of weights per expert, [e, t, k] or [b, t, k]."""
     te = import_tvm().te
     *lead, tokens, hidden = (int(dim) for dim in x.shape)
-    gate_weight = te.placeholder((*lead, hidden, width), dtype, name="W_gate")
-    up_weight = te.placeholder((*lead, hidden, width), dtype, name="W_up")
-    down_weight = te.placeholder((*lead, width, hidden), dtype, name="W_down")
+    experts = lead if routing is None else [routing.num_experts]
+    gate_weight = te.placeholder((*experts, hidden, width), dtype, name="W_gate")
+    up_weight = te.placeholder((*experts, hidden, width), dtype, name="W_up")
+    down_weight = te.placeholder((*experts, width, hidden), dtype, name="W_down")
 
     def product(left: Tensor, right: Tensor, name: str, attrs: dict[str, list[int]] | None = None) -> Tensor:
         k = te.reduce_axis((0, right.shape[-2]), name="k")
         shape = (*lead, tokens, right.shape[-1])
-        if lead:
+        if routing is not None:
+            of = routing.expert_of_block
+            element = lambda b, t, n: te.sum(_f32(left[b, t, k]) * _f32(right[of[b], k, n]), axis=k)  # noqa: E731
+        elif lead:
             element = lambda e, t, n: te.sum(_f32(left[e, t, k]) * _f32(right[e, k, n]), axis=k)  # noqa: E731
         else:
             element = lambda t, n: te.sum(_f32(left[t, k]) * _f32(right[k, n]), axis=k)  # noqa: E731
@@ -268,14 +320,17 @@ def _swiglu(x: Tensor, width: int, dtype: str) -> Definition:
     def gated(*at: Expr) -> Expr:
         return gate[at] * sigmoid(gate[at]) * up[at]
 
-    activate = (lambda e, t, n: gated(e, t, n)) if lead else (lambda t, n: gated(t, n))
+    if routing is not None:
+        activate = lambda b, t, n: gated(b, t, n)  # noqa: E731
+    else:
+        activate = (lambda e, t, n: gated(e, t, n)) if lead else (lambda t, n: gated(t, n))
     activated = te.compute(gate.shape, activate, name="activated", attrs=_OWN_BLOCK)
     down = product(activated, down_weight, _accumulator("out", dtype))
     weights = (gate_weight, up_weight, down_weight)
     return Definition(
-        [x, *weights, _output(down, "out", dtype)],
+        [x, *([] if routing is None else [routing.expert_of_block]), *weights, _output(down, "out", dtype)],
         3 * 2 * math.prod(lead) * tokens * hidden * width,
-        references.swiglu,
+        references.swiglu if routing is None else references.routed_swiglu,
         weights,
     )
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, get_args, get_origin, get_type_hints
 
 from reasoning_compiler.errors import UsageError
 from reasoning_compiler.machine import import_tvm
 from reasoning_compiler.workload.primfunc import LAYOUT_FREE_ATTR, arguments, require_tunable
-from reasoning_compiler.workload.workload import Reference, Workload
+from reasoning_compiler.workload.workload import Draw, Reference, Workload
 
 if TYPE_CHECKING:
     from tvm.te import Tensor
@@ -69,12 +69,14 @@ class Definition:
         flops: of one run.
         reference: see `Workload`.
         weights: which of the tensors are constant.
+        draws: see `Workload`.
     """
 
     tensors: list[Tensor]
     flops: int
     reference: Reference
     weights: tuple[Tensor, ...] = ()
+    draws: Mapping[str, Draw] = field(default_factory=dict)
 
 
 def kernel(define: Callable[P, Definition]) -> Callable[P, Workload]:
@@ -105,6 +107,7 @@ def kernel(define: Callable[P, Definition]) -> Callable[P, Workload]:
             reference=definition.reference,
             spec=f"{name}[{settings}]" if settings else name,
             doc=first_line(define),
+            draws=definition.draws,
         )
 
     return make

@@ -47,6 +47,13 @@ def swiglu(inputs: list[np.ndarray]) -> list[np.ndarray]:
     return [hidden.astype(np.float32) @ _float32(down)]
 
 
+def routed_swiglu(inputs: list[np.ndarray]) -> list[np.ndarray]:
+    """Returns (silu(X·G) ∘ X·U)·D for each block of X with the weights of its expert, the second of the inputs."""
+    x, expert_of_block, gate, up, down = inputs
+    blocks = zip(x, expert_of_block, strict=True)
+    return [np.stack([swiglu([rows, gate[expert], up[expert], down[expert]])[0] for rows, expert in blocks])]
+
+
 def conv(inputs: list[np.ndarray], *, layout: str) -> list[np.ndarray]:
     """Returns the convolution with stride 1 and as much zero padding as keeps height and width.
 

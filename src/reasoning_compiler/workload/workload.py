@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _NEGLIGIBLE = 1e-30
 
 Reference = Callable[[list[np.ndarray]], list[np.ndarray]]
+Draw = Callable[[np.random.Generator], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Workload:
         spec: text that `parse` makes the same workload from, as "llama3-attention[seq_len=512]" or
             "/home/me/kernels.py:my_matmul"; empty for a program that was given as an object.
         doc: one line for people.
+        draws: by name of an argument, what draws its values, where not all random ones have a meaning, as for indices.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Workload:
     reference: Reference | None
     spec: str
     doc: str = ""
+    draws: Mapping[str, Draw] = field(default_factory=dict, hash=False)
 
     @property
     def bytes(self) -> int:
@@ -68,11 +71,15 @@ class Workload:
 
         Floats are uniform around 0 with variance 1, weights divided by the square root of their last-but-one extent,
         so that results stay near 1. 8-bit integers use their whole range, but for -128. Wider ones may be indices: they
-        are at least 0, and below 8 and below the smallest extent (above 1) of any argument.
+        are at least 0, and below 8 and below the smallest extent (above 1) of any argument. What `draws` names is
+        drawn as it says.
         """
         inputs = [a for a in self.arguments if a.role != "output"]
         extents = [extent for a in self.arguments for extent in a.shape if extent > 1]
-        return [_random_array(a, stream(seed, "inputs", index), min([8, *extents])) for index, a in enumerate(inputs)]
+        return [
+            self.draws[a.name](rng) if a.name in self.draws else _random_array(a, rng, min([8, *extents]))
+            for a, rng in ((a, stream(seed, "inputs", index)) for index, a in enumerate(inputs))
+        ]
 
     def expected(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Returns the outputs for `inputs` by the reference, at least as exact as float32 matrix products.

@@ -38,6 +38,7 @@ from reasoning_compiler.space.own_rules.fused_label import FUSED
 from reasoning_compiler.space.tiling import TileGroup
 
 _NUM_TILINGS = 12
+_NUM_JOINED = 3
 _CLEARLY_BETTER = 0.97
 _CURIOSITY = 0.05  # spread of the noise that lets equals take turns
 _WORTH_SAYING = 0.01
@@ -173,6 +174,8 @@ class Expert:
         """The best tilings of each block: the best of each structure first, then all others, best first."""
         found: dict[str, dict[str, list[tuple[TileChooser, Tiling]]]] = {}
         for chooser in self._choosers:
+            if chooser.group.products:
+                continue  # instead of several blocks
             ranked = [(chooser, tiling) for tiling in chooser.ranked(_NUM_TILINGS)]
             found.setdefault(chooser.group.block, {}).setdefault(chooser.group.structure, []).extend(ranked)
         rankings = []
@@ -204,6 +207,8 @@ class Expert:
         plans = itertools.chain([first], (self._plan(rank) for rank in range(1, min(3, num))))
         more = (self._plan(rank) for rank in range(3, num))
         usual = itertools.chain(plans, self._other_structures(rest), more)
+        if joined := self._joined_plans():
+            usual = self._with_joined(joined, usual, first)
         fused = [(_fused_edits(chooser, choice, rest), choice.reasoning) for chooser, choice in self._fused]
         # The analysis has the plain one's scores read from the last cache as if nothing else used it.
         if fused and _CLEARLY_BETTER * self._judged(fused[0][0]) < self._judged(first[0]):
@@ -222,6 +227,33 @@ class Expert:
         tiles, text = self._tiled(rank)
         more, why = self._settled_with(tiles)
         return self._edits({**tiles, **more}), f"{text} {why}".strip()
+
+    def _joined_plans(self) -> list[_Plan]:
+        """Returns the best tilings of blocks in one pass with their products, those of all other blocks the best."""
+        tiles, _ = self._tiled(0)
+        plans = []
+        for chooser in self._choosers:
+            if not chooser.group.products:
+                continue
+            blocks = {name for name in tiles if name.partition(".")[0].partition(" ")[0] in chooser.group.products}
+            others = {name: value for name, value in tiles.items() if name not in blocks}
+            for tiling in chooser.ranked(_NUM_JOINED):
+                values = {**others, **_tiles_of(chooser, tiling), **dict(chooser.group.needs)}
+                more, why = self._settled_with(values)
+                own = describe_tiling(chooser.group, tiling, self._machine)
+                plans.append((self._edits({**values, **more}), f"{own} {why}".strip()))
+        return plans
+
+    def _with_joined(self, joined: list[_Plan], usual: Iterator[_Plan], first: _Plan) -> Iterator[_Plan]:
+        """Yields plans: those that join products first where the analysis clearly prefers them, else one soon."""
+        if self._judged(joined[0][0]) < _CLEARLY_BETTER * self._judged(first[0]):
+            yield from joined
+        else:
+            yield from itertools.islice(usual, 3)
+            yield from joined[:1]
+            yield from itertools.islice(usual, 3)
+            yield from joined[1:]
+        yield from usual
 
     def _settled_with(self, tiles: dict[str, Value]) -> tuple[dict[str, Value], str]:
         """Returns what goes with tiles, the same for all of one way of tiling; it may not even exist in another."""
@@ -275,10 +307,7 @@ class Expert:
                 continue
             chooser, tiling = ranking[min(rank, len(ranking) - 1)]
             values.update(chooser.group.needs)
-            for (_, name, _), factors in zip(chooser.group.decisions, tiling.factors, strict=True):
-                values[name] = factors
-            if tiling.prefetch_bytes and chooser.group.prefetch is not None:
-                values[chooser.group.prefetch.name] = tiling.prefetch_bytes
+            values.update(_tiles_of(chooser, tiling))
             unroll = max(unroll, tiling.unroll)
             reasons.append(describe_tiling(chooser.group, tiling, self._machine))
         if self._unroll is not None and self._choosers:
@@ -412,11 +441,9 @@ class Expert:
                 ordered = [site for site in values if site in sites]
                 last = next((i for i, site in enumerate(ordered) if site in needs), len(ordered) - 1)  # ends the others
                 wanted = {site: needs.get(site, self._start_values[site]) for site in ordered[: last + 1]}
-                tiles = list(zip((name for _, name, _ in chooser.group.decisions), tiling.factors, strict=True))
-                if tiling.prefetch_bytes and chooser.group.prefetch is not None:
-                    tiles.append((chooser.group.prefetch.name, tiling.prefetch_bytes))
+                tiles = _tiles_of(chooser, tiling)
                 text = describe_tiling(chooser.group, tiling, self._machine)
-                yield _Idea((*wanted.items(), *tiles), text, math.log(mine.secs / tiling.secs))
+                yield _Idea((*wanted.items(), *tiles.items()), text, math.log(mine.secs / tiling.secs))
                 break
 
     @cached_property
@@ -492,6 +519,16 @@ class Expert:
             if edits and known:
                 text = f"Take the tiling of {chooser.group.block} from the fastest program so far."
                 yield _Idea(edits, text, _CURIOSITY)
+
+
+def _tiles_of(chooser: TileChooser, tiling: Tiling) -> dict[str, Value]:
+    """Returns the values of a group's decisions, by name."""
+    values: dict[str, Value] = {
+        name: factors for (_, name, _), factors in zip(chooser.group.decisions, tiling.factors, strict=True)
+    }
+    if tiling.prefetch_bytes and chooser.group.prefetch is not None:
+        values[chooser.group.prefetch.name] = tiling.prefetch_bytes
+    return values
 
 
 def _alternatives(decision: Decision) -> Iterator[Value]:

@@ -121,7 +121,7 @@ class TileChooser:
         for width in full or widths[-2:]:
             options = [_divisors(self._domains[i].extent, _MAX_ROWS_PER_LOOP) for i in rows]
             for counts in itertools.product(*options):
-                accumulators = math.prod(counts) * math.ceil(width / lanes)
+                accumulators = self.group.nest.sums * math.prod(counts) * math.ceil(width / lanes)
                 if accumulators <= self.machine.num_vector_registers - 2:
                     yield dict(zip(rows, counts, strict=True)) | {vector: width}
 

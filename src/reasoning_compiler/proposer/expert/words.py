@@ -19,7 +19,8 @@ def describe_tiling(group: TileGroup, tiling: Tiling, machine: Machine) -> str:
         loop = name.rpartition("_")[0]
         extents[loop] = extents.get(loop, 1) * extent
     tile = " × ".join(f"{loop} {extent}" for loop, extent in extents.items()) or "one element"
-    text = f"{group.block}: a register tile of {tile}"
+    joined = f" in one pass with {' and '.join(group.products)}" if group.products else ""
+    text = f"{group.block}{joined}: a register tile of {tile}"
     if found.vector_lanes > 1:
         text += f" needs {found.accumulators} of {machine.num_vector_registers} vector registers for its sums"
         text += "" if found.in_registers else ", which do not stay there"

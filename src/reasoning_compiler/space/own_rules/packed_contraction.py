@@ -17,6 +17,7 @@ Where many rows share a panel that fits no cache, MetaSchedule's own structure i
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -62,10 +63,7 @@ def packed_contraction(stream_bytes: int) -> Any:
             tiled = options[-1]  # a block may ask for several levels; the last is the innermost
             if len(tiled.trace.insts) == len(sch.trace.insts):
                 return [sch]
-            if _largest_constant_bytes(sch, block) > stream_bytes:
-                chance = 1 / len(_DISTANCES_BYTES)
-                distance = tiled.sample_categorical(list(_DISTANCES_BYTES), [chance] * len(_DISTANCES_BYTES))
-                tiled.annotate(block, PREFETCH, distance)
+            offer_prefetches(tiled, [block], stream_bytes)
             if PADDED in sch.get(block).annotations:
                 _write_back_to_reader(tiled, block)
             tiled.annotate(block, STRUCTURE, IN_REGISTERS)
@@ -75,6 +73,15 @@ def packed_contraction(stream_bytes: int) -> Any:
             return PackedContraction()
 
     return PackedContraction()
+
+
+def offer_prefetches(sch: Any, blocks: Sequence[Any], stream_bytes: int) -> None:
+    """Makes the distance at which blocks prefetch a decision, the same for all, where one streams a large constant."""
+    if max(_largest_constant_bytes(sch, block) for block in blocks) > stream_bytes:
+        chance = 1 / len(_DISTANCES_BYTES)
+        distance = sch.sample_categorical(list(_DISTANCES_BYTES), [chance] * len(_DISTANCES_BYTES))
+        for block in blocks:
+            sch.annotate(block, PREFETCH, distance)
 
 
 def _write_back_to_reader(sch: Any, block: Any) -> None:

@@ -1,4 +1,6 @@
-"""The layout of constants that are padded on their way: MetaSchedule's `RewriteLayout`, for blocks that it refuses.
+"""The layout of constants that are padded on their way or selected by an index from memory, as by an expert's number.
+
+MetaSchedule's `RewriteLayout` lays out nothing that is selected; here all that it may be selected from is, alike.
 
 It takes the block that pads a constant for a copy like its own, and would lay out the constant itself like the padded
 buffer, which has another shape. Here the padded buffer is laid out in the order in which it is read, and the padding is
@@ -15,7 +17,7 @@ from reasoning_compiler.space.walk import bindings, blocks, constants
 
 
 def padded_layout(theirs: Any) -> Any:
-    """Returns the postprocessor; it leaves programs in which no constant is padded to MetaSchedule's.
+    """Returns the postprocessor; it leaves programs in which no constant is padded or selected to MetaSchedule's.
 
     Args:
         theirs: `RewriteLayout`.
@@ -32,7 +34,7 @@ def padded_layout(theirs: Any) -> Any:
             theirs._initialize_with_tune_context(context)
 
         def apply(self, sch: Any) -> bool:
-            return _lay_out_padded(sch) or theirs.apply(sch)
+            return _lay_out_constants(sch) or theirs.apply(sch)
 
         def clone(self) -> Any:
             return padded_layout(theirs.clone())
@@ -40,13 +42,15 @@ def padded_layout(theirs: Any) -> Any:
     return PaddedLayout()
 
 
-def _lay_out_padded(sch: Any) -> bool:
-    """Lays out a program's constants where some are padded; returns whether some are."""
+def _lay_out_constants(sch: Any) -> bool:
+    """Lays out a program's constants where some are padded or selected; returns whether some are."""
     main = sch.mod["main"]
+    known = constants(main)
     realizes = [realize for realize, _ in blocks(main.body)]
-    if not any(LAID_OUT_AHEAD in realize.block.annotations for realize in realizes):
+    padded = any(LAID_OUT_AHEAD in realize.block.annotations for realize in realizes)
+    if not padded and not any(_selects(realize.block, constant) for realize in realizes for constant in known):
         return False
-    for constant in constants(main):
+    for constant in known:
         readers = _readers(sch, constant)
         if len(readers) != 1:
             continue
@@ -85,6 +89,19 @@ def _lay_out(sch: Any, block: Any, position: int) -> None:
     load = next(load for load in loads if load.source.same_as(buffer))
     bound = bindings(realize)
     indices = [tvm_ffi.structural_map(index, (tvm.tirx.Var, lambda v: bound.get(v, v))) for index in load.indices]
-    layout = suggest_index_map(buffer, indices, list(loops), realize.predicate)
+    selecting = [i for i, index in enumerate(indices) if type(index).__name__ == "TensorLoad"]
+    walked = [i for i in range(len(indices)) if i not in selecting]
+    one = tvm.tirx.decl_buffer([buffer.shape[i] for i in walked], buffer.dtype) if selecting else buffer
+    layout = suggest_index_map(one, [indices[i] for i in walked], list(loops), realize.predicate)
     if layout is not None:
-        sch.transform_layout(sch.get_sblock(str(block.name_hint), "main"), ("read", position), layout)
+        sch.transform_layout(
+            sch.get_sblock(str(block.name_hint), "main"),
+            ("read", position),
+            lambda *at: [*(at[i] for i in selecting), *layout.map_indices([at[i] for i in walked])],
+        )
+
+
+def _selects(block: Any, buffer: Any) -> bool:
+    """Tells whether a block reads a buffer at an index that comes from memory."""
+    regions = [region.region for region in block.reads if region.source.same_as(buffer)]
+    return any(type(part.min).__name__ == "TensorLoad" for region in regions for part in region)
