@@ -176,6 +176,24 @@ def test_few_sums_wait_for_each_other() -> None:
     assert found.compute_secs == pytest.approx(64**3 / 16 * (4 + 8 / 16) / clock_hz(M))
 
 
+def test_sums_of_short_runs_side_by_side_do_not_wait_for_each_other() -> None:
+    # Four tiles of one vector in each of eight pieces of k: a step takes a cycle, an FMA's four shared by four, the
+    # loop half of one, and the sums move once for 8 steps.
+    found = analyze_block(tiled(CUBE, (1, 1, 64, 1), (1, 1, 4, 16), (8, 8), 0), M)
+    assert found.compute_secs == pytest.approx(64**3 / 16 * (1 + 0.5 + 8 / 8) / clock_hz(M))
+
+
+@pytest.mark.parametrize(
+    ("rows", "runs", "steps", "faster"), [(1, 4, 8, True), (1, 2, 8, False), (1, 4, 16, False), (64, 4, 8, False)]
+)
+def test_what_is_read_once_comes_faster_in_short_runs_side_by_side(
+    rows: int, runs: int, steps: int, faster: bool
+) -> None:
+    nest = tiled(group(rows, 8192, 4096), (1, 1, rows, 1), (16, 16 // runs, runs, 32), (4096 // steps, steps))
+    found = analyze_block(nest, M)
+    assert (found.secs < found.bytes_moved / M.bandwidth_bytes_per_sec) is faster
+
+
 def test_scalar_without_a_vector_loop() -> None:
     found = analyze_block(gemm(64, 64, 64), M)
     assert (found.vector_lanes, found.accumulators, found.tile) == (1, 1, ())
@@ -434,6 +452,13 @@ def test_many_cores_get_enough_jobs(name: str) -> None:
     best = chosen(on)[0].analysis
     assert best.parallel_extent >= on.num_cores
     assert best.parallel_efficiency > 0.85
+
+
+def test_a_matrix_times_a_vector_is_read_in_runs() -> None:
+    for n, k in ((4096, 4096), (8192, 5120), (1000, 2049)):
+        best = chosen(M, 1, n, k)[0]
+        _, (*_, runs, _), (_, steps) = best.factors
+        assert runs >= 4 and 1 < steps <= 8
 
 
 def test_a_ranking_is_legal_ordered_and_varied() -> None:

@@ -123,7 +123,8 @@ def test_its_trace_replays_from_json(name: str) -> None:
 
 def test_metaschedules_own_choices_are_all_still_there() -> None:
     theirs = Space(kernel("gemm").mod, tvm_target(detect()))
-    mine = [d for d in space("gemm").table(UNTUNED) if d.name not in sites(space("gemm"))]
+    ours = {*sites(space("gemm")), "C padding"}
+    mine = [d for d in space("gemm").table(UNTUNED) if d.name not in ours]
     assert [(d.name, str(d.domain)) for d in mine] == [(d.name, str(d.domain)) for d in theirs.table(UNTUNED)]
 
 

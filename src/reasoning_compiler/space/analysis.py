@@ -15,7 +15,11 @@ from dataclasses import dataclass
 
 from reasoning_compiler.records import Machine
 from reasoning_compiler.space.dots import dot_for
-from reasoning_compiler.space.nest import Access, Nest, Padding, joined
+from reasoning_compiler.space.nest import Access, Loop, Nest, Padding, joined
+
+NUM_RUNS, RUN_STEPS = 4, 8
+"""Of tiles that read a matrix in runs side by side: how many there are at least, and of how many steps of the reduction
+at most, so that all of them are under way at once."""
 
 _FMA_LATENCY_CYCLES = 4
 _LOADS_PER_CYCLE = 2
@@ -25,7 +29,7 @@ _BYTES_PER_CYCLE = {"L2": 32, "L3": 16}  # into the next inner level, per core
 _ONE_CORES_BANDWIDTH = 0.6  # of the memory's, where one core of several works
 _SHOWS = 0.25  # of the time of what does not bound a nest
 _SHOWS_OF_A_STREAM = 0.1  # the same where the hardware prefetches one contiguous stream, and no sums are moved
-_PREFETCHED = 0.87  # of the time that a stream from memory takes, whose loads are announced
+_PREFETCHED = 0.87  # of the time that a stream from memory takes, whose loads are announced or made in several runs
 _LAUNCH_SECS = 4e-6
 _LARGE_BODY = 768  # vector operations in one unrolled body beyond which instruction fetch costs
 _WAYS = {"L1": 8, "L2": 16}
@@ -178,7 +182,7 @@ def analyze_block(nest: Nest, machine: Machine) -> BlockAnalysis:
         times[outer.level] = inner.bytes_in / (_BYTES_PER_CYCLE[outer.level] * clock * cores)
     share = _ONE_CORES_BANDWIDTH if jobs == 1 and machine.num_cores > 1 else 1.0
     times["memory"] = levels[-1].bytes_in / (machine.bandwidth_bytes_per_sec * share)
-    if nest.prefetch_bytes:
+    if nest.prefetch_bytes or tile.reads_in_runs:
         times["memory"] *= _PREFETCHED
     bound = max(times, key=lambda name: times[name])
     hidden = sum(times.values()) - times[bound]
@@ -231,6 +235,7 @@ class _Tile:
         vectors = self.rows * math.ceil(self.vector_extent / self.full_lanes)
         self.accumulators = nest.sums * vectors + self._shift_sums()
         self.steps = self._reduction_steps()
+        self.runs = self._runs()
         rolled = math.prod(x.extent for i, x in extents if i not in self.vector_loops and x.kind != "unrolled")
         unrolled = nest.dot is not None or rolled <= max(nest.unroll_limit, _LLVM_UNROLLS)
         self.fully_unrolled = 1 < self.rows * self.steps <= nest.unroll_limit
@@ -246,9 +251,21 @@ class _Tile:
 
     @property
     def is_stream(self) -> bool:
-        """Whether sums stay in registers over the whole reduction."""
+        """Whether sums stay in registers over the whole reduction, or are moved while it waits for memory."""
         output = self.nest.output
-        return self.in_registers and output is not None and output.in_registers
+        return self.in_registers and output is not None and (output.in_registers or self.reads_in_runs)
+
+    @property
+    def reads_in_runs(self) -> bool:
+        """Whether what is read only once is read in several short runs side by side, as panels of a packed matrix are.
+
+        The core and its prefetchers then have several places to go on at, also where one run meets a page's end.
+        """
+        if self.runs < NUM_RUNS or self.steps > RUN_STEPS or not self.in_registers:
+            return False
+        reads = [a for a in self.nest.accesses if a.external and not a.writes]
+        largest = max(reads, key=lambda a: self.nest.footprint_elements(a, 0), default=None)
+        return largest is not None and not self.nest.reads_again(largest)
 
     @property
     def prefetches(self) -> float:
@@ -304,6 +321,12 @@ class _Tile:
             steps *= loop.extent
         return steps
 
+    def _runs(self) -> int:
+        """Returns how many tiles one step of a further reduction outside has: their sums do not wait for each other."""
+        around = [loop for loop in self.nest.loops[: self.first] if loop.extent > 1]
+        tiles = list(itertools.takewhile(lambda loop: not loop.reduces, _behind(around)))
+        return math.prod(loop.extent for loop in tiles) if len(_behind(around)) > len(tiles) else 1
+
     def _loads(self, access: Access) -> float:
         """Returns load instructions per reduction step for one buffer."""
         elements = self.nest.footprint_elements(access, self.first)
@@ -337,7 +360,8 @@ class _Tile:
         if not nest.reduces:
             return times * (step + vectors * scatter + 0.5)
         if self.in_registers:
-            step = max(step, _FMA_LATENCY_CYCLES)
+            together = self.runs if self.steps <= RUN_STEPS else 1
+            step = max(step, _FMA_LATENCY_CYCLES / together)
             operands = sum(math.ceil(a) for a in (self._loads(x) for x in reads if x.buffer not in self.strided))
             spilled = vectors + min(operands, 4) - machine.num_vector_registers
             step += 1.5 * max(0, spilled)
@@ -352,6 +376,11 @@ class _Tile:
         elif not self.fully_unrolled:
             step += 0.5
         return times * (step + entry)
+
+
+def _behind(loops: Sequence[Loop]) -> list[Loop]:
+    """Returns the loops around the innermost ones that reduce, from the inside out."""
+    return list(itertools.dropwhile(lambda loop: loop.reduces, reversed(loops)))
 
 
 # -- many cores, and the caches -----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 
 from reasoning_compiler.proposer.random import prime_factors
 from reasoning_compiler.records import Machine, TileDomain
-from reasoning_compiler.space.analysis import BlockAnalysis, analyze_block
+from reasoning_compiler.space.analysis import NUM_RUNS, RUN_STEPS, BlockAnalysis, analyze_block
 from reasoning_compiler.space.tiling import TileGroup
 
 Factors = tuple[tuple[int, ...], ...]  # one tuple of factors per tiled loop, in the group's order
@@ -103,7 +103,7 @@ class TileChooser:
         """Returns the register tiles by their own speed, each with the better of its surroundings."""
         judged = []
         for tile in self._register_tiles():
-            surroundings = (self._surround(tile), self._surround(tile, panels=True))
+            surroundings = [self._surround(tile), self._surround(tile, panels=True), *self._in_runs(tile)]
             tried = [self.judge(f, self._unroll_for(tile)) for f in surroundings if self.allows(f)]
             judged += [min(tried, key=lambda t: (t.secs, t.factors))] if tried else []
         return sorted(judged, key=lambda t: (t.analysis.compute_secs, t.factors))
@@ -153,6 +153,26 @@ class TileChooser:
                 levels[-2] *= rest // levels[0]
             factors.append(tuple(levels))
         return tuple(factors)
+
+    def _in_runs(self, tile: dict[int, int]) -> Iterator[Factors]:
+        """Yields factors around a tile of one row with which a matrix is read in runs side by side, if there are any.
+
+        A matrix times a vector is read once, so nothing is gained by blocks for a cache; see `NUM_RUNS`.
+        """
+        *rows, vector = self._spatial or [0]
+        outside, inside = self.group.structure[: -len("RS")], self.group.structure[-len("RS") :]
+        if any(self._domains[i].extent > 1 for i in rows) or inside != "RS" or "R" not in outside or vector not in tile:
+            return
+        factors = list(self._surround(tile))
+        jobs, *between, runs, width = factors[vector]
+        rest = math.prod(between) * runs
+        runs = next((d for d in range(NUM_RUNS, rest + 1) if rest % d == 0), rest)
+        factors[vector] = (jobs, rest // runs, *[1] * (len(between) - 1), runs, width)
+        for index in self._reducing:
+            extent = self._domains[index].extent
+            steps = max(_divisors(extent, RUN_STEPS)) if index == self._reducing[-1] else 1
+            factors[index] = (extent // steps, steps)
+        yield tuple(factors)
 
     def _unroll_for(self, tile: dict[int, int]) -> int:
         """Returns the smallest limit that unrolls the register tile's rows, but not the reduction around them."""

@@ -6,6 +6,12 @@ Here such a loop is offered some iterations more, with TVM's primitive `pad_eins
     for i in range(198), j, k: C_pad[i, j] += (A[i, k] if i < 197 else 0) * B[k, j]       # 33 tiles of 6 rows
     for i in range(197), j: C[i, j] = C_pad[i, j]                                         # or what reads C
 
+A convolution has no plain indices, which `pad_einsum` asks for. So its image is first read through one that has them,
+`reindex`, and after the padding that is inlined again: no patches are ever in memory.
+
+    for h in range(17), w in range(18), co, rh, rw, rc:
+        Y_pad[h, w, co] += (X[h + rh, w + rw, rc] if w < 17 else 0) * W[rh, rw, rc, co]
+
 Nothing that is summed over is padded, so each element of C is the same sum of the same terms. Rows cost no copy: the
 condition on what they share is decided outside the sums, and no result is stored behind the last row. Columns need a
 copy of the operand that is read along them. A constant is laid out ahead of time anyway (`padded_layout`); any other is
@@ -16,6 +22,7 @@ counts.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,12 +34,13 @@ from reasoning_compiler.space.extract import item_bytes
 from reasoning_compiler.space.nest import Padding
 from reasoning_compiler.space.own_rules.marks import LAID_OUT_AHEAD, PADDED
 from reasoning_compiler.space.sketch import TVM_ERRORS
-from reasoning_compiler.space.walk import SPATIAL, constants
+from reasoning_compiler.space.walk import SPATIAL, constants, variables
 
-_ROWS = (4, 6, 8, 12, 14)  # of a register tile
+_ROWS = (4, 6, 8, 12, 13, 14)  # of a register tile
 _VECTORS = (1, 2, 4)  # of a register tile; LLVM keeps no vectors of three in registers
 _MAX_COLUMNS = 64  # of a tile, as in MetaSchedule's rules for CPUs
 _MAX_WASTE = 1 / 8
+_FEWER_VECTORS = 3 / 4  # that padded columns make, of those that divide them
 _MAX_WAYS = 2  # to pad one loop
 
 
@@ -61,7 +69,7 @@ def padded_contraction() -> Any:
                 padded = sch.copy()
                 try:
                     _pad(padded, block, found, extents)
-                except TVM_ERRORS:  # an index that is no plain variable, as in a convolution
+                except TVM_ERRORS:  # an index that is no plain variable, in the result or along the columns
                     break
                 options.append(padded)
             return [sch, *options]
@@ -81,8 +89,8 @@ class _Contraction:
         extents: of its loops.
         rows: positions of loops that the operand which is read along the columns does not have.
         column: the position of the loop that walks the last dimension of the result.
-        left: names of the buffers that are read along no column.
-        right: the name of the buffer that is.
+        is_shared: whether what is read along no column is the same for all of them, not one part for each group.
+        right: the name of the buffer that is read along the columns.
         order: the dimensions of the latter, those that the column walks last.
         is_constant: whether it is laid out ahead of time.
         result: the name of the buffer that is written.
@@ -93,7 +101,7 @@ class _Contraction:
     extents: tuple[int, ...]
     rows: tuple[int, ...]
     column: int
-    left: tuple[str, ...]
+    is_shared: bool
     right: str
     order: tuple[int, ...]
     is_constant: bool
@@ -110,23 +118,27 @@ class _Contraction:
         yield from (row | column for row, column in itertools.product(rows, columns))
 
     def _padded_rows(self, counts: list[int], most: int) -> list[dict[int, int]]:
-        extents = [self.extents[i] for i in self.rows]
-        if not counts or any(e <= most or any(e % d == 0 for d in range(counts[0], most + 1)) for e in extents):
+        if not counts:
             return []
-        return [{self.rows[-1]: padded} for padded in _multiples(extents[-1], counts)] if extents else []
+        long = [i for i in self.rows if self.extents[i] >= counts[0]]
+        if not long or any(self.extents[i] % d == 0 for i in long for d in range(counts[0], most + 1)):
+            return []
+        padded = _multiples(self.extents[long[-1]], counts, (1 + _MAX_WASTE) * self.extents[long[-1]])
+        return [{long[-1]: each} for each in padded]
 
     def _padded_columns(self, lanes: int) -> list[dict[int, int]]:
         extent = self.extents[self.column]
-        if extent <= lanes or extent % lanes == 0:
+        if extent <= lanes or extent % lanes == 0 or not self.is_shared:
             return []
         widths = [vectors * lanes for vectors in _VECTORS if vectors * lanes <= _MAX_COLUMNS]
-        return [{self.column: padded} for padded in _multiples(extent, widths)]
+        most = _FEWER_VECTORS * lanes * extent / math.gcd(extent, lanes)
+        return [{self.column: each} for each in _multiples(extent, widths, most)]
 
 
-def _multiples(extent: int, of: list[int]) -> list[int]:
-    """Returns the least multiples that are worth their waste, in ascending order."""
+def _multiples(extent: int, of: list[int], most: float) -> list[int]:
+    """Returns the least multiples from an extent on that are worth their waste, in ascending order."""
     padded = sorted({-(-extent // size) * size for size in of})
-    return [each for each in padded if each <= (1 + _MAX_WASTE) * extent][:_MAX_WAYS]
+    return [each for each in padded if each <= min(most, (1 + _MAX_WASTE) * padded[0])][:_MAX_WAYS]
 
 
 def _contraction(sch: Any, block: Any) -> _Contraction | None:
@@ -145,7 +157,7 @@ def _contraction(sch: Any, block: Any) -> _Contraction | None:
     along = {True: [], False: []}
     for region in found.reads:
         along[any(part.min.same_as(iterators[column].var) for part in region.region)].append(region)
-    if len(along[True]) != 1 or not along[False]:
+    if len(along[True]) != 1 or not along[False] or len(set(map(_buffer_name, found.reads))) < len(found.reads):
         return None
     (right,) = along[True]
     used = [part.min for part in right.region]
@@ -157,31 +169,47 @@ def _contraction(sch: Any, block: Any) -> _Contraction | None:
         tuple(int(loop.extent) for loop in loops),
         rows,
         column,
-        tuple(str(region.source.name) for region in along[False]),
-        str(right.source.name),
+        not any(iterators[column].var.same_as(v) for r in along[False] for p in r.region for v in variables(p.min)),
+        _buffer_name(right),
         tuple(sorted(range(len(walked)), key=walked.__getitem__)),
         is_constant,
-        str(written.source.name),
+        _buffer_name(written),
         item_bytes(str(written.source.dtype)),
     )
 
 
+def _buffer_name(region: Any) -> str:
+    return str(region.source.name)
+
+
+def _is_plain(region: Any) -> bool:
+    return all(isinstance(part.min, import_tvm().tirx.Var) for part in region.region)
+
+
 def _pad(sch: Any, block: Any, found: _Contraction, extents: dict[int, int]) -> None:
     """Pads the loops at the given positions to the given extents."""
-    root = sch.get_sblock("root", "main")
-    before = {str(sch.get(each).name_hint) for each in sch.get_child_blocks(root)}
+    before = _block_names(sch)
+    for position, region in enumerate(sch.get(block).reads):
+        if not _is_plain(region):
+            sch.reindex(block, ("read", position))
     sch.pad_einsum(block, [extents.get(position, 1) for position in range(len(found.extents))])
-    copies = {str(sch.get(each).name_hint) for each in sch.get_child_blocks(root)} - before
-    for name in found.left:
-        if f"{name}_pad" in copies:
-            sch.compute_inline(sch.get_sblock(f"{name}_pad", "main"))
-    if f"{found.right}_pad" in copies:
-        copy = sch.get_sblock(f"{found.right}_pad", "main")
+    copies = [name for name in _block_names(sch) if name not in before]
+    right, result = f"{found.right}_pad", f"{found.result}_pad"
+    for name in copies:
+        if name not in (right, result):
+            sch.compute_inline(sch.get_sblock(name, "main"))
+    if right in copies:
+        copy = sch.get_sblock(right, "main")
         if found.is_constant:
             sch.annotate(copy, LAID_OUT_AHEAD, 1)
         elif found.order != tuple(sorted(found.order)):  # a copy is made anyway, so it is one to read in vectors
             sch.transform_layout(copy, ("write", 0), lambda *at: [at[dimension] for dimension in found.order])
     with suppress(TVM_ERRORS):  # unless it is the kernel's result
-        sch.compute_inline(sch.get_sblock(f"{found.result}_pad", "main"))
+        sch.compute_inline(sch.get_sblock(result, "main"))
     told = (Padding(found.names[position], found.extents[position], extent) for position, extent in extents.items())
     sch.annotate(block, PADDED, ", ".join(map(str, told)))
+
+
+def _block_names(sch: Any) -> list[str]:
+    """Returns the names of all blocks in the root, in order."""
+    return [str(sch.get(each).name_hint) for each in sch.get_child_blocks(sch.get_sblock("root", "main"))]

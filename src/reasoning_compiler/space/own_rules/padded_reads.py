@@ -1,0 +1,82 @@
+"""A postprocessor that takes the conditions off what padded rows read.
+
+`pad_einsum` has a row that does not count read zeros, by a condition on each of a tile's last rows. Where those are
+many, LLVM does not decide all of them outside the sums. No result of such a row is ever used, so it may as well read
+what the last row that counts reads:
+
+    (X[h + rh, w + rw, rc] if w < 73 else 0)   becomes   X[h + rh, min(w, 72) + rw, rc]
+
+which is an address, computed outside the sums. No schedule primitive does that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.space.own_rules.marks import PADDED
+from reasoning_compiler.space.walk import with_block
+
+
+def padded_reads() -> Any:
+    """Returns the postprocessor; it may be given to MetaSchedule, after its own."""
+    tvm = import_tvm()
+    import tvm_ffi
+    from tvm.ir.utils import derived_object
+    from tvm.s_tir.meta_schedule.postproc import PyPostproc
+
+    @derived_object
+    class PaddedReads(PyPostproc):
+        """Rewrites the blocks that are marked as padded."""
+
+        def _initialize_with_tune_context(self, context: Any) -> None:
+            pass
+
+        def apply(self, sch: Any) -> bool:
+            if any(inst.kind.name == "Annotate" and str(inst.attrs[0]) == PADDED for inst in sch.trace.insts[:]):
+                root = sch.mod["main"].body.block
+                changed = tvm_ffi.structural_map(root, (tvm.s_tir.SBlockRealize, _without_conditions))
+                sch.state.replace(sch.state.get_sref(root), changed, {root: changed})
+            return True
+
+        def clone(self) -> Any:
+            return PaddedReads()
+
+    return PaddedReads()
+
+
+def _without_conditions(realize: Any) -> Any:
+    tvm = import_tvm()
+    import tvm_ffi
+
+    block = realize.block
+    if PADDED not in block.annotations:
+        return realize
+    column = block.writes[0].region[-1].min
+
+    def unconditional(call: Any) -> Any:
+        last = _last_that_count(call)
+        if last is None or any(variable.same_as(column) for variable in last):
+            return call  # a vector of columns reads what lies side by side
+        clamped = {variable: tvm.tirx.min(variable, number) for variable, number in last.items()}
+        return tvm_ffi.structural_map(call.args[1], (tvm.tirx.Var, lambda v: clamped.get(v, v)))
+
+    return with_block(realize, tvm_ffi.structural_map(block.body, (tvm.ir.Call, unconditional)))
+
+
+def _last_that_count(call: Any) -> dict[Any, int] | None:
+    """Returns for each variable in a call's condition the last value for which it holds; None for other calls."""
+    if str(getattr(call.op, "name", "")).rsplit(".", 1)[-1] != "if_then_else":
+        return None
+    last: dict[Any, int] = {}
+    parts = [call.args[0]]
+    while parts:
+        part = parts.pop()
+        kind = type(part).__name__
+        if kind == "And":
+            parts += [part.a, part.b]
+        elif kind == "LT" and isinstance(part.a, import_tvm().tirx.Var) and type(part.b).__name__ == "IntImm":
+            last[part.a] = int(part.b) - 1
+        else:
+            return None
+    return last
