@@ -11,11 +11,22 @@ import numpy as np
 import pytest
 
 from attention_kernels import KERNELS, masked, no_softmax
+from gemm_nest import machine as gemm_machine
 from reasoning_compiler.machine import detect, preset, tvm_target
 from reasoning_compiler.proposer.expert import Expert
+from reasoning_compiler.proposer.expert.fused import FusedChooser
 from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.proposer.random import mutate
-from reasoning_compiler.records import UNTUNED, Machine, Program, Step, Transformation
+from reasoning_compiler.records import (
+    UNTUNED,
+    ChoiceDomain,
+    Decision,
+    Machine,
+    Program,
+    Step,
+    TileDomain,
+    Transformation,
+)
 from reasoning_compiler.space.own_rules.attention_chain import find_chain
 from reasoning_compiler.space.own_rules.masked_columns import Band
 from reasoning_compiler.space.rules import rules_of, with_own_rules
@@ -199,3 +210,20 @@ def test_the_expert_begins_with_it_and_goes_on_from_it(machine: str) -> None:
     context = Context((Step(1, 0, program, first.transformations[0], "expert"), root), made.table(program))
     for move in expert.propose(context, 6, np.random.default_rng(0)).transformations:
         made.edit(program, move)  # all are legal
+
+
+@pytest.mark.parametrize(("length", "heads"), [(1536, 24), (4608, 4)])
+def test_few_rows_of_a_long_sequence_are_a_block(length: int, heads: int) -> None:
+    label, where = "fused over rows", gemm_machine()
+    lanes = where.vector_bytes // 4
+
+    def tile(name: str, extent: int, num: int, most: int) -> Decision:
+        return Decision(f"out.{name} tile", "tile", TileDomain(extent, num, most), (extent, *[1] * (num - 1)))
+
+    tiles = tile("i", length, 3, 16), tile("d", 128 // lanes, 2, 8), tile("j", length // lanes, 2, 8)
+    site = Decision("out fusion", "structure", ChoiceDomain((label,)), label)
+    steps = Decision("out.j_1 factor", "choice", ChoiceDomain((1, 2)), 1)
+    best, *_ = FusedChooser((site, *tiles, steps), where, heads=heads).ranked(1)
+    _, num_tiles, rows = best.sizes.rows
+    assert 16 <= num_tiles * rows <= 64
+    assert num_tiles * rows * length * 4 < where.l2_bytes
