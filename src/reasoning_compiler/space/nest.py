@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -83,6 +83,7 @@ class Access:
             common with one that touches it later, and to which its traffic is counted.
         external: an argument of the kernel, as opposed to an intermediate.
         in_registers: it is of scope "local": no memory, as long as registers last.
+        given: an argument that comes anew in each call, so that nothing lays it out ahead of time.
     """
 
     buffer: str
@@ -94,6 +95,7 @@ class Access:
     shared: int = 0
     external: bool = True
     in_registers: bool = False
+    given: bool = False
 
     def moved_by(self, loop: int) -> bool:
         """Tells whether the loop with that index moves through the buffer at all."""
@@ -229,6 +231,18 @@ class Nest:
             accesses.append(replace(access, shape=shape, item_bytes=item_bytes, steps=steps))
         flops = self.flops * dot.lanes * dot.terms
         return replace(self, loops=self.loops[:-2], accesses=tuple(accesses), flops=flops, dot=dot)
+
+    def reading_in_order(self, buffers: Collection[str]) -> Nest:
+        """Returns this nest with these buffers laid out as it reads them: a dimension for each loop that moves."""
+        accesses = []
+        for access in self.accesses:
+            if access.buffer in buffers:
+                moving = [index for index in range(len(self.loops)) if access.moved_by(index)]
+                shape = tuple(self.loops[index].extent for index in moving)
+                steps = tuple(tuple(float(i == index) for i in range(len(self.loops))) for index in moving)
+                access = replace(access, shape=shape, steps=steps, region=(1,) * len(moving))
+            accesses.append(access)
+        return replace(self, accesses=tuple(accesses))
 
     def tiled(self, structure: str, factors: Mapping[str, Sequence[int]], *, unroll_limit: int = 0) -> Nest:
         """Returns this nest with its loops split and reordered as MetaSchedule's multi-level tiling does.
