@@ -35,6 +35,9 @@ _LARGE_BODY = 768  # vector operations in one unrolled body beyond which instruc
 _WAYS = {"L1": 8, "L2": 16}
 _WAY_BYTES = {"L1": 4096, "L2": 65536}  # typical: lines so far apart share a set; the last cache scatters them
 _CONFLICT_CYCLES = 10
+_PAGE_BYTES = 4096
+_PAGES_AT_HAND = 64  # whose addresses a core has translated and keeps close; typical
+_PAGE_CYCLES = 5  # to look up another one
 _LLVM_UNROLLS = 8  # iterations of a constant inner loop that LLVM unrolls unasked
 
 
@@ -343,6 +346,22 @@ class _Tile:
         rows = math.prod(self.nest.loops[i].extent for i in same_set)
         return _CONFLICT_CYCLES * rows if rows > _WAYS["L1"] else 0.0
 
+    def _pages(self) -> int:
+        """Returns how many operands go on to another page in each reduction step, and come back after too many.
+
+        Only those count that nothing lays out ahead of time.
+        """
+        reducing = self.nest.innermost_reduction
+        if reducing is None:
+            return 0
+        strides = [
+            access.stride(reducing) * access.item_bytes
+            for access in self.nest.accesses
+            if access.given and not access.writes
+        ]
+        extent = math.prod(loop.extent for loop in self.nest.loops if loop.reduces)
+        return sum(stride >= _PAGE_BYTES for stride in strides) if extent > _PAGES_AT_HAND else 0
+
     def cycles(self) -> float:
         """Returns cycles of one core for the whole nest, with all data in L1."""
         nest, machine = self.nest, self.machine
@@ -353,7 +372,7 @@ class _Tile:
             arithmetic = vectors / (machine.fma_per_cycle * nest.dot.per_fma)
         reads = [a for a in nest.accesses if not a.writes]
         loads = (sum(self._loads(a) for a in reads) + self.prefetches) / _LOADS_PER_CYCLE
-        step = max(arithmetic, loads) + sum(self._conflicts(a) for a in reads)
+        step = max(arithmetic, loads) + sum(self._conflicts(a) for a in reads) + _PAGE_CYCLES * self._pages()
         if nest.scalar_calls:
             step += _CALL_CYCLES * nest.scalar_calls * self.rows * self.vector_extent
         scatter = self.full_lanes if nest.output and nest.output.buffer in self.strided else 1

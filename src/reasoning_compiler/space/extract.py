@@ -12,7 +12,7 @@ from reasoning_compiler.space.conditions import share_true
 from reasoning_compiler.space.dots import DOT, dot_named
 from reasoning_compiler.space.nest import PREFETCH, Access, Loop, LoopKind, Nest, read_paddings
 from reasoning_compiler.space.own_rules.marks import LAID_OUT_AHEAD, PADDED
-from reasoning_compiler.space.walk import REDUCTION, factors, variables
+from reasoning_compiler.space.walk import REDUCTION, constants, factors, variables
 
 _KINDS: dict[int, LoopKind] = {0: "serial", 1: "parallel", 2: "vectorized", 3: "unrolled"}
 _ARITHMETIC = {"Add": 1, "Sub": 1, "Mul": 1, "Min": 1, "Max": 1, "Div": 8, "Select": 1}
@@ -29,7 +29,8 @@ def nests(mod: Any) -> tuple[Nest, ...]:
     Best taken after the postprocessors, when loops say whether they are parallel or vectorized. Blocks that lay
     out weights ahead of time are left out. Index expressions are read as sums of loops, see `affine`.
     """
-    walk = _Walk({str(p.name) for p in mod["main"].params})
+    main = mod["main"]
+    walk = _Walk({str(p.name) for p in main.params}, {str(each.name) for each in constants(main)})
     walk.visit(mod["main"].body, _Scope())
     return _with_sharing(walk.found)
 
@@ -43,8 +44,8 @@ class _Scope:
 
 
 class _Walk:
-    def __init__(self, arguments: set[str]) -> None:
-        self.arguments = arguments
+    def __init__(self, arguments: set[str], constants: set[str]) -> None:
+        self.arguments, self.constants = arguments, constants
         self.found: list[Nest] = []
         self._ids = 0
 
@@ -134,6 +135,7 @@ class _Walk:
                     external=name in self.arguments,
                     in_registers=str(buffer.scope()) == "local",
                     selected=any(type(part.min).__name__ == "TensorLoad" for part in region.region[:]),
+                    given=name in self.arguments - self.constants,
                 )
             )
         return tuple(accesses)

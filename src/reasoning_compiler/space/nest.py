@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -85,6 +85,7 @@ class Access:
         in_registers: it is of scope "local": no memory, as long as registers last.
         selected: an index of it comes from memory. The iterations of a register tile count as selecting each something
             else: nobody knows before the run which do not, so each loads for itself.
+        given: an argument that comes anew in each call, so that nothing lays it out ahead of time.
     """
 
     buffer: str
@@ -97,6 +98,7 @@ class Access:
     external: bool = True
     in_registers: bool = False
     selected: bool = False
+    given: bool = False
 
     def moved_by(self, loop: int) -> bool:
         """Tells whether the loop with that index moves through the buffer at all."""
@@ -236,6 +238,18 @@ class Nest:
             accesses.append(replace(access, shape=shape, item_bytes=item_bytes, steps=steps))
         flops = self.flops * dot.lanes * dot.terms
         return replace(self, loops=self.loops[:-2], accesses=tuple(accesses), flops=flops, dot=dot)
+
+    def reading_in_order(self, buffers: Collection[str]) -> Nest:
+        """Returns this nest with these buffers laid out as it reads them: a dimension for each loop that moves."""
+        accesses = []
+        for access in self.accesses:
+            if access.buffer in buffers:
+                moving = [index for index in range(len(self.loops)) if access.moved_by(index)]
+                shape = tuple(self.loops[index].extent for index in moving)
+                steps = tuple(tuple(float(i == index) for i in range(len(self.loops))) for index in moving)
+                access = replace(access, shape=shape, steps=steps, region=(1,) * len(moving))
+            accesses.append(access)
+        return replace(self, accesses=tuple(accesses))
 
     def tiled(self, structure: str, factors: Mapping[str, Sequence[int]], *, unroll_limit: int = 0) -> Nest:
         """Returns this nest with its loops split and reordered as MetaSchedule's multi-level tiling does.

@@ -8,6 +8,7 @@ from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.own_rules.dot_products import dot_products
 from reasoning_compiler.space.own_rules.fused_attention import fused_attention
 from reasoning_compiler.space.own_rules.joined_products import joined_products
+from reasoning_compiler.space.own_rules.operand_packing import operand_packing
 from reasoning_compiler.space.own_rules.packed_contraction import packed_contraction
 from reasoning_compiler.space.own_rules.padded_contraction import padded_contraction
 from reasoning_compiler.space.own_rules.postprocs import with_own_postprocs
@@ -27,7 +28,7 @@ def with_own_rules(theirs: list[Any], *, stream_bytes: int = _CORES_CACHES_BYTES
     """
     tiling = next((i for i, rule in enumerate(theirs) if "MultiLevelTiling" in type(rule).__name__), len(theirs))
     first = [fused_attention(), joined_products(stream_bytes), dot_products()]
-    contractions = [padded_contraction(), packed_contraction(stream_bytes)]
+    contractions = [padded_contraction(), operand_packing(), packed_contraction(stream_bytes)]
     return [*first, *theirs[:tiling], *contractions, *theirs[tiling:], vector_math()]
 
 

@@ -18,7 +18,7 @@ from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.records import ChoiceDomain
 from reasoning_compiler.space.intrinsics import mend_vnni_intrinsic
 from reasoning_compiler.space.own_rules.joined_label import PRODUCTS
-from reasoning_compiler.space.own_rules.marks import NO_RULES, PADDED, STRUCTURE
+from reasoning_compiler.space.own_rules.marks import NO_RULES, PACKED, PADDED, STRUCTURE
 from reasoning_compiler.space.own_rules.postprocs import with_own_postprocs
 from reasoning_compiler.space.walk import blocks
 
@@ -31,6 +31,9 @@ CONTRACTION = "contraction"
 
 INSTRUCTION = "instruction"
 """The same of `own_rules/dot_products.py`."""
+PACKING = "packing"
+"""The same of `own_rules/operand_packing.py`."""
+
 PADDING = "padding"
 """What the site is called at which `own_rules/padded_contraction.py` does."""
 
@@ -44,6 +47,7 @@ _SITE_WORDS = {
     "AutoInline": "inlining",
     "PackedContraction": CONTRACTION,
     "DotProducts": INSTRUCTION,
+    "OperandPacking": PACKING,
     "PaddedContraction": PADDING,
     "FusedAttention": "fusion",
     "JoinedProducts": PRODUCTS,
@@ -320,7 +324,8 @@ def _labels(base: Any, options: list[Any]) -> list[str]:
 
 def _words(option: Any, instructions: list[Any]) -> list[str]:
     kinds = [inst.kind.name for inst in instructions]
-    told = [inst for inst in instructions if inst.kind.name == "Annotate" and str(inst.attrs[0]) in (PADDED, STRUCTURE)]
+    notes = (inst for inst in instructions if inst.kind.name == "Annotate")
+    told = [inst for inst in notes if str(inst.attrs[0]) in (PACKED, PADDED, STRUCTURE)]
     if told:
         return [str(inst.inputs[1]) for inst in told]
     words: list[str] = []

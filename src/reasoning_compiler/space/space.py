@@ -22,10 +22,11 @@ from reasoning_compiler.space.free import NamedBlock, apply_primitives, apply_wh
 from reasoning_compiler.space.legality import why_wrong
 from reasoning_compiler.space.nest import Nest
 from reasoning_compiler.space.own_rules.joined_label import JOINED, PRODUCTS
+from reasoning_compiler.space.own_rules.marks import PACKED
 from reasoning_compiler.space.own_rules.packed_contraction import IN_REGISTERS
 from reasoning_compiler.space.postprocess import postprocess, repeats_a_reduction
 from reasoning_compiler.space.replay import Replay, Replayer, edits_of, show
-from reasoning_compiler.space.sketch import INSTRUCTION, PADDING, Sketch, SketchGenerator
+from reasoning_compiler.space.sketch import INSTRUCTION, PACKING, PADDING, Sketch, SketchGenerator
 from reasoning_compiler.space.tiling import TileGroup, joined_group, tile_groups
 from reasoning_compiler.space.walk import blocks
 
@@ -231,7 +232,8 @@ class Space:
         """The blocks that multi-level tiling splits, with their plain nests and tile decisions; CPU targets only.
 
         A block whose sums may stay in registers stands there a second time, see `TileGroup.needs`; one whose loops may
-        be padded, for each way to do that again; and one more time where an instruction of the target's takes it.
+        be padded, for each way to do that again, as does one whose operand may be packed in each call; and one more
+        time where an instruction of the target's takes it.
         """
         if self.target.kind.name != "llvm":
             return ()
@@ -239,11 +241,14 @@ class Space:
         in_registers = {site: IN_REGISTERS for site, domain in offered if IN_REGISTERS in domain.values}
         by_instruction = {site: domain.values[-1] for site, domain in offered if site.endswith(f" {INSTRUCTION}")}
         contractions = ({}, in_registers) if in_registers else ({},)
-        ways = [p | c for p, c in itertools.product(_paddings(offered), contractions)]
+        ways = [a | b | c for a, b, c in itertools.product(_paddings(offered), _packings(offered), contractions)]
         groups: list[TileGroup] = []
         for chosen in [*ways, by_instruction] if by_instruction else ways:
             words = dict.fromkeys(site.rpartition(" ")[2] for site in chosen)
-            for group in self._tile_groups_of(self._sketches.make(chosen)):
+            sketch = self._sketches.make(chosen)
+            if not chosen.items() <= dict(sketch.structure).items():
+                continue  # what one rule has copied for itself another one leaves alone
+            for group in self._tile_groups_of(sketch):
                 sites = [f"{group.block} {word}" for word in words]
                 if all(site in chosen for site in sites):
                     groups.append(replace(group, needs=tuple((site, chosen[site]) for site in sites)))
@@ -274,6 +279,7 @@ class Space:
             max_jobs=int(limits.get("meta_schedule.parallel", 1)),
             max_vector=int(limits.get("meta_schedule.vectorize", 1)),
             own={nest.block for nest in nests(self.mod)},
+            packing={str(r.block.name_hint) for r, _ in blocks(raw.mod["main"].body) if PACKED in r.block.annotations},
         )
 
     def trace_json(self, program: Program) -> Any:
@@ -386,6 +392,12 @@ def _paddings(offered: Sequence[tuple[str, ChoiceDomain]]) -> list[dict[str, str
     ways = {site: domain.values[1:] for site, domain in offered if site.endswith(f" {PADDING}")}
     ranks = range(max(map(len, ways.values()), default=0))
     return [{}, *({site: str(each[rank]) for site, each in ways.items() if rank < len(each)} for rank in ranks)]
+
+
+def _packings(offered: Sequence[tuple[str, ChoiceDomain]]) -> list[dict[str, str]]:
+    """Returns alternatives for the sites that pack operands: none of them packed, then all."""
+    sites = {site: str(domain.values[-1]) for site, domain in offered if site.endswith(f" {PACKING}")}
+    return [{}, sites] if sites else [{}]
 
 
 def _only_text(values: Mapping[str, Value]) -> dict[str, str]:

@@ -29,6 +29,7 @@ class TileGroup:
         copies: what is copied in each call for this way of tiling.
         products: blocks that are summed up in one pass with it, see `own_rules/joined_products.py`. The rule itself has
             made the outermost tiles parallel and unrolled the register tile.
+        packed: the buffers of those copies that are laid out in the order in which the tiled block reads them.
     """
 
     block: str
@@ -41,6 +42,7 @@ class TileGroup:
     prefetch: Decision | None = None
     copies: tuple[Nest, ...] = ()
     products: tuple[str, ...] = ()
+    packed: frozenset[str] = frozenset()
 
     @property
     def prefetch_bytes(self) -> int:
@@ -50,7 +52,7 @@ class TileGroup:
 
     def tiled(self, factors: Mapping[str, Sequence[int]], *, unroll_limit: int, prefetch_bytes: int = 0) -> Nest:
         """Returns the nest with these factors by loop name, parallel and vectorized as MetaSchedule will do it."""
-        nest = self.nest.tiled(self.structure, factors, unroll_limit=unroll_limit)
+        nest = self.nest.tiled(self.structure, factors, unroll_limit=unroll_limit).reading_in_order(self.packed)
         loops = list(nest.loops)
         if self.products:
             return replace(nest, loops=tuple(_settled(loops)), prefetch_bytes=prefetch_bytes)
@@ -67,7 +69,13 @@ class TileGroup:
 
 
 def tile_groups(
-    raw: Sequence[Nest], table: Sequence[Decision], *, max_jobs: int, max_vector: int, own: Collection[str]
+    raw: Sequence[Nest],
+    table: Sequence[Decision],
+    *,
+    max_jobs: int,
+    max_vector: int,
+    own: Collection[str],
+    packing: Collection[str] = (),
 ) -> tuple[TileGroup, ...]:
     """Returns the tile groups of a program whose tiles are all whole.
 
@@ -77,6 +85,7 @@ def tile_groups(
         max_jobs: see `TileGroup`.
         max_vector: see `TileGroup`.
         own: the kernel's own blocks; what a tiled block reads of others is a copy.
+        packing: the blocks that copy an operand into the order in which it is read.
     """
     by_name = {d.name: d for d in table if isinstance(d.domain, TileDomain)}
     groups = []
@@ -97,8 +106,9 @@ def tile_groups(
             read = {access.buffer for access in nest.accesses if not access.writes}
             made = [each for each in raw if each.block not in own and each.output and each.output.buffer in read]
             copies = tuple(_in_parallel(each, max_vector) for each in made)
+            packed = frozenset(each.output.buffer for each in made if each.block in packing and each.output)
             groups.append(
-                TileGroup(nest.block, nest.tiling, plain, decisions, max_jobs, max_vector, (), prefetch, copies)
+                TileGroup(nest.block, nest.tiling, plain, decisions, max_jobs, max_vector, (), prefetch, copies, packed)
             )
     return tuple(groups)
 

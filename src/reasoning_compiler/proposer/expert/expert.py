@@ -171,13 +171,17 @@ class Expert:
 
     @cached_property
     def _rankings(self) -> list[list[tuple[TileChooser, Tiling]]]:
-        """The best tilings of each block: the best of each structure first, then all others, best first."""
-        found: dict[str, dict[str, list[tuple[TileChooser, Tiling]]]] = {}
+        """The best tilings of each block: the best of each structure first, then all others, best first.
+
+        With an operand packed in each call it counts as another structure.
+        """
+        found: dict[str, dict[tuple[str, bool], list[tuple[TileChooser, Tiling]]]] = {}
         for chooser in self._choosers:
             if chooser.group.products:
                 continue  # instead of several blocks
             ranked = [(chooser, tiling) for tiling in chooser.ranked(_NUM_TILINGS)]
-            found.setdefault(chooser.group.block, {}).setdefault(chooser.group.structure, []).extend(ranked)
+            structure = (chooser.group.structure, bool(chooser.group.packed))
+            found.setdefault(chooser.group.block, {}).setdefault(structure, []).extend(ranked)
         rankings = []
         for structures in found.values():
             ways = [sorted(way, key=lambda choice: choice[1].secs) for way in structures.values()]

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from reasoning_compiler.proposer.expert.tiles import prime_moves
 from reasoning_compiler.records import ChoiceDomain, Decision, Machine, TileDomain, Value
+from reasoning_compiler.space.analysis import clock_hz
 from reasoning_compiler.space.own_rules.fused_label import FUSED, MASKED
 
 _CACHE_SHARE = 0.75
@@ -22,6 +23,9 @@ _L2_BYTES_PER_CYCLE, _L3_BYTES_PER_CYCLE = 32, 16
 _LATENCY_CYCLES = 4
 _LOADS_PER_CYCLE = 2
 _SCORE_BUFFERS = 3  # scores, exponentials, probabilities
+_LIVE_BUFFERS = 2  # of them at a time: each is made of the one before
+_SCORE_PASSES = 6  # over them before the second product, which reads them once for each of its panels
+_MEMORY_SHOWS = 0.5  # of the time in which scores that no cache holds come and go
 _SOFTMAX_CYCLES = 20  # for one vector of scores
 _ITEM_BYTES = 4
 
@@ -127,12 +131,12 @@ class FusedChooser:
         second = self._tile(tile_rows, sizes.depth[-1], keys, from_l2=True) * num_rows / tile_rows * sizes.depth[0]
         first += 0.5 * blocks * keys * depth * _ITEM_BYTES / machine.vector_bytes  # into L1, once for each block
         softmax = _SOFTMAX_CYCLES * num_rows * keys / lanes
-        score_bytes = _SCORE_BUFFERS * rows * keys * _ITEM_BYTES
+        score_bytes = rows * keys * _ITEM_BYTES
         head_bytes = 2 * keys * depth * _ITEM_BYTES
-        if score_bytes > _CACHE_SHARE * machine.l2_bytes:
-            softmax += 2 * _SCORE_BUFFERS * num_rows * keys * _ITEM_BYTES / _L3_BYTES_PER_CYCLE
+        passes = _SCORE_PASSES + sizes.depth[0]
+        softmax += blocks * passes * score_bytes * self._cycles_per_byte(_LIVE_BUFFERS * score_bytes)
         cycles = share * (first + second + softmax)
-        if score_bytes + head_bytes > _CACHE_SHARE * machine.l2_bytes:
+        if _SCORE_BUFFERS * score_bytes + head_bytes > _CACHE_SHARE * machine.l2_bytes:
             cycles += 0.5 * share * blocks * head_bytes / _L3_BYTES_PER_CYCLE
         jobs = (self._heads or machine.num_cores) * blocks
         cycles *= math.ceil(jobs / machine.num_cores) * machine.num_cores / jobs
@@ -145,6 +149,14 @@ class FusedChooser:
         if MASKED in self.label:
             text += f" {1 - share:.0%} of the scores are masked and skipped."
         return FusedChoice(sizes, cycles, text)
+
+    def _cycles_per_byte(self, held_bytes: int) -> float:
+        """Returns what it costs a core to go once more through data of that size, of what its second cache lacks."""
+        machine = self._machine
+        bandwidth = machine.bandwidth_bytes_per_sec / machine.num_cores / clock_hz(machine)
+        l3_bytes = machine.l3_bytes // machine.num_cores
+        from_memory = _MEMORY_SHOWS * _lacking(held_bytes, max(l3_bytes, machine.l2_bytes)) / bandwidth
+        return from_memory + (_lacking(held_bytes, machine.l2_bytes) / _L3_BYTES_PER_CYCLE if l3_bytes else 0.0)
 
     def _in_registers(self, rows: int, vectors: int) -> bool:
         return rows * vectors + vectors + 1 <= self._machine.num_vector_registers
@@ -160,6 +172,11 @@ class FusedChooser:
         )
         spilled = max(0, rows * vectors + vectors + 1 - machine.num_vector_registers)
         return steps * (step + 1.5 * spilled + 0.5) + 2 * rows * vectors
+
+
+def _lacking(held_bytes: int, cache_bytes: int) -> float:
+    """Returns the share of data that a cache does not hold."""
+    return max(0.0, 1 - _CACHE_SHARE * cache_bytes / held_bytes)
 
 
 def _share(blocks: int, rows: int, keys: int, panel: int) -> float:

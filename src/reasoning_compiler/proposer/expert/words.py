@@ -45,11 +45,11 @@ def describe_tiling(group: TileGroup, tiling: Tiling, machine: Machine) -> str:
         text += f" (strided vectors in {', '.join(found.strided)})"
     if tiling.prefetch_bytes:
         text += f"; loads are announced {tiling.prefetch_bytes} bytes ahead"
-    return f"{text}; bound by {found.bound}.{_describe_padding(group, inner)}"
+    return f"{text}; bound by {found.bound}.{_describe_copies(group, inner)}"
 
 
-def _describe_padding(group: TileGroup, inner: Mapping[str, int]) -> str:
-    """Returns a sentence for each padded loop, with its innermost factor, and one for what is copied therefor."""
+def _describe_copies(group: TileGroup, inner: Mapping[str, int]) -> str:
+    """Returns a sentence for each padded loop, with its innermost factor, and one for what is copied."""
     told = []
     for padding in group.nest.padded:
         tiles = f"{padding.padded // inner[padding.loop]} tiles of {inner[padding.loop]}"
@@ -57,7 +57,11 @@ def _describe_padding(group: TileGroup, inner: Mapping[str, int]) -> str:
             f" No good tile divides {padding.extent} iterations of {padding.loop}: padded to {padding.padded}, "
             f"{tiles}, {padding.extra_work:.1%} more work."
         )
-    if group.copies:
+    packed = sorted(group.packed)
+    if packed:
+        names = ", ".join(name.removesuffix("_global") for name in packed)
+        told.append(f" Each call copies {names} into the order of reading, which its many rows pay for.")
+    elif group.copies:
         told.append(f" Each call copies {', '.join(copy.block.removesuffix('_pad') for copy in group.copies)} for it.")
     return "".join(told)
 

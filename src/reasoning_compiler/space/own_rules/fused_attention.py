@@ -5,6 +5,10 @@ registers; the softmax on them, in vectors; the product with V, by another regis
 a tile reads it in vectors: [..., keys / lanes, depth, lanes]. FlashAttention (Dao et al., 2022) goes on to blocks of
 keys; on a CPU a block of whole rows fits the second-level cache until sequences are very long.
 
+Where only short vectors divide the keys, or none, what is reduced is laid out in whole ones, filled up with what
+changes no result: a predicate of a reduction would be lost where TVM moves it. The loops over panels of keys are marked
+for TVM to split off the iteration in which the last vector is cut, element by element.
+
 Where a causal or windowed mask leaves scores out, the loops over blocks of keys are marked, and `skip_masked` makes
 them skip those that do not count. Without it the program is right, too.
 """
@@ -12,6 +16,8 @@ them skip those that do not count. Without it the program is right, too.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from reasoning_compiler.machine.targets import target_vector_unit
@@ -27,14 +33,19 @@ from reasoning_compiler.space.walk import REDUCTION
 _FLOAT_BYTES = 4
 _MIN_LANES = 4
 _MIN_ROWS = 16  # that share the packed keys; packing costs as much as a few rows' products
+_MIN_TILE_ROWS = 4  # where the last vector of keys is not whole
 _MAX_TILE_ROWS, _MAX_TILE_VECTORS = 16, 8
 _STEPS = (1, 2, 4)  # of the sums, unrolled
+_MAX_WASTE = 1 / 8  # of the last vector of keys, of all
+_NEUTRAL = {"Add": 0.0, "Max": -3.4028234663852886e38}
+_PARTITION = "pragma_loop_partition_hint"  # TVM's own: iterations in which a condition always holds go apart
 
 
 def fused_attention() -> Any:
     """Returns the rule: an alternative for the last product of each attention that it finds, `fused over rows`.
 
-    It is not offered where the keys are no multiple of 4 or too few rows share them; then nothing would be gained.
+    It is not offered where too few rows share the keys, or where no vectors divide the keys and the last one would be a
+    large part of all or no register tile divides the rows; then nothing would be gained.
     """
     import_tvm()
     from tvm.ir.utils import derived_object
@@ -53,15 +64,12 @@ def fused_attention() -> Any:
         def apply(self, sch: Any, block: Any) -> list[Any]:
             found = sch.get(block)
             chain = find_chain(sch.mod, str(found.name_hint)) if self.lanes and found.init is not None else None
-            lanes = _lanes(chain, self.lanes) if chain is not None else None
-            if chain is None or lanes is None:
-                return [sch]
-            fused = sch.copy()
-            try:
-                _fuse(fused, chain, *lanes)
-            except TVM_ERRORS:  # something that only TVM sees keeps a block where it is
-                return [sch]
-            return [sch, fused]
+            for lanes in _lanes(chain, self.lanes) if chain is not None else []:
+                fused = sch.copy()
+                with suppress(TVM_ERRORS):  # something that only TVM sees keeps a block where it is
+                    _fuse(fused, chain, *lanes)
+                    return [sch, fused]
+            return [sch]
 
         def clone(self) -> Any:
             return FusedAttention()
@@ -69,16 +77,28 @@ def fused_attention() -> Any:
     return FusedAttention()
 
 
-def _lanes(chain: Chain, widest: int) -> tuple[int, int] | None:
-    """Returns the vector lengths over keys and over depth; None where the rule is not worth it."""
+def _lanes(chain: Chain, widest: int) -> list[tuple[int, int]]:
+    """Returns vector lengths over keys and over depth, the better ones first; none where the rule is not worth it."""
     scores, out = chain.scores, chain.out
     keys, depth = (math.gcd(p.extents[p.column], widest) for p in (scores, out))
     # Query heads that share a KV head share its packed keys, too.
-    rows = scores.extents[scores.row]
-    return (keys, depth) if min(keys, depth) >= _MIN_LANES and rows >= _MIN_ROWS else None
+    rows, num_keys = scores.extents[scores.row], scores.extents[scores.column]
+    if depth < _MIN_LANES or rows < _MIN_ROWS:
+        return []
+    whole = [(keys, depth)] if keys >= _MIN_LANES else []
+    is_short = 2 * keys < widest or keys < _MIN_LANES
+    fills = is_short and -num_keys % widest <= _MAX_WASTE * num_keys and _has_tile(rows)
+    return [(widest, depth), *whole] if fills else whole
+
+
+def _has_tile(rows: int) -> bool:
+    return any(rows % size == 0 for size in range(_MIN_TILE_ROWS, _MAX_TILE_ROWS + 1))
 
 
 def _fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int) -> None:
+    is_odd = chain.scores.extents[chain.scores.column] % lanes > 0
+    if is_odd:  # what follows the scores fills up their last vector, which a product cannot
+        chain = replace(chain, after_scores=())
     scores, out = sch.get_sblock(chain.scores.name, "main"), sch.get_sblock(chain.out.name, "main")
     stages = {stage.name: sch.get_sblock(stage.name, "main") for stage in chain.stages}
     tail = [sch.get_sblock(name, "main") for name in chain.tail]
@@ -90,6 +110,7 @@ def _fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int) -> None:
 
     inlined = _inline(sch, chain, stages)
     placed = [s for s in chain.stages if s.name not in inlined and s.name not in chain.after_scores]
+    padded = _fill_last_vector(sch, placed, stages, lanes) if is_odd else {}
     partial = {s.name: _split_reduction(sch, s, stages[s.name], lanes) for s in placed if s.reduces}
     _pack(sch, scores, chain.scores, lanes)
     if chain.out.right_column != chain.out.right_rank - 1:
@@ -111,7 +132,7 @@ def _fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int) -> None:
         _vectorize(sch, sch.get_loops(last)[-1], depth_lanes)
     _, tile = _tile_copy(sch, *copied, rows[1:], [*depths, depth_lanes])
     out_sums = _tile_sums(sch, out, chain.out, tile, depth_lanes, [*keys, None, steps])
-    panels = [(out_sums[0], chain.weights)]
+    panels = [(out_sums[0], chain.weights, 1)]
 
     # What the block of rows needs, computed in front of it, last things first.
     for stage in reversed(placed):
@@ -124,7 +145,7 @@ def _fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int) -> None:
     sch.compute_at(score_copy, block, preserve_unit_loops=True)
     copied = sch.get_loops(score_copy)[1 - len(chain.scores.extents) :]
     panel, tile = _tile_copy(sch, copied[chain.row_dim], copied[chain.column_dim], rows[1:], [*keys, lanes])
-    panels.append((panel, -1))
+    panels.append((panel, -1, 1))
     score_sums = _tile_sums(sch, scores, chain.scores, tile, lanes, [None, steps])
 
     # In parallel before the sums are split from their zeros: TVM's proof needs them whole.
@@ -133,21 +154,28 @@ def _fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int) -> None:
     sch.annotate(jobs, SETTLED, 1)
     for stage in placed:
         if stage.reduces:
-            panels.append((_vectorize_reduction(sch, stage, partial[stage.name], keys), stage.over))
+            panel = _vectorize_reduction(sch, stage, partial[stage.name], keys)
+            panels.append((panel, stage.over, lanes if is_odd else 1))
         elif stage.column is not None:
-            column = sch.get_loops(stages[stage.name])[stage.column - len(stage.loops)]
-            stage_panel, vector, lane = sch.split(column, [*keys, lanes])
+            loops = sch.get_loops(stages[stage.name])
+            if stage.name in padded:
+                lane = loops[-1]
+                panel, vector = sch.split(loops[-2], keys)
+            else:
+                panel, vector, lane = sch.split(loops[stage.column - len(stage.loops)], [*keys, lanes])
             _vectorize(sch, lane)
             sch.unroll(vector)
-            panels.append((stage_panel, stage.over))
+            panels.append((panel, stage.over, lanes if stage.name in padded else 1))
     for init in (sch.decompose_reduction(scores, score_sums[0]), sch.decompose_reduction(out, out_sums[0])):
         *_, init_row, init_vector, init_lane = sch.get_loops(init)
         sch.unroll(init_row)
         sch.unroll(init_vector)
         _vectorize(sch, init_lane)
-    if chain.live is not None:
-        for loop, access in panels:
-            sch.annotate(loop, SKIP_MASKED, mark(chain, access))
+    for loop, access, width in panels:
+        if chain.live is not None:
+            sch.annotate(loop, SKIP_MASKED, mark(chain, access, width))
+        if is_odd:
+            sch.annotate(loop, _PARTITION, 1)
     if alone:  # nothing is left for other rules
         mark_vector_math(sch)
         sch.annotate(sch.get_sblock("root", "main"), NO_RULES, "None")
@@ -219,6 +247,31 @@ def _inline(sch: Any, chain: Chain, stages: dict[str, Any]) -> set[str]:
     return names
 
 
+def _fill_last_vector(sch: Any, placed: list[Stage], stages: dict[str, Any], lanes: int) -> dict[str, float]:
+    """Lays out what is reduced as [..., columns / lanes, lanes], with what changes no result behind the last column.
+
+    A reduction over whole vectors is right then. Returns that by the names of the stages that make it.
+
+    Raises:
+        LookupError: what is reduced is made by none of the stages, or reduced by other than sum and maximum.
+        ValueError: it is reduced in two ways, or no float32 with the columns last.
+    """
+    fillers: dict[str, float] = {}
+    makers = {stage.buffer: stage for stage in placed}
+    for stage in placed:
+        if stage.reduces:
+            made = makers[stage.statement.block.reads[stage.over].source]
+            filler = _NEUTRAL[type(stage.statement.value).__name__]
+            is_last = made.column is not None and made.loops[made.column] == len(made.loops) - 1
+            if fillers.setdefault(made.name, filler) != filler or not is_last or made.buffer.dtype != "float32":
+                raise ValueError(f"`{made.name}` cannot be filled up")
+    for name, filler in fillers.items():
+        sch.transform_layout(
+            stages[name], ("write", 0), lambda *at: (*at[:-1], at[-1] // lanes, at[-1] % lanes), pad_value=filler
+        )
+    return fillers
+
+
 def _pack(sch: Any, block: Any, product: Product, lanes: int) -> None:
     """Lays out the right operand as [..., columns / lanes, reduced, lanes], all of it, in parallel."""
     column, reduced = product.right_column, product.right_reduced
@@ -228,6 +281,7 @@ def _pack(sch: Any, block: Any, product: Product, lanes: int) -> None:
         block,
         ("read", product.right),
         lambda *at: (*(at[i] for i in others), at[column] // lanes, at[reduced], at[column] % lanes),
+        assume_injective_transform=bool(product.extents[product.column] % lanes),  # the rest of the last is never read
     )
     loops = sch.get_loops(packed)
     outer, lane = sch.split(loops[column], [None, lanes])

@@ -13,6 +13,9 @@ PADDED = "reasoning_compiler.padded"
 """On a block: which of its loops have iterations more than there are results, as "i from 197 to 198"; also its
 alternative's label."""
 
+PACKED = "reasoning_compiler.packed"
+"""On a block that copies an operand in each call, into the order in which it is read; also its alternative's label."""
+
 LAID_OUT_AHEAD = "meta_schedule.layout_rewrite_preproc"
 """MetaSchedule's own, on a block that copies a constant: the builder takes it out, and it runs once."""
 

@@ -61,7 +61,7 @@ def padded_contraction() -> Any:
                 self.unit = target_vector_unit(context.target)
 
         def apply(self, sch: Any, block: Any) -> list[Any]:
-            found = _contraction(sch, block) if self.unit is not None else None
+            found = plain_contraction(sch, block) if self.unit is not None else None
             if found is None:
                 return [sch]
             options = []
@@ -81,7 +81,7 @@ def padded_contraction() -> Any:
 
 
 @dataclass(frozen=True)
-class _Contraction:
+class Contraction:
     """A block that sums up over products.
 
     Args:
@@ -141,7 +141,7 @@ def _multiples(extent: int, of: list[int], most: float) -> list[int]:
     return [each for each in padded if each <= min(most, (1 + _MAX_WASTE) * padded[0])][:_MAX_WAYS]
 
 
-def _contraction(sch: Any, block: Any) -> _Contraction | None:
+def plain_contraction(sch: Any, block: Any) -> Contraction | None:
     """Returns what there is to know of a block; None if it does not reduce, or is not alone in plain loops."""
     found, main = sch.get(block), sch.mod["main"]
     loops = [sch.get(loop) for loop in sch.get_loops(block)]
@@ -164,7 +164,7 @@ def _contraction(sch: Any, block: Any) -> _Contraction | None:
     rows = tuple(i for i in spatial if not any(index.same_as(iterators[i].var) for index in used))
     is_constant = any(right.source.same_as(constant) for constant in constants(main))
     walked = [index.same_as(iterators[column].var) for index in used]
-    return _Contraction(
+    return Contraction(
         tuple(str(loop.loop_var.name) for loop in loops),
         tuple(int(loop.extent) for loop in loops),
         rows,
@@ -186,7 +186,7 @@ def _is_plain(region: Any) -> bool:
     return all(isinstance(part.min, import_tvm().tirx.Var) for part in region.region)
 
 
-def _pad(sch: Any, block: Any, found: _Contraction, extents: dict[int, int]) -> None:
+def _pad(sch: Any, block: Any, found: Contraction, extents: dict[int, int]) -> None:
     """Pads the loops at the given positions to the given extents."""
     before = _block_names(sch)
     for position, region in enumerate(sch.get(block).reads):

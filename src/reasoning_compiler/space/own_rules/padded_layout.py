@@ -4,7 +4,8 @@ MetaSchedule's `RewriteLayout` lays out nothing that is selected; here all that 
 
 It takes the block that pads a constant for a copy like its own, and would lay out the constant itself like the padded
 buffer, which has another shape. Here the padded buffer is laid out in the order in which it is read, and the padding is
-what is done ahead of time.
+what is done ahead of time. What each call copies of operands that are no constants (`operand_packing`) is laid out
+here, too.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from __future__ import annotations
 from typing import Any
 
 from reasoning_compiler.machine.toolchain import import_tvm
-from reasoning_compiler.space.own_rules.marks import LAID_OUT_AHEAD
+from reasoning_compiler.space.own_rules.marks import LAID_OUT_AHEAD, PACKED
 from reasoning_compiler.space.walk import bindings, blocks, constants
 
 
 def padded_layout(theirs: Any) -> Any:
-    """Returns the postprocessor; it leaves programs in which no constant is padded or selected to MetaSchedule's.
+    """Returns the postprocessor; it leaves the constants to MetaSchedule's where none is padded or selected.
 
     Args:
         theirs: `RewriteLayout`.
@@ -34,6 +35,7 @@ def padded_layout(theirs: Any) -> Any:
             theirs._initialize_with_tune_context(context)
 
         def apply(self, sch: Any) -> bool:
+            _lay_out_copies(sch)
             return _lay_out_constants(sch) or theirs.apply(sch)
 
         def clone(self) -> Any:
@@ -64,6 +66,15 @@ def _lay_out_constants(sch: Any) -> bool:
         if len(readers) == 1:
             _lay_out(sch, *readers[0])
     return True
+
+
+def _lay_out_copies(sch: Any) -> None:
+    """Lays out what each call copies of operands that are no constants."""
+    for realize, _ in blocks(sch.mod["main"].body):
+        if PACKED in realize.block.annotations:
+            readers = _readers(sch, realize.block.writes[0].source)
+            if len(readers) == 1:
+                _lay_out(sch, *readers[0])
 
 
 def _readers(sch: Any, buffer: Any) -> list[tuple[Any, int]]:

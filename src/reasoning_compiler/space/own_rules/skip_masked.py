@@ -22,16 +22,18 @@ from reasoning_compiler.space.walk import bindings
 _PARALLEL = 1  # in TVM's ForKind
 
 
-def mark(chain: Chain, access: int) -> str:
+def mark(chain: Chain, access: int, lanes: int = 1) -> str:
     """Returns the value of the mark on a loop over blocks of keys.
 
     Args:
         chain: what is computed, with a mask.
         access: which read of the first block in the loop that reads anything has rows and columns, its own result not
             counted; -1 where that result has.
+        lanes: of the vectors in which its columns lie, in two dimensions; 1 where they lie in one.
     """
     assert chain.live is not None
-    return json.dumps([access, chain.row_dim, chain.column_dim, chain.live.first, chain.live.last])
+    told = [access, chain.row_dim, chain.column_dim, chain.live.first, chain.live.last]
+    return json.dumps(told if lanes == 1 else [*told, lanes])
 
 
 def skip_masked() -> Any:
@@ -98,8 +100,8 @@ def _conditions(tvm: Any, nest: Any) -> dict[Any, Any]:
     for loop in inner:
         if SKIP_MASKED not in loop.annotations:
             continue
-        access, row_dim, column_dim, first, last = json.loads(str(loop.annotations[SKIP_MASKED]))
-        row, column = _indices(tvm, loop, access, row_dim, column_dim)
+        access, row_dim, column_dim, first, last, *lanes = json.loads(str(loop.annotations[SKIP_MASKED]))
+        row, column = _indices(tvm, loop, access, row_dim, column_dim, *lanes)
         below = []
         tvm_ffi.structural_walk(loop.body, (tvm.tirx.For, below.append))
         rows = analyzer.int_set(row, everywhere)
@@ -117,7 +119,7 @@ def _interval(tvm: Any, loop: Any) -> Any:
     return tvm.sym.IntervalSet(loop.min, loop.min + loop.extent - 1)
 
 
-def _indices(tvm: Any, loop: Any, access: int, row_dim: int, column_dim: int) -> tuple[Any, Any]:
+def _indices(tvm: Any, loop: Any, access: int, row_dim: int, column_dim: int, lanes: int = 1) -> tuple[Any, Any]:
     """Returns row and column of an access in a loop's body, see `mark`, in loop variables."""
     import tvm_ffi
 
@@ -128,7 +130,8 @@ def _indices(tvm: Any, loop: Any, access: int, row_dim: int, column_dim: int) ->
     others = [region for region in realize.block.reads if not region.source.same_as(written.source)]
     region = (written if access < 0 else others[access]).region
     known = partial(_known, bindings(realize))
-    row, column = (tvm_ffi.structural_map(region[dim].min, (tvm.tirx.Var, known)) for dim in (row_dim, column_dim))
+    column = region[column_dim].min if lanes == 1 else region[column_dim].min * lanes + region[column_dim + 1].min
+    row, column = (tvm_ffi.structural_map(index, (tvm.tirx.Var, known)) for index in (region[row_dim].min, column))
     return row, column
 
 
