@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reasoning_compiler.records import Machine
-from reasoning_compiler.space.dots import dot_for
+from reasoning_compiler.space.dots import dots_for
 from reasoning_compiler.space.nest import Access, Nest, Padding
 
 _FMA_LATENCY_CYCLES = 4
@@ -161,8 +161,7 @@ def roofline_secs(flops: float, num_bytes: float, machine: Machine, *, peak_flop
 
 
 def _peak_flops(nest: Nest, machine: Machine) -> float:
-    dot = dot_for(nest.dtypes, machine.features)
-    return machine.peak_flops * (dot.gain if dot is not None else 1.0)
+    return machine.peak_flops * max((dot.gain(machine) for dot in dots_for(nest.dtypes, machine.features)), default=1.0)
 
 
 def analyze_block(nest: Nest, machine: Machine) -> BlockAnalysis:

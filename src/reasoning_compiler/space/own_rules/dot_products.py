@@ -3,12 +3,13 @@
 Tiled like `packed_contraction`, with the sums of a register tile in registers over the whole reduction; the tile counts
 vectors of columns, and the reduction groups of terms:
 
-    for i_0, j_0, i_1, j_1:                                # j counts vectors of 16 columns
+    for i_0, j_0, i_1, j_1:                                # j counts vectors of, say, 16 columns
         for k_0, k_1: for i_2: for j_2:                    # k counts groups of 4 (2 in bfloat16)
             for lane: for term: C_local[i, 16 * j + lane] += A[i, 4 * k + term] * B[4 * k + term, 16 * j + lane]
 
 The last two loops are marked, and the builder puts the instruction in their place (`measure/dot_products.py`). As they
 stand last, MetaSchedule's `RewriteLayout` packs a constant B into [..., 16, 4], which is what the instruction reads.
+Which instruction, and so how many columns and terms, is the target's: the same rule serves AVX-512, AVX2 and Arm.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from reasoning_compiler.machine.toolchain import import_tvm
-from reasoning_compiler.space.dots import DOT, Dot, dot_for
+from reasoning_compiler.space.dots import DOT, Dot, dots_for
 from reasoning_compiler.space.own_rules.marks import STRUCTURE
 from reasoning_compiler.space.walk import REDUCTION, constants, factors
 
@@ -77,16 +78,19 @@ def _place(sch: Any, name: Any, features: frozenset[str]) -> _Place | None:
     variables = [iter_var.var for iter_var in block.iter_vars]
     written = block.writes[0].source
     for left, right in (operands, operands[::-1]):
-        dot = dot_for((str(x.dtype) for x in (left.source, right.source, written)), features)
+        dots = dots_for((str(x.dtype) for x in (left.source, right.source, written)), features)
         term, column = _position(variables, left.indices[-1]), _position(variables, block.body.indices[-1])
-        if dot is None or term is None or column is None or not _in_place(sch, left.source, right.source, dot):
+        if term is None or column is None:
             continue
         steps = [_position(variables, index) for index in right.indices]
-        extents = [int(iter_var.dom.extent) for iter_var in block.iter_vars]
         reduces = [int(iter_var.iter_type) == REDUCTION for iter_var in block.iter_vars]
-        fits = extents[term] % dot.terms == 0 and extents[term] > dot.terms and extents[column] % dot.lanes == 0
-        if fits and reduces[term] and not reduces[column] and steps.count(term) == steps.count(column) == 1:
-            return _Place(dot, column, term)
+        if not reduces[term] or reduces[column] or not steps.count(term) == steps.count(column) == 1:
+            continue
+        terms, columns = (int(block.iter_vars[at].dom.extent) for at in (term, column))
+        for dot in dots:
+            fits = terms % dot.terms == 0 and terms > dot.terms and columns % dot.lanes == 0
+            if fits and _in_place(sch, left.source, right.source, dot):
+                return _Place(dot, column, term)
     return None
 
 
@@ -100,7 +104,8 @@ def _in_place(sch: Any, left: Any, right: Any, dot: Dot) -> bool:
     Of bfloat16, TVM keeps its own buffers as float32; what is shifted has to be there before the loops begin.
     """
     main = sch.mod["main"]
-    free = dot.left == "uint8" or any(left.same_as(parameter) for parameter in main.params)
+    plain = dot.left != "bfloat16" and not dot.shifted
+    free = plain or any(left.same_as(parameter) for parameter in main.params)
     return free and any(right.same_as(each) for each in constants(main))
 
 
