@@ -21,6 +21,7 @@ from reasoning_compiler.machine import detect
 from reasoning_compiler.measure.dot_products import with_dot_products
 from reasoning_compiler.measure.lowering import compile_for
 from reasoning_compiler.measure.packing import split_packing
+from reasoning_compiler.measure.prefetching import with_prefetches
 from reasoning_compiler.proposer.expert.expert import Expert
 from reasoning_compiler.proposer.random import mutate
 from reasoning_compiler.records import UNTUNED, Program, Transformation
@@ -84,9 +85,9 @@ def kernel(name: str) -> Kernel:
     return KERNELS[name]()
 
 
-def space_of(mod: Any, target: Any) -> Space:
+def space_of(mod: Any, target: Any, *, l2_bytes: int = 1 << 20) -> Space:
     target = tvm.target.Target(target)
-    return Space(mod, target, rules=with_own_rules(rules_of(mod, target)))
+    return Space(mod, target, rules=with_own_rules(rules_of(mod, target), stream_bytes=l2_bytes))
 
 
 @cache
@@ -106,7 +107,7 @@ def by_dots(made: Space, *edits: tuple[str, Any]) -> Program:
 
 def compiled(made: Space, program: Program) -> tuple[Any, Any]:
     packed = split_packing(made.schedule(program).mod)
-    packed = replace(packed, kernel=with_dot_products(packed.kernel))
+    packed = replace(packed, kernel=with_dot_products(with_prefetches(packed.kernel)))
     return packed, compile_for(packed.library, made.target)
 
 
@@ -276,3 +277,46 @@ def test_the_expert_opens_with_it_and_says_why() -> None:
     assert dict(first.edits)["C instruction"] == "dot products of 4 (vpdpbusd, shifted)"
     assert "16 × 4 products at once" in first.reasoning
     assert any("C instruction" not in dict(t.edits) for t in proposal.transformations), "the usual ways are tried, too"
+
+
+FEW_ROWS = (("C.i tile", (1, 1, 2)), ("C.j_0 tile", (3, 1, 2)))
+
+
+@pytest.mark.parametrize("dtype", MNEMONIC)
+def test_what_few_rows_stream_from_memory_may_be_prefetched(dtype: str) -> None:
+    needs(dtype)
+    made = space_of(gemm(2, 96, 64, dtype=dtype).mod, WITH_BOTH, l2_bytes=256)
+    terms = 2 if dtype == "bfloat16" else 4
+    near, far = (by_dots(made, *FEW_ROWS, ("C.k_0 tile", (64 // terms, 1)), ("C prefetch bytes", d)) for d in (0, 8192))
+    packed, library = compiled(made, far)
+    calls: list[Any] = []
+
+    def keep(call: Any) -> Any:
+        calls.extend([call] if str(getattr(call.op, "name", "")) == "tirx.prefetch" else [])
+        return call
+
+    tvm_ffi.structural_map(packed.kernel["main"].body, (tvm.ir.Call, keep))
+    size = 2 if dtype == "bfloat16" else 1
+    ahead = [size * int(call.args[0].args[0].indices[-1].b) for call in calls]
+    assert ahead == [8192, 8192 + 64], "two vectors of 64 bytes in each step"
+    assert re.search(rf"prefetchnta[^#]*?\b{MNEMONIC[dtype]}\b", library.mod.inspect_source("asm"), re.DOTALL)
+    assert "prefetch" not in compiled(made, near)[1].mod.inspect_source("asm")
+    inputs = inputs_of(made, 4)
+    np.testing.assert_array_equal(output(made, far, inputs), output(made, near, inputs))
+
+
+def test_the_analysis_and_the_expert_know_that_prefetches_pay_for_few_rows() -> None:
+    from test_proposers import of_root
+
+    wide, small = gemm(2, 4096, 2048, dtype="uint8"), machine(l2_bytes=1 << 20, l3_bytes=4 << 20)
+    made = space_of(wide.mod, WITH_BOTH)
+
+    def judged(distance: int) -> Any:
+        tiles = (("C.i tile", (1, 1, 2)), ("C.j_0 tile", (64, 1, 4)), ("C.k_0 tile", (512, 1)))
+        found = analyze(made.nests(by_dots(made, *tiles, ("C prefetch bytes", distance))), small)
+        return next(block for block in found.blocks if block.block == "C_update")
+
+    assert judged(0).bound == "memory" and judged(8192).secs < 0.95 * judged(0).secs
+    assert judged(8192).compute_secs > judged(0).compute_secs, "they take load slots"
+    first = dict(Expert(made, small).propose(of_root(made), 3, np.random.default_rng(0)).transformations[0].edits)
+    assert "dot products" in first["C instruction"] and first["C prefetch bytes"] > 0

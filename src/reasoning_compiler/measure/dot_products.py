@@ -146,6 +146,8 @@ class _Tile:
         imports = {_IMPORT: _bfloat16_code(self.dot)} if self.dot.left == "bfloat16" else {}
         for loop in reversed(self.reducing):
             notes = {**loop.annotations, **imports} if loop is self.reducing[0] else loop.annotations
+            if type(loop.body).__name__ == "SeqStmt":  # prefetches stand before what has been replaced
+                inner = tvm.tirx.SeqStmt([*loop.body.seq[:-1], inner])
             inner = tvm.tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, inner, None, notes)
         return tvm.tirx.SeqStmt([*before, inner, *after]) if before else inner
 

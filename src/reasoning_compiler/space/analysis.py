@@ -254,8 +254,12 @@ class _Tile:
         if not self.nest.prefetch_bytes:
             return 0.0
         reads = [a for a in self.nest.accesses if a.external and not a.writes]
-        moved = [a for a in reads if any(a.moved_by(i) for i in self.vector_loops)]
-        return sum(self._loads(a) * self.machine.vector_bytes / self.machine.cache_line_bytes for a in moved)
+        if self.nest.dot is not None:
+            moved, vector_bytes = [self._vectors(reads)], self._vectors(reads).item_bytes
+        else:
+            moved = [a for a in reads if any(a.moved_by(i) for i in self.vector_loops)]
+            vector_bytes = self.machine.vector_bytes
+        return sum(self._loads(a) * vector_bytes / self.machine.cache_line_bytes for a in moved)
 
     def _first_tile_loop(self) -> int:
         loops = self.nest.loops
@@ -284,8 +288,13 @@ class _Tile:
         """Returns the vectors of sums that make good for a shifted operand: one for each vector of B in the tile."""
         if self.nest.dot is None or not self.nest.dot.shifted:
             return 0
-        widest = max((a for a in self.nest.accesses if not a.writes), key=lambda access: access.item_bytes)
-        return int(self.nest.footprint_elements(widest, self.first))
+        vectors = self._vectors([a for a in self.nest.accesses if not a.writes])
+        return int(self.nest.footprint_elements(vectors, self.first))
+
+    @staticmethod
+    def _vectors(reads: Sequence[Access]) -> Access:
+        """Returns which operand a dot product reads in vectors: B."""
+        return max(reads, key=lambda access: access.item_bytes)
 
     def _strided(self) -> tuple[str, ...]:
         if not self.vector_loops:

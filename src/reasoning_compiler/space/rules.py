@@ -14,7 +14,6 @@ from reasoning_compiler.space.own_rules.vector_math import vector_math
 
 _JOBS_PER_CORE = (16, 8, 4, 2, 1)
 _PARALLEL = "meta_schedule.parallel"
-_OURS = (fused_attention, dot_products)
 _CORES_CACHES_BYTES = 1 << 20  # a usual second-level cache
 
 
@@ -26,7 +25,7 @@ def with_own_rules(theirs: list[Any], *, stream_bytes: int = _CORES_CACHES_BYTES
         stream_bytes: a constant that is larger may be prefetched; what a core's caches hold.
     """
     tiling = next((i for i, rule in enumerate(theirs) if "MultiLevelTiling" in type(rule).__name__), len(theirs))
-    first = [rule() for rule in _OURS]
+    first = [fused_attention(), dot_products(stream_bytes)]
     contractions = [padded_contraction(), packed_contraction(stream_bytes)]
     return [*first, *theirs[:tiling], *contractions, *theirs[tiling:], vector_math()]
 

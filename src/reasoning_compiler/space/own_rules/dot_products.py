@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.dots import DOT, Dot, dots_for
+from reasoning_compiler.space.own_rules.announced import announce_streams
 from reasoning_compiler.space.own_rules.marks import STRUCTURE
 from reasoning_compiler.space.walk import REDUCTION, constants, factors
 
@@ -35,8 +36,12 @@ class _Place(NamedTuple):
     term: int
 
 
-def dot_products() -> Any:
-    """Returns the rule, which goes before all that tile: what it has tiled, they leave alone."""
+def dot_products(stream_bytes: int) -> Any:
+    """Returns the rule, which goes before all that tile: what it has tiled, they leave alone.
+
+    Args:
+        stream_bytes: a constant that is larger may be prefetched; what fits into a core's caches.
+    """
     import_tvm()
     from tvm.ir.utils import derived_object
     from tvm.s_tir.meta_schedule.schedule_rule import PyScheduleRule
@@ -52,7 +57,11 @@ def dot_products() -> Any:
 
         def apply(self, sch: Any, block: Any) -> list[Any]:
             place = _place(sch, block, self.features) if self.features else None
-            return [sch] if place is None else [sch, _tiled(sch.copy(), block, place)]
+            if place is None:
+                return [sch]
+            tiled = _tiled(sch.copy(), block, place)
+            announce_streams(tiled, block, stream_bytes=stream_bytes)
+            return [sch, tiled]
 
         def clone(self) -> Any:
             return DotProducts()
