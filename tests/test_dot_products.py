@@ -17,6 +17,7 @@ import pytest
 import tvm_ffi
 
 from gemm_nest import machine
+from reasoning_compiler.journal import read_run
 from reasoning_compiler.machine import detect
 from reasoning_compiler.measure.dot_products import with_dot_products
 from reasoning_compiler.measure.lowering import compile_for
@@ -24,10 +25,15 @@ from reasoning_compiler.measure.packing import split_packing
 from reasoning_compiler.measure.prefetching import with_prefetches
 from reasoning_compiler.proposer.expert.expert import Expert
 from reasoning_compiler.proposer.random import mutate
-from reasoning_compiler.records import UNTUNED, Program, Transformation
+from reasoning_compiler.records import UNTUNED, Peak, Program, Transformation
+from reasoning_compiler.report.explain import explain_text
+from reasoning_compiler.report.units import flops_text
 from reasoning_compiler.space.analysis import analyze
 from reasoning_compiler.space.rules import rules_of, with_own_rules
 from reasoning_compiler.space.space import Space
+from reasoning_compiler.tuner import tune
+from reasoning_compiler.tuner.explaining import explained
+from reasoning_compiler.workload import parse
 from reasoning_compiler.workload.kernels import gemm as named_gemm
 from space_kernels import Kernel, gemm, make, te, tvm
 
@@ -320,3 +326,12 @@ def test_the_analysis_and_the_expert_know_that_prefetches_pay_for_few_rows() -> 
     assert judged(8192).compute_secs > judged(0).compute_secs, "they take load slots"
     first = dict(Expert(made, small).propose(of_root(made), 3, np.random.default_rng(0)).transformations[0].edits)
     assert "dot products" in first["C instruction"] and first["C prefetch bytes"] > 0
+
+
+def test_a_run_is_compared_with_the_instructions_peak(tmp_path: Path) -> None:
+    needs("uint8")
+    result = tune(parse("gemm[16,64,64,dtype=uint8]"), out=tmp_path / "run", samples=2)
+    header = read_run(result.folder).header
+    assert header.peak == Peak(4 * header.machine.peak_flops, "vpdpbusd")
+    text = explain_text(explained(read_run(result.folder)), header, header.machine)
+    assert f"{flops_text(header.peak.flops)} by vpdpbusd and" in text

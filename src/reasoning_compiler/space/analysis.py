@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reasoning_compiler.records import Machine
+from reasoning_compiler.records import Machine, Peak
 from reasoning_compiler.space.dots import dots_for
 from reasoning_compiler.space.nest import Access, Nest, Padding
 
@@ -113,13 +113,18 @@ class Analysis:
         blocks: in program order.
         roofline_secs: the least time that the kernel's operations and its arguments' bytes allow.
         intensity: floating-point operations per byte of the arguments; 0 where the bytes are not known.
-        peak_flops: what the machine can do at best of the kernel's kind, see `BlockAnalysis`.
+        peak: what the machine can do at best of the kernel's kind.
     """
 
     blocks: tuple[BlockAnalysis, ...]
     roofline_secs: float
     intensity: float
-    peak_flops: float
+    peak: Peak
+
+    @property
+    def peak_flops(self) -> float:
+        """The peak's rate."""
+        return self.peak.flops
 
     @property
     def secs(self) -> float:
@@ -146,22 +151,25 @@ def analyze(nests: Sequence[Nest], machine: Machine, *, kernel_flops: float = 0,
         kernel_bytes: bytes of its arguments, each moved once.
     """
     flops = kernel_flops or sum(n.flops * n.iterations for n in nests)
-    peak_flops = max((_peak_flops(n, machine) for n in nests), default=machine.peak_flops)
+    peak = peak_of(nests, machine)
     return Analysis(
         tuple(analyze_block(n, machine) for n in nests),
-        roofline_secs(flops, kernel_bytes, machine, peak_flops=peak_flops),
+        roofline_secs(flops, kernel_bytes, machine, peak_flops=peak.flops),
         flops / kernel_bytes if kernel_bytes else 0.0,
-        peak_flops,
+        peak,
     )
+
+
+def peak_of(nests: Sequence[Nest], machine: Machine) -> Peak:
+    """Returns what a machine can do at best of the nests' kinds: more than of float32 where it has an instruction."""
+    dots = [dot for nest in nests for dot in dots_for(nest.dtypes, machine.features)]
+    best = max(dots, key=lambda dot: dot.gain(machine), default=None)
+    return Peak(machine.peak_flops) if best is None else Peak(machine.peak_flops * best.gain(machine), best.name)
 
 
 def roofline_secs(flops: float, num_bytes: float, machine: Machine, *, peak_flops: float) -> float:
     """Returns the least time that so many operations and bytes from memory take on a machine."""
     return max(flops / peak_flops, num_bytes / machine.bandwidth_bytes_per_sec)
-
-
-def _peak_flops(nest: Nest, machine: Machine) -> float:
-    return machine.peak_flops * max((dot.gain(machine) for dot in dots_for(nest.dtypes, machine.features)), default=1.0)
 
 
 def analyze_block(nest: Nest, machine: Machine) -> BlockAnalysis:
@@ -199,7 +207,7 @@ def analyze_block(nest: Nest, machine: Machine) -> BlockAnalysis:
         compute,
         nest.reduces,
         nest.dot.name if nest.dot is not None else "",
-        _peak_flops(nest, machine),
+        peak_of([nest], machine).flops,
         nest.padded,
     )
 

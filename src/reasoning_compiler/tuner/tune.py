@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from reasoning_compiler.errors import EnvironmentMismatchError, Interrupted, LLMSetupError, UsageError
 from reasoning_compiler.journal import Header, Journal, Run, check_environment, read_run, require_free, unknown_here
 from reasoning_compiler.machine import chosen_threads, detect, differences, fingerprint, import_tvm, preset, with_target
-from reasoning_compiler.records import Machine, Step
+from reasoning_compiler.records import Machine, Peak, Step
 from reasoning_compiler.risk import works_on
 from reasoning_compiler.tuner.settings import Progress, Settings
 
@@ -118,6 +118,7 @@ def tune(
         machine=machine,
         fingerprint=fingerprint(machine, threads),
         config=settings.to_json(),
+        peak=_peak(workload, machine),
         command=command,
     )
     return _run(folder, workload, machine, settings, threads, header=header, on_progress=on_progress)
@@ -283,6 +284,13 @@ def _files(workload: Workload) -> dict[str, str]:
     if workload.spec.partition("[")[0] in CATALOGUE:
         return {}
     return {_WORKLOAD_FILE: import_tvm().ir.save_json(workload.mod)}
+
+
+def _peak(workload: Workload, machine: Machine) -> Peak:
+    from reasoning_compiler.space.analysis import peak_of
+    from reasoning_compiler.space.extract import nests
+
+    return peak_of(nests(workload.mod), machine)
 
 
 def _machine(settings: Settings) -> Machine:
