@@ -434,7 +434,9 @@ def _collides(nest: Nest, access: Access, depth: int, machine: Machine, level: s
 
 
 def _held_bytes(nest: Nest, access: Access, depth: int, machine: Machine) -> int:
-    """Returns bytes of a buffer's lines that the loops from `depth` inward touch."""
+    """Returns bytes of a buffer's lines that the loops from `depth` inward touch; none of what is in registers."""
+    if access.in_registers:
+        return 0
     line = machine.cache_line_bytes
     run = nest.run_elements(access, depth) * access.item_bytes
     runs = -(-nest.footprint_elements(access, depth) * access.item_bytes // run)
