@@ -75,6 +75,22 @@ def with_bias(*, both: bool = False) -> Kernel:
     )
 
 
+def not_constant(kernel: Kernel) -> Kernel:
+    return Kernel(tvm.IRModule({"main": kernel.mod["main"].without_attr("layout_free_buffers")}), kernel.reference)
+
+
+def batched(batch: int, m: int, n: int, k: int) -> Kernel:
+    """A batch of products of bytes whose second operand is [n, k], and no constant."""
+    a, b = te.placeholder((batch, m, k), "uint8", name="A"), te.placeholder((batch, n, k), "int8", name="B")
+    r = te.reduce_axis((0, k), name="k")
+    c = te.compute(
+        (batch, m, n),
+        lambda s, i, j: te.sum(a[s, i, r].astype("int32") * b[s, j, r].astype("int32"), axis=r),
+        name="C",
+    )
+    return make([a, b, c], lambda x, y: x.astype("int32") @ y.astype("int32").transpose(0, 2, 1))
+
+
 KERNELS = {
     "uint8": lambda: gemm(12, 96, 40, dtype="uint8"),
     "int8": lambda: gemm(10, 64, 24, dtype="int8"),
@@ -83,6 +99,8 @@ KERNELS = {
     "bfloat16": lambda: gemm(9, 80, 30, dtype="bfloat16"),
     "uint8, convolution": lambda: conv(8, 32),
     "uint8, bias": with_bias,
+    "int8, not constant": lambda: not_constant(gemm(10, 64, 24, dtype="int8")),
+    "uint8, not constant, batched": lambda: batched(3, 6, 32, 24),
 }
 
 
@@ -218,7 +236,7 @@ def test_what_follows_the_sums_is_done_in_their_tile_unless_they_are_a_result() 
         (lambda: gemm(8, 64, 32, dtype="float16"), WITH_BOTH),
         (lambda: gemm(8, 44, 32, dtype="int8"), WITH_BOTH),
         (lambda: gemm(8, 64, 30, dtype="int8"), WITH_BOTH),
-        (lambda: named_gemm(8, 64, 32, weight=False, dtype="int8"), WITH_BOTH),
+        (lambda: named_gemm(8, 64, 32, weight=False, dtype="bfloat16"), WITH_BOTH),
     ],
     ids=["older", "hidden", "no bfloat16", "older Arm", "float32", "float16", "44 columns", "30 terms", "not constant"],
 )
@@ -335,3 +353,18 @@ def test_a_run_is_compared_with_the_instructions_peak(tmp_path: Path) -> None:
     assert header.peak == Peak(4 * header.machine.peak_flops, "vpdpbusd")
     text = explain_text(explained(read_run(result.folder)), header, header.machine)
     assert f"{flops_text(header.peak.flops)} by vpdpbusd and" in text
+
+
+def test_what_is_packed_in_each_call_is_counted_and_pays_only_for_many_rows() -> None:
+    from test_proposers import of_root
+
+    def opening(rows: int) -> dict[str, Any]:
+        made = space_of(not_constant(gemm(rows, 512, 512, dtype="int8")).mod, WITH_BOTH)
+        nests = made.nests(by_dots(made))
+        copy = next(nest for nest in nests if nest.block == "B_global")
+        assert copy.iterations == 512 * 512 and not copy.reduces
+        on = replace(machine(), features=("avx512f", "avx512vnni"))
+        return dict(Expert(made, on).propose(of_root(made), 3, np.random.default_rng(0)).transformations[0].edits)
+
+    assert opening(512)["C instruction"] == "dot products of 4 (vpdpbusd, shifted), operand packed in each call"
+    assert "C instruction" not in opening(1)

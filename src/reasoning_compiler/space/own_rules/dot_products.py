@@ -9,6 +9,7 @@ vectors of columns, and the reduction groups of terms:
 
 The last two loops are marked, and the builder puts the instruction in their place (`measure/dot_products.py`). As they
 stand last, MetaSchedule's `RewriteLayout` packs a constant B into [..., 16, 4], which is what the instruction reads.
+What is not constant a block of its own copies there in each call; the analysis counts it.
 Which instruction, and so how many columns and terms, is the target's: the same rule serves AVX-512, AVX2 and Arm.
 """
 
@@ -29,11 +30,21 @@ _FIRST_LLVM = 22  # its instructions take bytes and bfloat16 as such; those befo
 
 
 class _Place(NamedTuple):
-    """Where an instruction fits: it, and the positions of the loops over columns and terms."""
+    """Where an instruction fits.
+
+    Args:
+        dot: the instruction.
+        column: the position of the loop over columns.
+        term: the position of the loop over terms.
+        packed: which of the block's reads is packed in each call; None where B is laid out ahead of time.
+        order: of B's dimensions, those of columns and terms last.
+    """
 
     dot: Dot
     column: int
     term: int
+    packed: int | None
+    order: tuple[int, ...]
 
 
 def dot_products(stream_bytes: int) -> Any:
@@ -98,8 +109,12 @@ def _place(sch: Any, name: Any, features: frozenset[str]) -> _Place | None:
         terms, columns = (int(block.iter_vars[at].dom.extent) for at in (term, column))
         for dot in dots:
             fits = terms % dot.terms == 0 and terms > dot.terms and columns % dot.lanes == 0
-            if fits and _in_place(sch, left.source, right.source, dot):
-                return _Place(dot, column, term)
+            is_constant = any(right.source.same_as(each) for each in constants(sch.mod["main"]))
+            if fits and _may_be_laid_out(sch, left.source, dot, is_constant=is_constant):
+                others = (at for at, step in enumerate(steps) if step not in (column, term))
+                order = (*others, steps.index(column), steps.index(term))
+                reads = [region.source.same_as(right.source) for region in block.reads]
+                return _Place(dot, column, term, None if is_constant else reads.index(True), order)
     return None
 
 
@@ -107,19 +122,36 @@ def _position(variables: list[Any], expr: Any) -> int | None:
     return next((i for i, variable in enumerate(variables) if variable.same_as(expr)), None)
 
 
-def _in_place(sch: Any, left: Any, right: Any, dot: Dot) -> bool:
-    """Tells whether B is a constant, which is laid out for the instruction, and A lies as it reads it.
+def _may_be_laid_out(sch: Any, left: Any, dot: Dot, *, is_constant: bool) -> bool:
+    """Tells whether A lies as the instruction reads it, and B can be laid out for it, ahead of time or in each call.
 
     Of bfloat16, TVM keeps its own buffers as float32; what is shifted has to be there before the loops begin.
     """
-    main = sch.mod["main"]
     plain = dot.left != "bfloat16" and not dot.shifted
-    free = plain or any(left.same_as(parameter) for parameter in main.params)
-    return free and any(right.same_as(each) for each in constants(main))
+    given = any(left.same_as(parameter) for parameter in sch.mod["main"].params)
+    return (plain or given) and (is_constant or dot.left != "bfloat16")
+
+
+def _pack(sch: Any, block: Any, place: _Place) -> None:
+    """Copies B in each call, as the instruction reads it: [..., vectors of columns, groups of terms, lanes, terms]."""
+    lanes, terms = place.dot.lanes, place.dot.terms
+
+    def vectors(*at: Any) -> list[Any]:
+        *others, column, term = (at[dimension] for dimension in place.order)
+        return [*others, column // lanes, term // terms, column % lanes, term % terms]
+
+    copy = sch.cache_read(block, place.packed, "global")
+    sch.transform_layout(block, ("read", place.packed), vectors)
+    *others, column, term = (sch.get_loops(copy)[dimension] for dimension in place.order)
+    columns, lane = sch.split(column, [None, lanes])
+    groups, term = sch.split(term, [None, terms])
+    sch.reorder(*others, columns, groups, lane, term)
 
 
 def _tiled(sch: Any, block: Any, place: _Place) -> Any:
     dot = place.dot
+    if place.packed is not None:
+        _pack(sch, block, place)
     reduces = [int(iter_var.iter_type) == REDUCTION for iter_var in sch.get(block).iter_vars]
     loops = list(sch.get_loops(block))
     loops[place.column], lanes = sch.split(loops[place.column], [None, dot.lanes])
@@ -140,7 +172,7 @@ def _tiled(sch: Any, block: Any, place: _Place) -> Any:
         sch.set_scope(block, 0, "local")
     sch.reverse_compute_at(consumer, spatial[1][-1], preserve_unit_loops=True)
     sch.annotate(block, "meta_schedule.tiling_structure", _STRUCTURE)
-    sch.annotate(block, STRUCTURE, dot.label)
+    sch.annotate(block, STRUCTURE, dot.label if place.packed is None else f"{dot.label}, operand packed in each call")
     sch.annotate(block, DOT, dot.name)
     return sch
 
