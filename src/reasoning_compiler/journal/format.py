@@ -34,8 +34,8 @@ from reasoning_compiler.errors import JournalError, UsageError
 from reasoning_compiler.records import Machine, Peak
 
 FORMAT_VERSION = 3
-"""2: programs, transformations and risks may have `primitives`. 3: the header may have `peak`. What older journals say
-still means the same."""
+"""2: programs, transformations and risks may have `primitives`. 3: the header may have `peak` and
+`own_reference`. What older journals say still means the same."""
 
 JOURNAL_FILE = "journal.jsonl"
 ENVIRONMENT_FILE = "environment.json"
@@ -67,6 +67,7 @@ class Header:
         fingerprint: what must agree for measurements to be comparable: versions, target, threads, ...
         config: the run's settings (proposer, samples, seed, ...), JSON values only.
         peak: what the machine can do at best of the kernel's types; None in journals that do not say so, for float32's.
+        own_reference: whether results are compared with a reference of the caller's, which the folder does not keep.
         command: the command line; empty for a run started from Python.
         created: when the run was started, ISO 8601 with the time zone.
         format_version: of the journal.
@@ -82,6 +83,7 @@ class Header:
     fingerprint: dict[str, Any]
     config: dict[str, Any]
     peak: Peak | None = None
+    own_reference: bool = False
     command: str = ""
     created: str = field(default_factory=_now)
     format_version: int = FORMAT_VERSION
