@@ -291,6 +291,14 @@ def test_a_window_that_slides_comes_in_once() -> None:
     assert found.intensity == pytest.approx(2 * 1024 * 64 * 3 / (1026 * 256 + 2 * 1024 * 256))
 
 
+def test_sums_in_registers_take_no_room_in_a_cache() -> None:
+    nest = tiled(CUBE, (1, 2, 4, 8), (1, 2, 1, 32), (4, 16))
+    sums, *operands = nest.accesses
+    local = replace(nest, accesses=(replace(sums, in_registers=True, external=False), *operands))
+    assert analyze_block(local, M).levels == analyze_block(replace(nest, accesses=tuple(operands)), M).levels
+    assert analyze_block(local, M).levels != analyze_block(nest, M).levels
+
+
 def test_what_is_made_and_used_inside_a_loop_costs_no_traffic() -> None:
     nest = gemm(64, 64, 64)
     inside = replace(nest, accesses=(replace(nest.accesses[0], shared=2, external=False), *nest.accesses[1:]))

@@ -95,5 +95,8 @@ def test_a_target_of_another_kind_of_machine_needs_that_machine() -> None:
     text = '{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a76"}'
     board = machine.with_target(machine.preset("graviton2"), text)
     assert machine.tvm_target(board).attrs["mcpu"] == "cortex-a76"
+    assert "dotprod" in board.features
+    older = machine.with_target(machine.preset("graviton2"), text.replace("a76", "a72"))
+    assert "dotprod" not in older.features, "what the target lacks is not planned with"
     with pytest.raises(UsageError, match="give `--machine` too"):
         machine.with_target(machine.preset("xeon-e3"), text)

@@ -17,16 +17,23 @@ import pytest
 import tvm_ffi
 
 from gemm_nest import machine
+from reasoning_compiler.journal import read_run
 from reasoning_compiler.machine import detect
 from reasoning_compiler.measure.dot_products import with_dot_products
 from reasoning_compiler.measure.lowering import compile_for
 from reasoning_compiler.measure.packing import split_packing
+from reasoning_compiler.measure.prefetching import with_prefetches
 from reasoning_compiler.proposer.expert.expert import Expert
 from reasoning_compiler.proposer.random import mutate
-from reasoning_compiler.records import UNTUNED, Program, Transformation
+from reasoning_compiler.records import UNTUNED, Peak, Program, Transformation
+from reasoning_compiler.report.explain import explain_text
+from reasoning_compiler.report.units import flops_text
 from reasoning_compiler.space.analysis import analyze
 from reasoning_compiler.space.rules import rules_of, with_own_rules
 from reasoning_compiler.space.space import Space
+from reasoning_compiler.tuner import tune
+from reasoning_compiler.tuner.explaining import explained
+from reasoning_compiler.workload import parse
 from reasoning_compiler.workload.kernels import gemm as named_gemm
 from space_kernels import Kernel, gemm, make, te, tvm
 
@@ -68,6 +75,22 @@ def with_bias(*, both: bool = False) -> Kernel:
     )
 
 
+def not_constant(kernel: Kernel) -> Kernel:
+    return Kernel(tvm.IRModule({"main": kernel.mod["main"].without_attr("layout_free_buffers")}), kernel.reference)
+
+
+def batched(batch: int, m: int, n: int, k: int) -> Kernel:
+    """A batch of products of bytes whose second operand is [n, k], and no constant."""
+    a, b = te.placeholder((batch, m, k), "uint8", name="A"), te.placeholder((batch, n, k), "int8", name="B")
+    r = te.reduce_axis((0, k), name="k")
+    c = te.compute(
+        (batch, m, n),
+        lambda s, i, j: te.sum(a[s, i, r].astype("int32") * b[s, j, r].astype("int32"), axis=r),
+        name="C",
+    )
+    return make([a, b, c], lambda x, y: x.astype("int32") @ y.astype("int32").transpose(0, 2, 1))
+
+
 KERNELS = {
     "uint8": lambda: gemm(12, 96, 40, dtype="uint8"),
     "int8": lambda: gemm(10, 64, 24, dtype="int8"),
@@ -76,6 +99,8 @@ KERNELS = {
     "bfloat16": lambda: gemm(9, 80, 30, dtype="bfloat16"),
     "uint8, convolution": lambda: conv(8, 32),
     "uint8, bias": with_bias,
+    "int8, not constant": lambda: not_constant(gemm(10, 64, 24, dtype="int8")),
+    "uint8, not constant, batched": lambda: batched(3, 6, 32, 24),
 }
 
 
@@ -84,9 +109,9 @@ def kernel(name: str) -> Kernel:
     return KERNELS[name]()
 
 
-def space_of(mod: Any, target: Any) -> Space:
+def space_of(mod: Any, target: Any, *, l2_bytes: int = 1 << 20) -> Space:
     target = tvm.target.Target(target)
-    return Space(mod, target, rules=with_own_rules(rules_of(mod, target)))
+    return Space(mod, target, rules=with_own_rules(rules_of(mod, target), stream_bytes=l2_bytes))
 
 
 @cache
@@ -106,7 +131,7 @@ def by_dots(made: Space, *edits: tuple[str, Any]) -> Program:
 
 def compiled(made: Space, program: Program) -> tuple[Any, Any]:
     packed = split_packing(made.schedule(program).mod)
-    packed = replace(packed, kernel=with_dot_products(packed.kernel))
+    packed = replace(packed, kernel=with_dot_products(with_prefetches(packed.kernel)))
     return packed, compile_for(packed.library, made.target)
 
 
@@ -201,16 +226,19 @@ def test_what_follows_the_sums_is_done_in_their_tile_unless_they_are_a_result() 
     ("made", "target"),
     [
         (lambda: gemm(8, 64, 32, dtype="int8"), WITH_BOTH | {"mcpu": "znver3"}),
-        (lambda: gemm(8, 64, 32, dtype="int8"), WITH_BOTH | {"mattr": ["-avx512vnni"]}),
+        (lambda: gemm(8, 64, 32, dtype="int8"), WITH_BOTH | {"mattr": ["-avx512vnni", "-avxvnni"]}),
         (lambda: gemm(8, 64, 32, dtype="bfloat16"), WITH_BOTH | {"mcpu": "cascadelake"}),
-        (lambda: gemm(8, 64, 32, dtype="int8"), {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "apple-m2"}),
+        (
+            lambda: gemm(8, 64, 32, dtype="int8"),
+            {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72"},
+        ),
         (lambda: gemm(8, 64, 32), WITH_BOTH),
         (lambda: gemm(8, 64, 32, dtype="float16"), WITH_BOTH),
-        (lambda: gemm(8, 40, 32, dtype="int8"), WITH_BOTH),
+        (lambda: gemm(8, 44, 32, dtype="int8"), WITH_BOTH),
         (lambda: gemm(8, 64, 30, dtype="int8"), WITH_BOTH),
-        (lambda: named_gemm(8, 64, 32, weight=False, dtype="int8"), WITH_BOTH),
+        (lambda: named_gemm(8, 64, 32, weight=False, dtype="bfloat16"), WITH_BOTH),
     ],
-    ids=["older", "hidden", "no bfloat16", "Arm", "float32", "float16", "40 columns", "30 terms", "not constant"],
+    ids=["older", "hidden", "no bfloat16", "older Arm", "float32", "float16", "44 columns", "30 terms", "not constant"],
 )
 def test_it_is_offered_only_where_it_fits(made: Any, target: dict[str, Any]) -> None:
     assert offered(space_of(made().mod, target | {"num-cores": 2})) == {}
@@ -273,3 +301,70 @@ def test_the_expert_opens_with_it_and_says_why() -> None:
     assert dict(first.edits)["C instruction"] == "dot products of 4 (vpdpbusd, shifted)"
     assert "16 × 4 products at once" in first.reasoning
     assert any("C instruction" not in dict(t.edits) for t in proposal.transformations), "the usual ways are tried, too"
+
+
+FEW_ROWS = (("C.i tile", (1, 1, 2)), ("C.j_0 tile", (3, 1, 2)))
+
+
+@pytest.mark.parametrize("dtype", MNEMONIC)
+def test_what_few_rows_stream_from_memory_may_be_prefetched(dtype: str) -> None:
+    needs(dtype)
+    made = space_of(gemm(2, 96, 64, dtype=dtype).mod, WITH_BOTH, l2_bytes=256)
+    terms = 2 if dtype == "bfloat16" else 4
+    near, far = (by_dots(made, *FEW_ROWS, ("C.k_0 tile", (64 // terms, 1)), ("C prefetch bytes", d)) for d in (0, 8192))
+    packed, library = compiled(made, far)
+    calls: list[Any] = []
+
+    def keep(call: Any) -> Any:
+        calls.extend([call] if str(getattr(call.op, "name", "")) == "tirx.prefetch" else [])
+        return call
+
+    tvm_ffi.structural_map(packed.kernel["main"].body, (tvm.ir.Call, keep))
+    size = 2 if dtype == "bfloat16" else 1
+    ahead = [size * int(call.args[0].args[0].indices[-1].b) for call in calls]
+    assert ahead == [8192, 8192 + 64], "two vectors of 64 bytes in each step"
+    assert re.search(rf"prefetchnta[^#]*?\b{MNEMONIC[dtype]}\b", library.mod.inspect_source("asm"), re.DOTALL)
+    assert "prefetch" not in compiled(made, near)[1].mod.inspect_source("asm")
+    inputs = inputs_of(made, 4)
+    np.testing.assert_array_equal(output(made, far, inputs), output(made, near, inputs))
+
+
+def test_the_analysis_and_the_expert_know_that_prefetches_pay_for_few_rows() -> None:
+    from test_proposers import of_root
+
+    wide, small = gemm(2, 4096, 2048, dtype="uint8"), machine(l2_bytes=1 << 20, l3_bytes=4 << 20)
+    made = space_of(wide.mod, WITH_BOTH)
+
+    def judged(distance: int) -> Any:
+        tiles = (("C.i tile", (1, 1, 2)), ("C.j_0 tile", (64, 1, 4)), ("C.k_0 tile", (512, 1)))
+        found = analyze(made.nests(by_dots(made, *tiles, ("C prefetch bytes", distance))), small)
+        return next(block for block in found.blocks if block.block == "C_update")
+
+    assert judged(0).bound == "memory" and judged(8192).secs < 0.95 * judged(0).secs
+    assert judged(8192).compute_secs > judged(0).compute_secs, "they take load slots"
+    first = dict(Expert(made, small).propose(of_root(made), 3, np.random.default_rng(0)).transformations[0].edits)
+    assert "dot products" in first["C instruction"] and first["C prefetch bytes"] > 0
+
+
+def test_a_run_is_compared_with_the_instructions_peak(tmp_path: Path) -> None:
+    needs("uint8")
+    result = tune(parse("gemm[16,64,64,dtype=uint8]"), out=tmp_path / "run", samples=2)
+    header = read_run(result.folder).header
+    assert header.peak == Peak(4 * header.machine.peak_flops, "vpdpbusd")
+    text = explain_text(explained(read_run(result.folder)), header, header.machine)
+    assert f"{flops_text(header.peak.flops)} by vpdpbusd and" in text
+
+
+def test_what_is_packed_in_each_call_is_counted_and_pays_only_for_many_rows() -> None:
+    from test_proposers import of_root
+
+    def opening(rows: int) -> dict[str, Any]:
+        made = space_of(not_constant(gemm(rows, 512, 512, dtype="int8")).mod, WITH_BOTH)
+        nests = made.nests(by_dots(made))
+        copy = next(nest for nest in nests if nest.block == "B_global")
+        assert copy.iterations == 512 * 512 and not copy.reduces
+        on = replace(machine(), features=("avx512f", "avx512vnni"))
+        return dict(Expert(made, on).propose(of_root(made), 3, np.random.default_rng(0)).transformations[0].edits)
+
+    assert opening(512)["C instruction"] == "dot products of 4 (vpdpbusd, shifted), operand packed in each call"
+    assert "C instruction" not in opening(1)

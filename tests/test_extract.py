@@ -74,7 +74,7 @@ def test_a_tiled_product() -> None:
     assert a.steps[1] == (0, 4, 0, 0, 1, 0, 0)
     assert a.steps[0] == (4, 0, 4, 0, 0, 1, 0)  # the fused loop's next iteration is i_1's
     assert (c.writes, c.external, c.steps[1][1:]) == (True, True, (0, 0, 16, 0, 0, 1))
-    assert (b.external, b.shape[-1]) == (False, 16)  # B[k, j] packed as the innermost tile reads it
+    assert (b.external, b.shape[-1]) == (True, 16)  # B[k, j] packed as the innermost tile reads it: an argument by then
     assert b.stride(6) == 1
     assert [x.buffer for x in nest.accesses] == ["C", "A", "B_global"]
 

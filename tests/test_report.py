@@ -12,6 +12,7 @@ from journal_examples import Event, failed, header, ok, scripts, step, write_gem
 from reasoning_compiler.journal import Header, Journal, Run, read_run
 from reasoning_compiler.language import Primitive
 from reasoning_compiler.ranking import kendall_tau
+from reasoning_compiler.records import Peak
 from reasoning_compiler.report import Summary, summarize, to_json, to_text
 from reasoning_compiler.report.plot import bar, curve_lines
 from reasoning_compiler.report.units import (
@@ -40,6 +41,14 @@ def told(folder: Path, *events: tuple, first: Header | None = None) -> Summary:
 
 
 # -- numbers -----------------------------------------------------------------------------------------------
+
+
+def test_of_peak_is_that_of_the_kernels_types_and_its_instruction_is_named(gemm: Run) -> None:
+    by_dots = replace(gemm, header=header(peak=Peak(1.2e12, "vpdpbusd")))
+    assert summarize(by_dots).best.peak_share == pytest.approx(summarize(gemm).best.peak_share / 4)
+    text = " ".join(to_text(summarize(by_dots)).split())
+    assert "peak 300 GFLOP/s of float32, 1.2 TFLOP/s by vpdpbusd, 26 GB/s" in text
+    assert Header.from_json(json.loads(json.dumps(by_dots.header.to_json()))) == by_dots.header
 
 
 def test_the_example_in_numbers(gemm: Run) -> None:

@@ -398,6 +398,19 @@ class Machine:
         return cls(**(obj | {"features": tuple(obj["features"])}))
 
 
+@dataclass(frozen=True)
+class Peak:
+    """What a machine can do at best of one kind of work.
+
+    Args:
+        flops: operations per second of all cores together.
+        instruction: that does it; "" where it is the multiply-add of float32.
+    """
+
+    flops: float
+    instruction: str = ""
+
+
 ArgumentRole = Literal["input", "weight", "output"]
 
 

@@ -29,12 +29,14 @@ def run(
     from reasoning_compiler.deploy.best import LIBRARY_FILE
     from reasoning_compiler.journal import read_run
     from reasoning_compiler.report.units import time_text
-    from reasoning_compiler.tuner import devices_of, load_workload
+    from reasoning_compiler.tuner import NOT_KEPT, devices_of, load_workload
 
     found = read_run(run)
     library = run / "best" / LIBRARY_FILE
     if not library.exists():
         raise UsageError(f"`{run}` has no library yet; go on with `reasonc resume {run}`")
+    if found.header.own_reference:
+        typer.echo(f"note: {NOT_KEPT}", err=True)
     threads = int(found.header.fingerprint["threads"])
     tuned, untuned = time_against_untuned(
         library,

@@ -31,10 +31,11 @@ from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.errors import JournalError, UsageError
-from reasoning_compiler.records import Machine
+from reasoning_compiler.records import Machine, Peak
 
-FORMAT_VERSION = 2
-"""2: programs, transformations and risks may have `primitives`. What 1 says still means the same."""
+FORMAT_VERSION = 3
+"""2: programs, transformations and risks may have `primitives`. 3: the header may have `peak` and
+`own_reference`. What older journals say still means the same."""
 
 JOURNAL_FILE = "journal.jsonl"
 ENVIRONMENT_FILE = "environment.json"
@@ -65,6 +66,8 @@ class Header:
         machine: what the programs run on.
         fingerprint: what must agree for measurements to be comparable: versions, target, threads, ...
         config: the run's settings (proposer, samples, seed, ...), JSON values only.
+        peak: what the machine can do at best of the kernel's types; None in journals that do not say so, for float32's.
+        own_reference: whether results are compared with a reference of the caller's, which the folder does not keep.
         command: the command line; empty for a run started from Python.
         created: when the run was started, ISO 8601 with the time zone.
         format_version: of the journal.
@@ -79,6 +82,8 @@ class Header:
     machine: Machine
     fingerprint: dict[str, Any]
     config: dict[str, Any]
+    peak: Peak | None = None
+    own_reference: bool = False
     command: str = ""
     created: str = field(default_factory=_now)
     format_version: int = FORMAT_VERSION
@@ -101,7 +106,13 @@ class Header:
 
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> Header:
-        return cls(**(obj | {"machine": Machine.from_json(obj["machine"])}))
+        peak = Peak(**obj["peak"]) if obj.get("peak") else None
+        return cls(**(obj | {"machine": Machine.from_json(obj["machine"]), "peak": peak}))
+
+    @property
+    def best_peak(self) -> Peak:
+        """The peak that the kernel's speed is to be compared with."""
+        return self.peak or Peak(self.machine.peak_flops)
 
 
 def encode(event: str, at_secs: float, fields: dict[str, Any]) -> bytes:

@@ -46,7 +46,7 @@ def tvm_target(machine: Machine) -> tvm.target.Target:
 
 
 def with_target(machine: Machine, text: str) -> Machine:
-    """Returns the machine with another TVM target, one whose programs it can run.
+    """Returns the machine with another TVM target, one whose programs it can run, and the target's features.
 
     Args:
         machine: this machine, or a preset.
@@ -75,7 +75,9 @@ def with_target(machine: Machine, text: str) -> Machine:
             "for a device of another kind give `--machine` too"
         )
     plain = {k: v for k, v in wanted.items() if k not in ("tag", "keys")}
-    return replace(machine, target=json.dumps(plain | {"num-cores": machine.num_cores}))
+    made = plain | {"num-cores": machine.num_cores}
+    features = sorted(name for name in _llvm_features(made) if _is_extension(name))
+    return replace(machine, target=json.dumps(made), features=tuple(features))
 
 
 def is_native(target: str) -> bool:

@@ -6,11 +6,14 @@
         C_local[i, 16 * j : +16] = vpdpbusd(C_local[i, 16 * j : +16], broadcast(A[i, 4 * k : +4]), B_packed[k, j])
 
 Signed bytes times signed bytes have no instruction of AVX-512. There A_shift = A + 128 stands in for A, unsigned, and
-C_shift, by the same instruction, sums up what that is too much: C = A_shift * B - 128 * ones * B.
+C_shift, by the same instruction, sums up what that is too much: C = A_shift * B - 128 * ones * B. Unsigned bytes times
+signed ones have none on Arm without i8mm. There A_shift = A - 128, signed: C = A_shift * B - (-128) * ones * B. The
+bytes are the same both times: A with its first bit turned around, and 0x80.
 
 LLVM seldom finds them in such loops by itself. Without this, as in a replay in plain TVM, the program is right as
-well, and slower. Of integers the result is the same; of bfloat16 each lane sums up in float32, two products at a time,
-and numbers below the smallest normal one count as zero (Intel's manual, VDPBF16PS).
+well, and slower. Of integers the result is the same; of bfloat16 each lane sums up in float32, two products at a time.
+In `vdpbf16ps`, numbers below the smallest normal one count as zero (Intel's manual, VDPBF16PS); so they do in `bfdot`,
+which moreover rounds each of its steps to odd (Arm's manual, BFDOT, where FPCR.EBF is 0).
 """
 
 from __future__ import annotations
@@ -26,19 +29,19 @@ import tvm_ffi
 from reasoning_compiler.space.dots import DOT, Dot, dot_named
 from reasoning_compiler.space.walk import bindings, blocks, bound_variables, factors, variables, with_block, with_loops
 
-_SHIFTS = -0x7F7F7F80  # 0x80808080, 128 in each of four unsigned bytes
-_SIGN_BIT = -0x80
+_SHIFTS = -0x7F7F7F80  # 0x80808080, 128 in each of four unsigned bytes, -128 in signed ones
+_FIRST_BIT = {"int8": -0x80, "uint8": 0x80}
 _LINE_BYTES = 64
 _IMPORT = "pragma_import_llvm"
-_BFLOAT16 = "reasoning_compiler_dpbf16ps"
+_BFLOAT16 = "reasoning_compiler_bfloat16_dot"
 # TVM's LLVM types have no bfloat16.
-_BFLOAT16_CODE = f"""
-declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
-define <16 x float> @{_BFLOAT16}(<16 x float> %sums, <16 x i32> %a, <16 x i32> %b) alwaysinline {{
-  %x = bitcast <16 x i32> %a to <32 x bfloat>
-  %y = bitcast <16 x i32> %b to <32 x bfloat>
-  %r = call <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float> %sums, <32 x bfloat> %x, <32 x bfloat> %y)
-  ret <16 x float> %r
+_BFLOAT16_CODE = """
+declare <{n} x float> @{intrinsic}(<{n} x float>, <{m} x bfloat>, <{m} x bfloat>)
+define <{n} x float> @{name}(<{n} x float> %sums, <{n} x i32> %a, <{n} x i32> %b) alwaysinline {{
+  %x = bitcast <{n} x i32> %a to <{m} x bfloat>
+  %y = bitcast <{n} x i32> %b to <{m} x bfloat>
+  %r = call <{n} x float> @{intrinsic}(<{n} x float> %sums, <{m} x bfloat> %x, <{m} x bfloat> %y)
+  ret <{n} x float> %r
 }}
 """
 
@@ -140,9 +143,11 @@ class _Tile:
             body.insert(0, self._nest(columns, lambda at: self._store(shift, self._dot(shift, shifts, at), at)))
             after = [self._nest(self.loops, lambda at: self._store(self.sums, self._without(shift, at), at))]
         inner = tvm.tirx.SeqStmt(body) if len(body) > 1 else body[0]
-        imports = {_IMPORT: _BFLOAT16_CODE} if self.dot.left == "bfloat16" else {}
+        imports = {_IMPORT: _bfloat16_code(self.dot)} if self.dot.left == "bfloat16" else {}
         for loop in reversed(self.reducing):
             notes = {**loop.annotations, **imports} if loop is self.reducing[0] else loop.annotations
+            if type(loop.body).__name__ == "SeqStmt":  # prefetches stand before what has been replaced
+                inner = tvm.tirx.SeqStmt([*loop.body.seq[:-1], inner])
             inner = tvm.tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, inner, None, notes)
         return tvm.tirx.SeqStmt([*before, inner, *after]) if before else inner
 
@@ -167,7 +172,7 @@ class _Tile:
             right = tvm.tirx.reinterpret(f"int32x{self.dot.lanes}", right)
             return tvm.tirx.call_pure_extern(dtype, _BFLOAT16, present, left, right)
         left = tvm.tirx.reinterpret(f"uint8x{self.dot.lanes * self.dot.terms}", left)
-        return tvm.tirx.call_llvm_pure_intrin(dtype, "llvm.x86.avx512.vpdpbusd.512", present, left, right)
+        return tvm.tirx.call_llvm_pure_intrin(dtype, self.dot.intrinsic, present, left, right)
 
     def _without(self, shift: tuple[Any, list[Any]], at: Mapping[Any, Any]) -> Any:
         return _vector(self.sums, self.dot.lanes, at) - _vector(shift, self.dot.lanes, at)
@@ -176,15 +181,23 @@ class _Tile:
         return tvm.tirx.BufferStore(place[0], value, _indices(place[1], self.dot.lanes, at))
 
 
+def _bfloat16_code(dot: Dot) -> str:
+    lanes, numbers = dot.lanes, dot.lanes * dot.terms
+    return _BFLOAT16_CODE.format(n=lanes, m=numbers, intrinsic=dot.intrinsic, name=_BFLOAT16)
+
+
 def _shift(source: Any, target: Any) -> Any:
-    """Returns loops that write a buffer of bytes with 128 added to each: with the sign bit turned around."""
+    """Returns loops that write a buffer of bytes with 128 added to each, or taken away: the first bit turned around."""
     shape = [int(extent) for extent in source.shape]
     width = math.gcd(shape[-1], _LINE_BYTES)
     extents = [*shape[:-1], shape[-1] // width]
     loops = [tvm.tirx.Var(f"ax{dim}", "int32") for dim in range(len(extents))]
     indices = [*loops[:-1], tvm.tirx.Ramp(loops[-1] * width, 1, width)]
-    turned = tvm.tirx.BufferLoad(source, indices) ^ tvm.tirx.Broadcast(tvm.tirx.const(_SIGN_BIT, "int8"), width)
-    made = tvm.tirx.BufferStore(target, tvm.tirx.reinterpret(f"uint8x{width}", turned), indices)
+    dtype = str(source.dtype)
+    turned = tvm.tirx.BufferLoad(source, indices) ^ tvm.tirx.Broadcast(tvm.tirx.const(_FIRST_BIT[dtype], dtype), width)
+    made = tvm.tirx.BufferStore(
+        target, tvm.tirx.reinterpret(f"uint8x{width}", turned) if dtype != "uint8" else turned, indices
+    )
     for dim in reversed(range(len(extents))):
         kind = tvm.tirx.ForKind.PARALLEL if dim == 0 and extents[0] > 1 else tvm.tirx.ForKind.SERIAL
         made = tvm.tirx.For(loops[dim], 0, extents[dim], kind, made)

@@ -16,7 +16,7 @@ from typing import Any
 import tvm
 import tvm_ffi
 
-from reasoning_compiler.space.extract import nests
+from reasoning_compiler.space.extract import item_bytes, nests
 from reasoning_compiler.space.nest import PREFETCH, Nest
 from reasoning_compiler.space.walk import bindings, blocks, with_loops
 
@@ -76,7 +76,7 @@ def _calls(nest: Nest, loop: int, realize: Any, inside: set[Any], distance: int)
         keep = _USED_AGAIN if nest.reads_again(access) else _USED_ONCE
         num_bytes = nest.footprint_elements(access, loop + 1) * access.item_bytes
         for line in range(min(_MAX_LINES, max(1, num_bytes // _LINE_BYTES))):
-            ahead = (distance + line * _LINE_BYTES) // access.item_bytes
+            ahead = (distance + line * _LINE_BYTES) // item_bytes(str(region.source.dtype))
             address = tvm.tirx.address_of(tvm.tirx.BufferLoad(region.source, [*start[:-1], start[-1] + ahead]))
             call = tvm.tirx.call_intrin("void", "tirx.prefetch", address, _READ, keep, _DATA)
             calls.append(tvm.tirx.Evaluate(call))

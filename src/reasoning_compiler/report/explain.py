@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reasoning_compiler.journal import Header
-from reasoning_compiler.records import Machine, Measurement, Program
+from reasoning_compiler.records import Machine, Measurement, Peak, Program
 from reasoning_compiler.report.units import bandwidth_text, flops_text, ratio_text, share_text, size_text, time_text
 from reasoning_compiler.space.analysis import Analysis, BlockAnalysis, roofline_secs
 
@@ -51,7 +51,7 @@ def explain_text(programs: Sequence[Explained], header: Header, machine: Machine
         machine: as the run used it, with as many cores as it had threads.
     """
     blocks = [
-        _kernel(header, machine, _peak_flops(programs, machine)),
+        _kernel(header, machine, _peak(programs, machine)),
         *(_program(each, header, machine) for each in programs),
     ]
     return "\n\n".join("\n".join(map(_printable, lines)) for lines in blocks) + "\n"
@@ -59,22 +59,25 @@ def explain_text(programs: Sequence[Explained], header: Header, machine: Machine
 
 def explain_json(programs: Sequence[Explained], header: Header, machine: Machine) -> dict[str, Any]:
     """Returns the explanation as JSON values; seconds, bytes and floating-point operations in their units."""
-    peak_flops = _peak_flops(programs, machine)
+    peak = _peak(programs, machine)
     return {
         "kind": "explanation",
         "workload": header.spec,
         "flops": header.flops,
         "bytes": header.bytes,
         "intensity": header.flops / header.bytes if header.bytes else 0.0,
-        "roofline_secs": roofline_secs(header.flops, header.bytes, machine, peak_flops=peak_flops),
-        "ridge_intensity": peak_flops / machine.bandwidth_bytes_per_sec,
+        "peak_flops": peak.flops,
+        "peak_instruction": peak.instruction,
+        "roofline_secs": roofline_secs(header.flops, header.bytes, machine, peak_flops=peak.flops),
+        "ridge_intensity": peak.flops / machine.bandwidth_bytes_per_sec,
         "machine": machine.to_json(),
         "programs": [_program_json(each, machine) for each in programs],
     }
 
 
-def _peak_flops(programs: Sequence[Explained], machine: Machine) -> float:
-    return max((each.analysis.peak_flops for each in programs), default=machine.peak_flops)
+def _peak(programs: Sequence[Explained], machine: Machine) -> Peak:
+    peaks = (each.analysis.peak for each in programs)
+    return max(peaks, key=lambda peak: peak.flops, default=Peak(machine.peak_flops))
 
 
 # -- JSON -------------------------------------------------------------------------------------------------------------
@@ -115,12 +118,13 @@ def _cache_bytes(machine: Machine) -> dict[str, int]:
 # -- words ------------------------------------------------------------------------------------------------------------
 
 
-def _kernel(header: Header, machine: Machine, peak_flops: float) -> list[str]:
+def _kernel(header: Header, machine: Machine, peak: Peak) -> list[str]:
     intensity = header.flops / header.bytes if header.bytes else 0.0
-    ridge = peak_flops / machine.bandwidth_bytes_per_sec
+    ridge = peak.flops / machine.bandwidth_bytes_per_sec
     limit = "computing" if intensity > ridge else "memory"
-    peaks = f"{flops_text(peak_flops)} and {bandwidth_text(machine.bandwidth_bytes_per_sec)}"
-    least = roofline_secs(header.flops, header.bytes, machine, peak_flops=peak_flops)
+    by = f" by {peak.instruction}" if peak.instruction else ""
+    peaks = f"{flops_text(peak.flops)}{by} and {bandwidth_text(machine.bandwidth_bytes_per_sec)}"
+    least = roofline_secs(header.flops, header.bytes, machine, peak_flops=peak.flops)
     cores = f"{machine.num_cores} core{'s' if machine.num_cores > 1 else ''}"
     return [
         f"{header.spec} on {machine.name}, {cores}, {machine.isa}",

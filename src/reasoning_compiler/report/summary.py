@@ -20,7 +20,7 @@ class Timing:
         num_runs: timed runs.
         min_secs, q1_secs, median_secs, q3_secs: the fastest run, and the quartiles.
         flops_per_sec: floating-point operations per second, at the median.
-        peak_share: the same over the machine's peak; None where that is not known.
+        peak_share: the same over the machine's peak for the kernel's types; None where that is not known.
         bytes_per_sec: the least traffic to memory over the median.
         bandwidth_share: the same over the machine's bandwidth; above 1 where the data stay in a cache.
     """
@@ -227,9 +227,8 @@ def _timing(header: Header, node: int, measurement: Measurement | None) -> Timin
     secs = measurement.latencies_secs
     median_secs = measurement.latency_secs
     quartiles = statistics.quantiles(secs, n=4, method="inclusive") if len(secs) > 1 else [median_secs] * 3
-    machine = header.machine
     flops_per_sec, bytes_per_sec = header.flops / median_secs, header.bytes / median_secs
-    bandwidth = machine.bandwidth_bytes_per_sec
+    peak_flops, bandwidth = header.best_peak.flops, header.machine.bandwidth_bytes_per_sec
     return Timing(
         node=node,
         num_runs=len(secs),
@@ -238,7 +237,7 @@ def _timing(header: Header, node: int, measurement: Measurement | None) -> Timin
         median_secs=median_secs,
         q3_secs=quartiles[2],
         flops_per_sec=flops_per_sec,
-        peak_share=flops_per_sec / machine.peak_flops if machine.peak_flops > 0 else None,
+        peak_share=flops_per_sec / peak_flops if peak_flops > 0 else None,
         bytes_per_sec=bytes_per_sec,
         bandwidth_share=bytes_per_sec / bandwidth if bandwidth > 0 else None,
     )

@@ -66,8 +66,10 @@ def _as_lists(value: Any) -> Any:
 
 def _head(summary: Summary, width: int) -> list[str]:
     header, machine = summary.header, summary.header.machine
+    best = header.best_peak
+    by = f" of float32, {flops_text(best.flops)} by {best.instruction}" if best.instruction else ""
     peaks = (
-        f"{'measured' if machine.measured else 'published'} peak {flops_text(machine.peak_flops)}, "
+        f"{'measured' if machine.measured else 'published'} peak {flops_text(machine.peak_flops)}{by}, "
         f"{bandwidth_text(machine.bandwidth_bytes_per_sec)}"
     )
     elapsed = time_text(summary.elapsed_secs)

@@ -13,8 +13,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reasoning_compiler.records import Machine
-from reasoning_compiler.space.dots import dot_for
+from reasoning_compiler.records import Machine, Peak
+from reasoning_compiler.space.dots import dots_for
 from reasoning_compiler.space.nest import Access, Loop, Nest, Padding, joined
 
 NUM_RUNS, RUN_STEPS = 4, 8
@@ -120,13 +120,18 @@ class Analysis:
         blocks: in program order.
         roofline_secs: the least time that the kernel's operations and its arguments' bytes allow.
         intensity: floating-point operations per byte of the arguments; 0 where the bytes are not known.
-        peak_flops: what the machine can do at best of the kernel's kind, see `BlockAnalysis`.
+        peak: what the machine can do at best of the kernel's kind.
     """
 
     blocks: tuple[BlockAnalysis, ...]
     roofline_secs: float
     intensity: float
-    peak_flops: float
+    peak: Peak
+
+    @property
+    def peak_flops(self) -> float:
+        """The peak's rate."""
+        return self.peak.flops
 
     @property
     def secs(self) -> float:
@@ -153,23 +158,25 @@ def analyze(nests: Sequence[Nest], machine: Machine, *, kernel_flops: float = 0,
         kernel_bytes: bytes of its arguments, each moved once.
     """
     flops = kernel_flops or sum(n.flops * n.iterations for n in nests)
-    peak_flops = max((_peak_flops(n, machine) for n in nests), default=machine.peak_flops)
+    peak = peak_of(nests, machine)
     return Analysis(
         tuple(analyze_block(n, machine) for n in joined(nests)),
-        roofline_secs(flops, kernel_bytes, machine, peak_flops=peak_flops),
+        roofline_secs(flops, kernel_bytes, machine, peak_flops=peak.flops),
         flops / kernel_bytes if kernel_bytes else 0.0,
-        peak_flops,
+        peak,
     )
+
+
+def peak_of(nests: Sequence[Nest], machine: Machine) -> Peak:
+    """Returns what a machine can do at best of the nests' kinds: more than of float32 where it has an instruction."""
+    dots = [dot for nest in nests for dot in dots_for(nest.dtypes, machine.features)]
+    best = max(dots, key=lambda dot: dot.gain(machine), default=None)
+    return Peak(machine.peak_flops) if best is None else Peak(machine.peak_flops * best.gain(machine), best.name)
 
 
 def roofline_secs(flops: float, num_bytes: float, machine: Machine, *, peak_flops: float) -> float:
     """Returns the least time that so many operations and bytes from memory take on a machine."""
     return max(flops / peak_flops, num_bytes / machine.bandwidth_bytes_per_sec)
-
-
-def _peak_flops(nest: Nest, machine: Machine) -> float:
-    dot = dot_for(nest.dtypes, machine.features)
-    return machine.peak_flops * (dot.gain if dot is not None else 1.0)
 
 
 def analyze_block(nest: Nest, machine: Machine) -> BlockAnalysis:
@@ -207,7 +214,7 @@ def analyze_block(nest: Nest, machine: Machine) -> BlockAnalysis:
         compute,
         nest.reduces,
         nest.dot.name if nest.dot is not None else "",
-        _peak_flops(nest, machine),
+        peak_of([nest], machine).flops,
         nest.padded,
     )
 
@@ -276,8 +283,12 @@ class _Tile:
         if not self.nest.prefetch_bytes:
             return 0.0
         reads = [a for a in self.nest.accesses if a.external and not a.writes]
-        moved = [a for a in reads if any(a.moved_by(i) for i in self.vector_loops)]
-        return sum(self._loads(a) * self.machine.vector_bytes / self.machine.cache_line_bytes for a in moved)
+        if self.nest.dot is not None:
+            moved, vector_bytes = [self._vectors(reads)], self._vectors(reads).item_bytes
+        else:
+            moved = [a for a in reads if any(a.moved_by(i) for i in self.vector_loops)]
+            vector_bytes = self.machine.vector_bytes
+        return sum(self._loads(a) * vector_bytes / self.machine.cache_line_bytes for a in moved)
 
     def _first_tile_loop(self) -> int:
         loops = self.nest.loops
@@ -306,8 +317,13 @@ class _Tile:
         """Returns the vectors of sums that make good for a shifted operand: one for each vector of B in the tile."""
         if self.nest.dot is None or not self.nest.dot.shifted:
             return 0
-        widest = max((a for a in self.nest.accesses if not a.writes), key=lambda access: access.item_bytes)
-        return int(self.nest.footprint_elements(widest, self.first))
+        vectors = self._vectors([a for a in self.nest.accesses if not a.writes])
+        return int(self.nest.footprint_elements(vectors, self.first))
+
+    @staticmethod
+    def _vectors(reads: Sequence[Access]) -> Access:
+        """Returns which operand a dot product reads in vectors: B."""
+        return max(reads, key=lambda access: access.item_bytes)
 
     def _strided(self) -> tuple[str, ...]:
         if not self.vector_loops:
@@ -467,7 +483,9 @@ def _collides(nest: Nest, access: Access, depth: int, machine: Machine, level: s
 
 
 def _held_bytes(nest: Nest, access: Access, depth: int, machine: Machine) -> int:
-    """Returns bytes of a buffer's lines that the loops from `depth` inward touch."""
+    """Returns bytes of a buffer's lines that the loops from `depth` inward touch; none of what is in registers."""
+    if access.in_registers:
+        return 0
     line = machine.cache_line_bytes
     run = nest.run_elements(access, depth) * access.item_bytes
     runs = -(-nest.footprint_elements(access, depth) * access.item_bytes // run)

@@ -12,8 +12,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from reasoning_compiler.records import Machine
+
 DOT = "reasoning_compiler.dot"
 """A block's annotation: the instruction that takes the place of its two innermost loops, lanes and terms."""
+
+_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -22,24 +26,26 @@ class Dot:
 
     Args:
         name: for people, and in annotations.
-        feature: LLVM's name of the extension that has it.
+        features: LLVM's names of the extensions that it takes, all of them.
         left: dtype of A.
         right: dtype of B.
         sums: dtype of the sums.
         lanes: of a vector of sums.
         terms: products that go into each lane.
-        shifted: A is signed where the instruction wants it unsigned. A copy of it has 128 added, and 128 times the sums
-            over B, which the same instruction makes, are subtracted in the end.
-        per_fma: how many of them a core starts in the time of a float32 multiply-add.
+        intrinsic: LLVM's name of it; it takes the sums, A and B.
+        shifted: A has a sign where the instruction wants none, or none where it wants one. A copy of it has 128 added
+            or taken away, and the sums over B of that, which the same instruction makes, are subtracted in the end.
+        per_fma: how many of them a core starts in the time of a float32 multiply-add of whole vectors.
     """
 
     name: str
-    feature: str
+    features: tuple[str, ...]
     left: str
     right: str
     sums: str
     lanes: int
     terms: int
+    intrinsic: str
     shifted: bool = False
     per_fma: float = 1.0
 
@@ -48,17 +54,34 @@ class Dot:
         """What the alternative is called that uses it."""
         return f"dot products of {self.terms} ({self.name})"
 
-    @property
-    def gain(self) -> float:
-        """How many times the multiply-adds of float32 it makes in the same time."""
-        return self.terms * self.per_fma
+    def gain(self, machine: Machine) -> float:
+        """Returns how many times the multiply-adds of float32 it makes on a machine in the same time."""
+        return self.per_fma * self.terms * self.lanes * _FLOAT_BYTES / machine.vector_bytes
 
+
+_VNNI_512 = ("avx512vnni",)
+_VNNI_256 = ("avx512vl", "avx512vnni")
+_AVX_VNNI = ("avxvnni",)  # the same as the one above, in another encoding
+_VPDPBUSD = "llvm.x86.avx512.vpdpbusd"
+_NEON = "llvm.aarch64.neon"
 
 DOTS = (
-    Dot("vpdpbusd", "avx512vnni", "uint8", "int8", "int32", 16, 4),
-    Dot("vpdpbusd, shifted", "avx512vnni", "int8", "int8", "int32", 16, 4, shifted=True),
-    Dot("vdpbf16ps", "avx512bf16", "bfloat16", "bfloat16", "float32", 16, 2),
+    Dot("vpdpbusd", _VNNI_512, "uint8", "int8", "int32", 16, 4, f"{_VPDPBUSD}.512"),
+    Dot("vpdpbusd, shifted", _VNNI_512, "int8", "int8", "int32", 16, 4, f"{_VPDPBUSD}.512", shifted=True),
+    Dot("vdpbf16ps", ("avx512bf16",), "bfloat16", "bfloat16", "float32", 16, 2, "llvm.x86.avx512bf16.dpbf16ps.512"),
+    Dot("vpdpbssd, 256 bits", ("avxvnniint8",), "int8", "int8", "int32", 8, 4, "llvm.x86.avx2.vpdpbssd.256"),
+    *(
+        Dot(f"vpdpbusd, 256 bits{more}", features, left, "int8", "int32", 8, 4, f"{_VPDPBUSD}.256", shifted=bool(more))
+        for features in (_VNNI_256, _AVX_VNNI)
+        for left, more in (("uint8", ""), ("int8", ", shifted"))
+    ),
+    Dot("sdot", ("dotprod",), "int8", "int8", "int32", 4, 4, f"{_NEON}.sdot"),
+    Dot("udot", ("dotprod",), "uint8", "uint8", "int32", 4, 4, f"{_NEON}.udot"),
+    Dot("usdot", ("i8mm",), "uint8", "int8", "int32", 4, 4, f"{_NEON}.usdot"),
+    Dot("sdot, shifted", ("dotprod",), "uint8", "int8", "int32", 4, 4, f"{_NEON}.sdot", shifted=True),
+    Dot("bfdot", ("bf16",), "bfloat16", "bfloat16", "float32", 4, 2, f"{_NEON}.bfdot.v4f32.v8bf16"),
 )
+"""The best for a pair of types first."""
 
 
 def dot_named(name: str) -> Dot:
@@ -66,7 +89,10 @@ def dot_named(name: str) -> Dot:
     return {dot.name: dot for dot in DOTS}[name]
 
 
-def dot_for(dtypes: Iterable[str], features: Collection[str]) -> Dot | None:
-    """Returns the instruction for the dtypes of A, B and the sums; None where a CPU with these features has none."""
+def dots_for(dtypes: Iterable[str], features: Collection[str]) -> tuple[Dot, ...]:
+    """Returns the instructions for the dtypes of A, B and the sums that a CPU with these features has, the best first.
+
+    Those with fewer lanes fit where there are not as many columns.
+    """
     wanted = tuple(dtypes)
-    return next((d for d in DOTS if (d.left, d.right, d.sums) == wanted and d.feature in features), None)
+    return tuple(d for d in DOTS if (d.left, d.right, d.sums) == wanted and set(d.features) <= set(features))

@@ -80,6 +80,7 @@ class _Walk:
     def _block(self, realize: Any, scope: _Scope) -> None:
         block = realize.block
         if LAID_OUT_AHEAD in block.annotations:
+            self.arguments |= {str(region.source.name) for region in block.writes[:]}  # it will be one
             return
         if not scope.loops and not block.iter_vars:
             self.visit(block.body, scope)

@@ -27,7 +27,7 @@ def with_own_rules(theirs: list[Any], *, stream_bytes: int = _CORES_CACHES_BYTES
         stream_bytes: a constant that is larger may be prefetched; what a core's caches hold.
     """
     tiling = next((i for i, rule in enumerate(theirs) if "MultiLevelTiling" in type(rule).__name__), len(theirs))
-    first = [fused_attention(), joined_products(stream_bytes), dot_products()]
+    first = [fused_attention(), joined_products(stream_bytes), dot_products(stream_bytes)]
     contractions = [padded_contraction(), operand_packing(), packed_contraction(stream_bytes)]
     return [*first, *theirs[:tiling], *contractions, *theirs[tiling:], vector_math()]
 

@@ -3,6 +3,7 @@
 from reasoning_compiler.tuner.explaining import explained
 from reasoning_compiler.tuner.settings import PROPOSERS, LLMSettings, Progress, Settings
 from reasoning_compiler.tuner.tune import (
+    NOT_KEPT,
     BestProgram,
     Result,
     devices_of,
@@ -14,6 +15,7 @@ from reasoning_compiler.tuner.tune import (
 )
 
 __all__ = [
+    "NOT_KEPT",
     "PROPOSERS",
     "BestProgram",
     "LLMSettings",

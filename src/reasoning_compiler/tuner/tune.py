@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from reasoning_compiler.errors import EnvironmentMismatchError, Interrupted, LLMSetupError, UsageError
 from reasoning_compiler.journal import Header, Journal, Run, check_environment, read_run, require_free, unknown_here
 from reasoning_compiler.machine import chosen_threads, detect, differences, fingerprint, import_tvm, preset, with_target
-from reasoning_compiler.records import Machine, Step
+from reasoning_compiler.records import Machine, Peak, Step
 from reasoning_compiler.risk import works_on
 from reasoning_compiler.tuner.settings import Progress, Settings
 
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from reasoning_compiler.measure.tracker import Devices
     from reasoning_compiler.space.space import Space
     from reasoning_compiler.workload import Workload
+    from reasoning_compiler.workload.workload import Reference
 
 _RUNS = Path("runs")
 _WORKLOAD_FILE = "workload.json"
+NOT_KEPT = "the run's reference is not kept: results are compared with those of the untuned program"
+"""What is said of a run with a reference of the caller's."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,8 @@ def tune(
         machine=machine,
         fingerprint=fingerprint(machine, threads),
         config=settings.to_json(),
+        peak=_peak(workload, machine),
+        own_reference=workload.reference is not None and not _is_named(workload),
         command=command,
     )
     return _run(folder, workload, machine, settings, threads, header=header, on_progress=on_progress)
@@ -131,6 +136,7 @@ def resume(
     patience: int | None = None,
     rpc: str | None = None,
     key: str | None = None,
+    reference: Reference | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Result:
     """Returns the result of going on with a run that was interrupted, or that is to take more samples.
@@ -142,6 +148,8 @@ def resume(
         patience: the new number of samples in a row that may bring nothing faster; None for the run's own.
         rpc: where the tracker of the run's devices is now; None for where it was.
         key: the name of the run's devices there now; None for the run's own.
+        reference: of a workload of one's own, again, as the folder does not keep it; None for none: results are then
+            compared with those of the untuned program, and a notice says so.
         on_progress: is called whenever there is something new to show.
 
     Raises:
@@ -162,6 +170,11 @@ def resume(
         if run.ended is not None and run.ended.confirmed is not None and settings == before:
             return Result(run)
         workload = load_workload(run)
+        if reference is not None:
+            workload = replace(workload, reference=reference)
+        elif run.header.own_reference:
+            notice = f"{NOT_KEPT}; `resume` takes it as `reference`"
+            on_progress(Progress("starting", str(run.folder), run.num_samples, settings.samples, notice=notice))
         return _run(run.folder, workload, machine, settings, threads, header=None, on_progress=on_progress)
     except KeyboardInterrupt:
         raise Interrupted(Path(folder)) from None
@@ -278,11 +291,20 @@ def _recorded(settings: Settings, workload: Workload) -> Run:
 
 def _files(workload: Workload) -> dict[str, str]:
     """Returns what a run folder needs to stand on its own: the module, where none of our specs can make it again."""
+    return {} if _is_named(workload) else {_WORKLOAD_FILE: import_tvm().ir.save_json(workload.mod)}
+
+
+def _is_named(workload: Workload) -> bool:
     from reasoning_compiler.workload import CATALOGUE
 
-    if workload.spec.partition("[")[0] in CATALOGUE:
-        return {}
-    return {_WORKLOAD_FILE: import_tvm().ir.save_json(workload.mod)}
+    return workload.spec.partition("[")[0] in CATALOGUE
+
+
+def _peak(workload: Workload, machine: Machine) -> Peak:
+    from reasoning_compiler.space.analysis import peak_of
+    from reasoning_compiler.space.extract import nests
+
+    return peak_of(nests(workload.mod), machine)
 
 
 def _machine(settings: Settings) -> Machine:

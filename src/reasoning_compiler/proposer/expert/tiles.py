@@ -115,7 +115,7 @@ class TileChooser:
             return
         *rows, vector = self._spatial
         item_bytes = self.group.nest.output.item_bytes if self.group.nest.output else 4
-        lanes = max(1, self.machine.vector_bytes // item_bytes)
+        lanes = max(1, self.machine.vector_bytes // item_bytes) if self.group.nest.dot is None else 1
         widths = _divisors(self._domains[vector].extent, self._domains[vector].max_innermost or 64)
         full = [w for w in widths if w % lanes == 0]
         for width in full or widths[-2:]:

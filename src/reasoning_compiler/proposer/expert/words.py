@@ -25,7 +25,9 @@ def describe_tiling(group: TileGroup, tiling: Tiling, machine: Machine) -> str:
         text += f" needs {found.accumulators} of {machine.num_vector_registers} vector registers for its sums"
         text += "" if found.in_registers else ", which do not stay there"
         if (dot := group.nest.dot) is not None:
-            text += f"; {dot.name} makes {dot.lanes} × {dot.terms} products at once, {dot.gain:g} times float32's"
+            text += (
+                f"; {dot.name} makes {dot.lanes} × {dot.terms} products at once, {dot.gain(machine):g} times float32's"
+            )
     else:
         text += " is scalar"
     reducing = [(loop.name, inner[loop.name]) for loop in group.nest.loops if loop.reduces and inner[loop.name] > 1]

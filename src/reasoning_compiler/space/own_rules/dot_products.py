@@ -3,12 +3,14 @@
 Tiled like `packed_contraction`, with the sums of a register tile in registers over the whole reduction; the tile counts
 vectors of columns, and the reduction groups of terms:
 
-    for i_0, j_0, i_1, j_1:                                # j counts vectors of 16 columns
+    for i_0, j_0, i_1, j_1:                                # j counts vectors of, say, 16 columns
         for k_0, k_1: for i_2: for j_2:                    # k counts groups of 4 (2 in bfloat16)
             for lane: for term: C_local[i, 16 * j + lane] += A[i, 4 * k + term] * B[4 * k + term, 16 * j + lane]
 
 The last two loops are marked, and the builder puts the instruction in their place (`measure/dot_products.py`). As they
 stand last, MetaSchedule's `RewriteLayout` packs a constant B into [..., 16, 4], which is what the instruction reads.
+What is not constant a block of its own copies there in each call; the analysis counts it.
+Which instruction, and so how many columns and terms, is the target's: the same rule serves AVX-512, AVX2 and Arm.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from reasoning_compiler.machine.toolchain import import_tvm
-from reasoning_compiler.space.dots import DOT, Dot, dot_for
+from reasoning_compiler.space.dots import DOT, Dot, dots_for
+from reasoning_compiler.space.own_rules.announced import announce_streams
 from reasoning_compiler.space.own_rules.marks import STRUCTURE
 from reasoning_compiler.space.walk import REDUCTION, constants, factors
 
@@ -27,15 +30,29 @@ _FIRST_LLVM = 22  # its instructions take bytes and bfloat16 as such; those befo
 
 
 class _Place(NamedTuple):
-    """Where an instruction fits: it, and the positions of the loops over columns and terms."""
+    """Where an instruction fits.
+
+    Args:
+        dot: the instruction.
+        column: the position of the loop over columns.
+        term: the position of the loop over terms.
+        packed: which of the block's reads is packed in each call; None where B is laid out ahead of time.
+        order: of B's dimensions, those of columns and terms last.
+    """
 
     dot: Dot
     column: int
     term: int
+    packed: int | None
+    order: tuple[int, ...]
 
 
-def dot_products() -> Any:
-    """Returns the rule, which goes before all that tile: what it has tiled, they leave alone."""
+def dot_products(stream_bytes: int) -> Any:
+    """Returns the rule, which goes before all that tile: what it has tiled, they leave alone.
+
+    Args:
+        stream_bytes: a constant that is larger may be prefetched; what fits into a core's caches.
+    """
     import_tvm()
     from tvm.ir.utils import derived_object
     from tvm.s_tir.meta_schedule.schedule_rule import PyScheduleRule
@@ -51,7 +68,11 @@ def dot_products() -> Any:
 
         def apply(self, sch: Any, block: Any) -> list[Any]:
             place = _place(sch, block, self.features) if self.features else None
-            return [sch] if place is None else [sch, _tiled(sch.copy(), block, place)]
+            if place is None:
+                return [sch]
+            tiled = _tiled(sch.copy(), block, place)
+            announce_streams(tiled, [block], stream_bytes=stream_bytes)
+            return [sch, tiled]
 
         def clone(self) -> Any:
             return DotProducts()
@@ -77,16 +98,23 @@ def _place(sch: Any, name: Any, features: frozenset[str]) -> _Place | None:
     variables = [iter_var.var for iter_var in block.iter_vars]
     written = block.writes[0].source
     for left, right in (operands, operands[::-1]):
-        dot = dot_for((str(x.dtype) for x in (left.source, right.source, written)), features)
+        dots = dots_for((str(x.dtype) for x in (left.source, right.source, written)), features)
         term, column = _position(variables, left.indices[-1]), _position(variables, block.body.indices[-1])
-        if dot is None or term is None or column is None or not _in_place(sch, left.source, right.source, dot):
+        if term is None or column is None:
             continue
         steps = [_position(variables, index) for index in right.indices]
-        extents = [int(iter_var.dom.extent) for iter_var in block.iter_vars]
         reduces = [int(iter_var.iter_type) == REDUCTION for iter_var in block.iter_vars]
-        fits = extents[term] % dot.terms == 0 and extents[term] > dot.terms and extents[column] % dot.lanes == 0
-        if fits and reduces[term] and not reduces[column] and steps.count(term) == steps.count(column) == 1:
-            return _Place(dot, column, term)
+        if not reduces[term] or reduces[column] or not steps.count(term) == steps.count(column) == 1:
+            continue
+        terms, columns = (int(block.iter_vars[at].dom.extent) for at in (term, column))
+        for dot in dots:
+            fits = terms % dot.terms == 0 and terms > dot.terms and columns % dot.lanes == 0
+            is_constant = any(right.source.same_as(each) for each in constants(sch.mod["main"]))
+            if fits and _may_be_laid_out(sch, left.source, dot, is_constant=is_constant):
+                others = (at for at, step in enumerate(steps) if step not in (column, term))
+                order = (*others, steps.index(column), steps.index(term))
+                reads = [region.source.same_as(right.source) for region in block.reads]
+                return _Place(dot, column, term, None if is_constant else reads.index(True), order)
     return None
 
 
@@ -94,18 +122,36 @@ def _position(variables: list[Any], expr: Any) -> int | None:
     return next((i for i, variable in enumerate(variables) if variable.same_as(expr)), None)
 
 
-def _in_place(sch: Any, left: Any, right: Any, dot: Dot) -> bool:
-    """Tells whether B is a constant, which is laid out for the instruction, and A lies as it reads it.
+def _may_be_laid_out(sch: Any, left: Any, dot: Dot, *, is_constant: bool) -> bool:
+    """Tells whether A lies as the instruction reads it, and B can be laid out for it, ahead of time or in each call.
 
     Of bfloat16, TVM keeps its own buffers as float32; what is shifted has to be there before the loops begin.
     """
-    main = sch.mod["main"]
-    free = dot.left == "uint8" or any(left.same_as(parameter) for parameter in main.params)
-    return free and any(right.same_as(each) for each in constants(main))
+    plain = dot.left != "bfloat16" and not dot.shifted
+    given = any(left.same_as(parameter) for parameter in sch.mod["main"].params)
+    return (plain or given) and (is_constant or dot.left != "bfloat16")
+
+
+def _pack(sch: Any, block: Any, place: _Place) -> None:
+    """Copies B in each call, as the instruction reads it: [..., vectors of columns, groups of terms, lanes, terms]."""
+    lanes, terms = place.dot.lanes, place.dot.terms
+
+    def vectors(*at: Any) -> list[Any]:
+        *others, column, term = (at[dimension] for dimension in place.order)
+        return [*others, column // lanes, term // terms, column % lanes, term % terms]
+
+    copy = sch.cache_read(block, place.packed, "global")
+    sch.transform_layout(block, ("read", place.packed), vectors)
+    *others, column, term = (sch.get_loops(copy)[dimension] for dimension in place.order)
+    columns, lane = sch.split(column, [None, lanes])
+    groups, term = sch.split(term, [None, terms])
+    sch.reorder(*others, columns, groups, lane, term)
 
 
 def _tiled(sch: Any, block: Any, place: _Place) -> Any:
     dot = place.dot
+    if place.packed is not None:
+        _pack(sch, block, place)
     reduces = [int(iter_var.iter_type) == REDUCTION for iter_var in sch.get(block).iter_vars]
     loops = list(sch.get_loops(block))
     loops[place.column], lanes = sch.split(loops[place.column], [None, dot.lanes])
@@ -126,7 +172,7 @@ def _tiled(sch: Any, block: Any, place: _Place) -> Any:
         sch.set_scope(block, 0, "local")
     sch.reverse_compute_at(consumer, spatial[1][-1], preserve_unit_loops=True)
     sch.annotate(block, "meta_schedule.tiling_structure", _STRUCTURE)
-    sch.annotate(block, STRUCTURE, dot.label)
+    sch.annotate(block, STRUCTURE, dot.label if place.packed is None else f"{dot.label}, operand packed in each call")
     sch.annotate(block, DOT, dot.name)
     return sch
 

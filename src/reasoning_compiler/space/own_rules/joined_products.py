@@ -19,9 +19,9 @@ from __future__ import annotations
 from typing import Any
 
 from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.space.own_rules.announced import announce_streams
 from reasoning_compiler.space.own_rules.joined_label import JOINED
 from reasoning_compiler.space.own_rules.marks import NO_RULES, SETTLED, STRUCTURE
-from reasoning_compiler.space.own_rules.packed_contraction import offer_prefetches
 from reasoning_compiler.space.sketch import TVM_ERRORS
 from reasoning_compiler.space.tiling import JOINED_STRUCTURE
 from reasoning_compiler.space.walk import REDUCTION, SPATIAL, factors
@@ -136,7 +136,7 @@ def _join(sch: Any, block: Any, products: list[Any], stream_bytes: int) -> None:
         sch.annotate(each, NO_RULES, "None")
     for each in products:
         sch.set_scope(each, 0, "local")
-    offer_prefetches(sch, products, stream_bytes)
+    announce_streams(sch, products, stream_bytes=stream_bytes)
     spatial = sch.get_loops(block)
     most = [*[_MAX_ROWS] * (len(spatial) - 1), _MAX_VECTOR]
     tiles = [

@@ -10,29 +10,25 @@ of scope "local" that is written back when it is complete:
 
 What a tile reads of a constant operand is one contiguous stream then, as `RewriteLayout` packs it (Goto and van de
 Geijn, "Anatomy of high-performance matrix multiplication", 2008: the panel of B). It comes from L2 where the panel
-fits, as in a convolution, and from memory in a product with few rows, where it may be prefetched (see `PREFETCH`).
+fits, as in a convolution, and from memory in a product with few rows, where it may be prefetched (see `announced`).
 Where many rows share a panel that fits no cache, MetaSchedule's own structure is better: so this is an alternative.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from reasoning_compiler.machine.toolchain import import_tvm
-from reasoning_compiler.space.nest import PREFETCH
+from reasoning_compiler.space.own_rules.announced import announce_streams
 from reasoning_compiler.space.own_rules.marks import PADDED, STRUCTURE
 from reasoning_compiler.space.sketch import TVM_ERRORS
-from reasoning_compiler.space.walk import constants
 
 IN_REGISTERS = "sums in registers"
 """The label of the alternative that the rule makes."""
 
 _STRUCTURE = "SSRRS"
 _MAX_INNERMOST = 64  # as in MetaSchedule's rules for CPUs
-_DISTANCES_BYTES = (0, 4096, 8192, 16384)
 
 
 def packed_contraction(stream_bytes: int) -> Any:
@@ -63,7 +59,7 @@ def packed_contraction(stream_bytes: int) -> Any:
             tiled = options[-1]  # a block may ask for several levels; the last is the innermost
             if len(tiled.trace.insts) == len(sch.trace.insts):
                 return [sch]
-            offer_prefetches(tiled, [block], stream_bytes)
+            announce_streams(tiled, [block], stream_bytes=stream_bytes)
             if PADDED in sch.get(block).annotations:
                 _write_back_to_reader(tiled, block)
             tiled.annotate(block, STRUCTURE, IN_REGISTERS)
@@ -73,15 +69,6 @@ def packed_contraction(stream_bytes: int) -> Any:
             return PackedContraction()
 
     return PackedContraction()
-
-
-def offer_prefetches(sch: Any, blocks: Sequence[Any], stream_bytes: int) -> None:
-    """Makes the distance at which blocks prefetch a decision, the same for all, where one streams a large constant."""
-    if max(_largest_constant_bytes(sch, block) for block in blocks) > stream_bytes:
-        chance = 1 / len(_DISTANCES_BYTES)
-        distance = sch.sample_categorical(list(_DISTANCES_BYTES), [chance] * len(_DISTANCES_BYTES))
-        for block in blocks:
-            sch.annotate(block, PREFETCH, distance)
 
 
 def _write_back_to_reader(sch: Any, block: Any) -> None:
@@ -94,19 +81,3 @@ def _write_back_to_reader(sch: Any, block: Any) -> None:
     if len(readers) == 1:
         with suppress(TVM_ERRORS):  # unless it reads something else, or in another order
             sch.reverse_compute_inline(readers[0])
-
-
-def _largest_constant_bytes(sch: Any, block: Any) -> int:
-    """Returns the size of the largest constant that a block reads: only those are laid out in the order of reading."""
-    import tvm
-
-    known = constants(sch.mod["main"])
-    read = [region.source for region in sch.get(block).reads]
-    return max(
-        (
-            math.prod(int(extent) for extent in buffer.shape) * tvm.DataType(str(buffer.dtype)).itemsize
-            for buffer in read
-            if any(buffer.same_as(constant) for constant in known)
-        ),
-        default=0,
-    )
