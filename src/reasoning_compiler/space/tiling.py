@@ -27,9 +27,9 @@ class TileGroup:
         needs: the structure choices, (site, alternative), under which the block has these decisions.
         prefetch: the decision on how many bytes ahead its streams are prefetched; None where there is none.
         copies: what is copied in each call for this way of tiling.
+        packed: the buffers of those copies that are laid out in the order in which the tiled block reads them.
         products: blocks that are summed up in one pass with it, see `own_rules/joined_products.py`. The rule itself has
             made the outermost tiles parallel and unrolled the register tile.
-        packed: the buffers of those copies that are laid out in the order in which the tiled block reads them.
     """
 
     block: str
@@ -41,8 +41,8 @@ class TileGroup:
     needs: tuple[tuple[str, str], ...] = ()
     prefetch: Decision | None = None
     copies: tuple[Nest, ...] = ()
-    products: tuple[str, ...] = ()
     packed: frozenset[str] = frozenset()
+    products: tuple[str, ...] = ()
 
     @property
     def prefetch_bytes(self) -> int:
