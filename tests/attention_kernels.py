@@ -92,7 +92,6 @@ KERNELS: dict[str, Callable[[], Kernel]] = {
     "window": lambda: masked(lambda h, i, j: _both(j < i + 5, i - j < 9)),
     "odd": lambda: named("flux-attention[text_len=5,image_tokens=70,num_heads=2,head_dim=16]"),
     "odd, causal": lambda: named("llama3-attention[seq_len=45,num_heads=4,num_kv_heads=2,head_dim=16]"),
-    "odd, window": lambda: masked(lambda h, i, j: _both(j < i + 5, i - j < 9), length=45),
     "transposed": lambda: masked(lambda h, i, j: i >= j, keys_transposed=True),
 }
 

@@ -28,7 +28,8 @@ from reasoning_compiler.proposer.random import mutate
 from reasoning_compiler.records import UNTUNED, Peak, Program, Transformation
 from reasoning_compiler.report.explain import explain_text
 from reasoning_compiler.report.units import flops_text
-from reasoning_compiler.space.analysis import analyze
+from reasoning_compiler.space.analysis import analyze, peak_of
+from reasoning_compiler.space.extract import nests as nests_of
 from reasoning_compiler.space.rules import rules_of, with_own_rules
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.tuner import tune
@@ -368,3 +369,33 @@ def test_what_is_packed_in_each_call_is_counted_and_pays_only_for_many_rows() ->
 
     assert opening(512)["C instruction"] == "dot products of 4 (vpdpbusd, shifted), operand packed in each call"
     assert "C instruction" not in opening(1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "at"),
+    [
+        ((64, 128), lambda i, j, k: (j, k)),  # A moves with the columns
+        ((64, 128), lambda i, j, k: (i, k)),  # of B a part is read, and it is given in each call
+    ],
+)
+def test_it_is_not_offered_where_the_instruction_cannot_read_the_operands(shape: Any, at: Any) -> None:
+    columns = 64 if at(0, 1, 2)[0] == 1 else 48
+    a, b = te.placeholder(shape, "uint8", name="A"), te.placeholder((128, 113), "int8", name="B")
+    k = te.reduce_axis((0, 128), "k")
+    c = te.compute(
+        (64, columns),
+        lambda i, j: te.sum(a[at(i, j, k)].astype("int32") * b[k, j].astype("int32"), axis=k),
+        name="C",
+    )
+    target = tvm.target.Target(WITH_BOTH)
+    mod = make([a, b, c], lambda x, y: x, weights=()).mod
+    made = Space(mod, target, rules=with_own_rules(rules_of(mod, target)))
+    assert not any(decision.name.endswith("instruction") for decision in made.table(UNTUNED))
+
+
+def test_the_peak_is_the_same_whichever_operand_stands_first() -> None:
+    (nest,) = (n for n in nests_of(gemm(8, 32, 64, dtype="uint8").mod) if n.dtypes)
+    turned = replace(nest, dtypes=(nest.dtypes[1], nest.dtypes[0], nest.dtypes[2]))
+    able = replace(machine(), features=("avx512f", "avx512bw", "avx512vl", "avx512vnni"))
+    assert peak_of([nest], able).flops > able.peak_flops
+    assert peak_of([turned], able) == peak_of([nest], able)

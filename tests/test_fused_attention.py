@@ -177,7 +177,15 @@ def test_the_analysis_knows_the_share_that_is_left() -> None:
     assert shares["K_global"] == shares["out_local"] == 1.0
 
 
-@pytest.mark.parametrize("made", [lambda: attention(2, 37, 16), lambda: attention(2, 8, 16), no_softmax])
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: attention(2, 37, 16),
+        lambda: attention(2, 8, 16),
+        lambda: masked(lambda h, i, j: tvm.tirx.all(j < i + 5, i - j < 9), length=45),  # two bounds and a cut vector
+        no_softmax,
+    ],
+)
 def test_it_is_not_offered_where_it_does_not_fit(made: Any) -> None:
     assert fused(make_space(made().mod)) is None
 

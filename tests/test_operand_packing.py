@@ -19,7 +19,7 @@ from reasoning_compiler.proposer.random import mutate
 from reasoning_compiler.records import UNTUNED, Program, Transformation
 from reasoning_compiler.space.own_rules.packed_contraction import IN_REGISTERS
 from reasoning_compiler.space.space import Space
-from space_kernels import Kernel, attention, batched_matmul, conv2d, gemm, make_inputs, tvm
+from space_kernels import Kernel, attention, batched_matmul, conv2d, gemm, make, make_inputs, tvm
 from test_packed_contraction import output, space_of
 from test_padded_contraction import space_for
 from test_proposers import of_root
@@ -149,3 +149,10 @@ def test_the_copy_is_priced() -> None:
     assert len(with_copies) == len(made.tile_groups) / 2
     for group in with_copies:
         assert [copy.block for copy in group.copies] == ["B_global"] and dict(group.needs).keys() >= {"C packing"}
+
+
+def test_a_part_of_an_operand_is_left_alone() -> None:
+    a, b = tvm.te.placeholder((64, 512), name="A"), tvm.te.placeholder((512, 113), name="B")
+    k = tvm.te.reduce_axis((0, 512), "k")
+    c = tvm.te.compute((64, 96), lambda i, j: tvm.te.sum(a[i, k] * b[k, j], axis=k), name="C")
+    assert site(space_for(make([a, b, c], lambda x, y: x @ y[:, :96]).mod)) is None

@@ -25,6 +25,7 @@ from reasoning_compiler.space.analysis import Analysis, analyze
 from reasoning_compiler.space.own_rules.packed_contraction import IN_REGISTERS
 from reasoning_compiler.space.rules import rules_of, space_generator, with_own_rules
 from reasoning_compiler.space.space import Space
+from reasoning_compiler.workload import parse
 from space_kernels import Kernel, batched_matmul, gemm, make, make_inputs, te, tvm
 from test_packed_contraction import output, space_of
 from test_proposers import of_root
@@ -243,3 +244,25 @@ def test_it_is_explained() -> None:
     assert "i from 197 to 198: 0.5% more work" in text
     assert "Padded: i from 197 to 198." in found.describe()
     assert replace(found, blocks=()).describe() == ""
+
+
+def test_conditions_of_the_kernel_itself_stay() -> None:
+    a, b, k = te.placeholder((37, 29), name="A"), te.placeholder((29, 64), name="B"), te.reduce_axis((0, 29), "k")
+    c = te.compute(
+        (37, 64), lambda i, j: te.sum(tvm.tirx.if_then_else(k < 20, a[i, k], 0.0) * b[k, j], axis=k), name="C"
+    )
+    own = make([a, b, c], lambda x, y: x[:, :20] @ y[:20], weights=(1,))
+    made, inputs = space_of(own.mod), make_inputs(own, 1)
+    program = made.edit(UNTUNED, Transformation((("C padding", ROWS),)))
+    np.testing.assert_allclose(output(made, program, inputs), own.reference(*inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_only_columns_that_are_read_at_plain_places_are_padded() -> None:
+    made = space_for(parse("routed-experts[blocks=3,tokens=16,num_experts=2,hidden=64,width=100]").mod)
+    sites = [decision for decision in made.table(UNTUNED) if decision.name.endswith("padding")]
+    assert not any("n from" in str(value) for decision in sites for value in decision.domain.values)
+
+
+def test_blocks_that_select_experts_are_no_rows_of_one_matrix() -> None:
+    made = space_for(parse("routed-experts[blocks=37,tokens=3,num_experts=2,hidden=64,width=64]").mod)
+    assert not any(decision.name.endswith("padding") for decision in made.table(UNTUNED))

@@ -169,7 +169,8 @@ def analyze(nests: Sequence[Nest], machine: Machine, *, kernel_flops: float = 0,
 
 def peak_of(nests: Sequence[Nest], machine: Machine) -> Peak:
     """Returns what a machine can do at best of the nests' kinds: more than of float32 where it has an instruction."""
-    dots = [dot for nest in nests for dot in dots_for(nest.dtypes, machine.features)]
+    orders = {order for nest in nests for order in (nest.dtypes, (*nest.dtypes[1::-1], *nest.dtypes[2:]))}
+    dots = [dot for dtypes in orders for dot in dots_for(dtypes, machine.features)]
     best = max(dots, key=lambda dot: dot.gain(machine), default=None)
     return Peak(machine.peak_flops) if best is None else Peak(machine.peak_flops * best.gain(machine), best.name)
 

@@ -80,7 +80,8 @@ class _Walk:
     def _block(self, realize: Any, scope: _Scope) -> None:
         block = realize.block
         if LAID_OUT_AHEAD in block.annotations:
-            self.arguments |= {str(region.source.name) for region in block.writes[:]}  # it will be one
+            laid_out = {str(region.source.name) for region in block.writes[:]}  # they will be arguments
+            self.arguments, self.constants = self.arguments | laid_out, self.constants | laid_out
             return
         if not scope.loops and not block.iter_vars:
             self.visit(block.body, scope)

@@ -160,8 +160,8 @@ class TileChooser:
         A matrix times a vector is read once, so nothing is gained by blocks for a cache; see `NUM_RUNS`.
         """
         *rows, vector = self._spatial or [0]
-        outside, inside = self.group.structure[: -len("RS")], self.group.structure[-len("RS") :]
-        if any(self._domains[i].extent > 1 for i in rows) or inside != "RS" or "R" not in outside or vector not in tile:
+        one_row = all(self._domains[i].extent == 1 for i in rows)
+        if self.group.structure != "SSRSRS" or not one_row or vector not in tile:
             return
         factors = list(self._surround(tile))
         jobs, *between, runs, width = factors[vector]

@@ -64,7 +64,8 @@ def _describe_copies(group: TileGroup, inner: Mapping[str, int]) -> str:
         names = ", ".join(name.removesuffix("_global") for name in packed)
         told.append(f" Each call copies {names} into the order of reading, which its many rows pay for.")
     elif group.copies:
-        told.append(f" Each call copies {', '.join(copy.block.removesuffix('_pad') for copy in group.copies)} for it.")
+        names = ", ".join(copy.block.removesuffix("_pad").removesuffix("_global") for copy in group.copies)
+        told.append(f" Each call copies {names} for it.")
     return "".join(told)
 
 

@@ -22,6 +22,7 @@ from reasoning_compiler.space.dots import DOT, Dot, dots_for
 from reasoning_compiler.space.own_rules.announced import announce_streams
 from reasoning_compiler.space.own_rules.marks import STRUCTURE
 from reasoning_compiler.space.walk import REDUCTION, constants, factors
+from reasoning_compiler.space.walk import variables as variables_of
 
 _STRUCTURE = "SSRRS"
 _MAX_ROWS = 32  # of a register tile, in each loop
@@ -100,7 +101,11 @@ def _place(sch: Any, name: Any, features: frozenset[str]) -> _Place | None:
     for left, right in (operands, operands[::-1]):
         dots = dots_for((str(x.dtype) for x in (left.source, right.source, written)), features)
         term, column = _position(variables, left.indices[-1]), _position(variables, block.body.indices[-1])
-        if term is None or column is None:
+        if (
+            term is None
+            or column is None
+            or any(variables[column].same_as(v) for i in left.indices for v in variables_of(i))
+        ):
             continue
         steps = [_position(variables, index) for index in right.indices]
         reduces = [int(iter_var.iter_type) == REDUCTION for iter_var in block.iter_vars]

@@ -16,6 +16,7 @@ them skip those that do not count. Without it the program is right, too.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -87,8 +88,30 @@ def _lanes(chain: Chain, widest: int) -> list[tuple[int, int]]:
         return []
     whole = [(keys, depth)] if keys >= _MIN_LANES else []
     is_short = 2 * keys < widest or keys < _MIN_LANES
-    fills = is_short and -num_keys % widest <= _MAX_WASTE * num_keys and _has_tile(rows)
+    little = -num_keys % widest <= _MAX_WASTE * num_keys
+    fills = is_short and little and _has_tile(rows) and _num_bounds(chain.stages) <= 1
     return [(widest, depth), *whole] if fills else whole
+
+
+def _num_bounds(stages: Sequence[Stage]) -> int:
+    """Returns how many comparisons of places, as a mask makes, decide what stages compute.
+
+    TVM cuts a loop where each of them changes. The last vector is one such place, and a mask's bound another; with a
+    third, as of a window, it now and then, not in every process, computes a vector too many, behind a buffer's end.
+    """
+    tvm = import_tvm()
+    import tvm_ffi
+
+    count = 0
+    for stage in stages:
+        for kind in (tvm.tirx.LT, tvm.tirx.LE, tvm.tirx.GT, tvm.tirx.GE, tvm.tirx.EQ, tvm.tirx.NE):
+            found: list[Any] = []
+            tvm_ffi.structural_walk(stage.statement.value, (kind, found.append))
+            for comparison in found:
+                loads: list[Any] = []
+                tvm_ffi.structural_walk(comparison, (tvm.ir.TensorLoad, loads.append))
+                count += not loads
+    return count
 
 
 def _has_tile(rows: int) -> bool:

@@ -72,9 +72,11 @@ def operand_packing() -> Any:
 
 
 def _is_worth_it(sch: Any, found: Contraction) -> bool:
-    """Tells whether an operand is a large argument that many rows share."""
+    """Tells whether an operand is a large argument, read as a whole, that many rows share."""
     operand = next((p for p in sch.mod["main"].params if str(p.name) == found.right), None)
     if operand is None or math.prod(found.extents[i] for i in found.rows) < _MIN_ROWS:
+        return False
+    if int(operand.shape[found.order[-1]]) != found.extents[found.column]:
         return False
     return math.prod(int(extent) for extent in operand.shape) * item_bytes(str(operand.dtype)) >= _MIN_BYTES
 

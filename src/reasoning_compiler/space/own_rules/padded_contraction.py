@@ -87,9 +87,10 @@ class Contraction:
     Args:
         names: of its loops.
         extents: of its loops.
-        rows: positions of loops that the operand which is read along the columns does not have.
+        rows: positions of loops that do not move what is read along the columns.
         column: the position of the loop that walks the last dimension of the result.
-        is_shared: whether what is read along no column is the same for all of them, not one part for each group.
+        may_pad_columns: what is read along no column is the same for all of them, not one part for each group, and what
+            is read along the columns is read at plain indices.
         right: the name of the buffer that is read along the columns.
         order: the dimensions of the latter, those that the column walks last.
         is_constant: whether it is laid out ahead of time.
@@ -101,7 +102,7 @@ class Contraction:
     extents: tuple[int, ...]
     rows: tuple[int, ...]
     column: int
-    is_shared: bool
+    may_pad_columns: bool
     right: str
     order: tuple[int, ...]
     is_constant: bool
@@ -128,7 +129,7 @@ class Contraction:
 
     def _padded_columns(self, lanes: int) -> list[dict[int, int]]:
         extent = self.extents[self.column]
-        if extent <= lanes or extent % lanes == 0 or not self.is_shared:
+        if extent <= lanes or extent % lanes == 0 or not self.may_pad_columns:
             return []
         widths = [vectors * lanes for vectors in _VECTORS if vectors * lanes <= _MAX_COLUMNS]
         most = _FEWER_VECTORS * lanes * extent / math.gcd(extent, lanes)
@@ -161,7 +162,8 @@ def plain_contraction(sch: Any, block: Any) -> Contraction | None:
         return None
     (right,) = along[True]
     used = [part.min for part in right.region]
-    rows = tuple(i for i in spatial if not any(index.same_as(iterators[i].var) for index in used))
+    moving = [variable for index in used for variable in variables(index)]
+    rows = tuple(i for i in spatial if not any(variable.same_as(iterators[i].var) for variable in moving))
     is_constant = any(right.source.same_as(constant) for constant in constants(main))
     walked = [index.same_as(iterators[column].var) for index in used]
     return Contraction(
@@ -169,7 +171,8 @@ def plain_contraction(sch: Any, block: Any) -> Contraction | None:
         tuple(int(loop.extent) for loop in loops),
         rows,
         column,
-        not any(iterators[column].var.same_as(v) for r in along[False] for p in r.region for v in variables(p.min)),
+        _is_plain(right)
+        and not any(iterators[column].var.same_as(v) for r in along[False] for p in r.region for v in variables(p.min)),
         _buffer_name(right),
         tuple(sorted(range(len(walked)), key=walked.__getitem__)),
         is_constant,

@@ -14,8 +14,9 @@ from __future__ import annotations
 from typing import Any
 
 from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.space.nest import read_paddings
 from reasoning_compiler.space.own_rules.marks import PADDED
-from reasoning_compiler.space.walk import with_block
+from reasoning_compiler.space.walk import SPATIAL, with_block
 
 
 def padded_reads() -> Any:
@@ -53,11 +54,15 @@ def _without_conditions(realize: Any) -> Any:
     if PADDED not in block.annotations:
         return realize
     column = block.writes[0].region[-1].min
+    made = {(padding.extent, padding.padded) for padding in read_paddings(str(block.annotations[PADDED]))}
+    extents = {each.var: int(each.dom.extent) for each in block.iter_vars if int(each.iter_type) == SPATIAL}
 
     def unconditional(call: Any) -> Any:
         last = _last_that_count(call)
         if last is None or any(variable.same_as(column) for variable in last):
             return call  # a vector of columns reads what lies side by side
+        if any((number + 1, extents.get(variable)) not in made for variable, number in last.items()):
+            return call  # a condition of the kernel's own
         clamped = {variable: tvm.tirx.min(variable, number) for variable, number in last.items()}
         return tvm_ffi.structural_map(call.args[1], (tvm.tirx.Var, lambda v: clamped.get(v, v)))
 
