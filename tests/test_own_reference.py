@@ -40,8 +40,9 @@ def test_going_on_without_the_callers_reference_is_told(
     rc.resume(folder, samples=3, on_progress=listen, reference=reference)
     assert calls and len(notices) == 1
     monkeypatch.setattr(sys, "argv", ["reasonc", "run", str(folder), "--rounds", "1"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         main()
+    assert not ended.value.code
     assert "those of the untuned program" in capsys.readouterr().err
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from reasoning_compiler.proposer.llm.prompt import (
 )
 from reasoning_compiler.proposer.llm.shorten import compact, shorten
 from reasoning_compiler.proposer.protocol import SAME_PROGRAM, Rejection
-from reasoning_compiler.records import UNTUNED, Step, Transformation
+from reasoning_compiler.records import UNTUNED, Peak, Step, Transformation
 
 BRINGS = {
     ("conv2d", "cached"): (("copy tile", (64, 1)), ("copy at", -1)),
@@ -201,3 +202,12 @@ def test_structures_are_quoted() -> None:
 def test_an_untuned_node_without_a_measurement_says_so() -> None:
     text = node_text(replace(root_context(), lineage=(Step(0, None, UNTUNED),)), 1)
     assert "the untuned program -> not measured yet" in text
+
+
+def test_shares_of_the_peak_are_of_the_instruction_that_takes_the_types() -> None:
+    peak = Peak(4 * MACHINE.peak_flops, "vpdpbusd")
+    system, user = build_prompt(conv_context(), 2, kernel=replace(KERNEL, peak=peak), machine=MACHINE)
+    usual_system, usual = build_prompt(conv_context(), 2, kernel=KERNEL, machine=MACHINE)
+    assert "ms at peak by vpdpbusd" in system.text and "vpdpbusd" not in usual_system.text
+    shares, before = (re.findall(r", (\d+)% of peak", each.text) for each in (user, usual))
+    assert before and [round(int(share) / 4) for share in before] == pytest.approx([int(x) for x in shares], abs=1)

@@ -344,8 +344,9 @@ class _Tile:
     def _runs(self) -> int:
         """Returns how many tiles one step of a further reduction outside has: their sums do not wait for each other."""
         around = [loop for loop in self.nest.loops[: self.first] if loop.extent > 1]
-        tiles = list(itertools.takewhile(lambda loop: not loop.reduces, _behind(around)))
-        return math.prod(loop.extent for loop in tiles) if len(_behind(around)) > len(tiles) else 1
+        outside = _outside_reduction(around)
+        tiles = list(itertools.takewhile(lambda loop: not loop.reduces, outside))
+        return math.prod(loop.extent for loop in tiles) if len(outside) > len(tiles) else 1
 
     def _loads(self, access: Access) -> float:
         """Returns load instructions per reduction step for one buffer."""
@@ -414,7 +415,7 @@ class _Tile:
         return times * (step + entry)
 
 
-def _behind(loops: Sequence[Loop]) -> list[Loop]:
+def _outside_reduction(loops: Sequence[Loop]) -> list[Loop]:
     """Returns the loops around the innermost ones that reduce, from the inside out."""
     return list(itertools.dropwhile(lambda loop: loop.reduces, reversed(loops)))
 

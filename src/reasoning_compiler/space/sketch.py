@@ -30,12 +30,13 @@ CONTRACTION = "contraction"
 """What the site is called at which `own_rules/packed_contraction.py` gives a block its choice."""
 
 INSTRUCTION = "instruction"
-"""The same of `own_rules/dot_products.py`."""
+"""What that of `own_rules/dot_products.py` is called."""
+
 PACKING = "packing"
-"""The same of `own_rules/operand_packing.py`."""
+"""What that of `own_rules/operand_packing.py` is called."""
 
 PADDING = "padding"
-"""What the site is called at which `own_rules/padded_contraction.py` does."""
+"""What that of `own_rules/padded_contraction.py` is called."""
 
 _SITE_WORDS = {
     "MultiLevelTiling": "tiling",

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from reasoning_compiler.records import Decision, TileDomain
 from reasoning_compiler.space.nest import PREFETCH_WORDS, Access, Loop, LoopKind, Nest, in_one_pass
 
-JOINED_STRUCTURE = "SSRRS"
-"""How `own_rules/joined_products.py` tiles: the whole reduction in a register tile."""
+WHOLE_REDUCTION = "SSRRS"
+"""How our own rules tile: a register tile takes the whole reduction, outermost loops first."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def joined_group(
         return None
     decisions = tuple((loop.name, name, domains[name]) for loop, name in zip(nest.loops, names, strict=True))
     prefetch = next((d for d in table if d.name == f"{products[0]} {PREFETCH_WORDS}"), None)
-    return TileGroup(block, JOINED_STRUCTURE, nest, decisions, 0, 0, (site,), prefetch, products=products)
+    return TileGroup(block, WHOLE_REDUCTION, nest, decisions, 0, 0, (site,), prefetch, products=products)
 
 
 def _in_registers(accesses: Sequence[Access]) -> tuple[Access, ...]:
@@ -152,7 +152,7 @@ def _in_registers(accesses: Sequence[Access]) -> tuple[Access, ...]:
 
 def _settled(loops: Sequence[Loop]) -> Iterator[Loop]:
     """Yields loops as the rule for products in one pass leaves them: outermost tiles parallel, the last a vector."""
-    levels = sum(not loop.reduces for loop in loops) // JOINED_STRUCTURE.count("S")
+    levels = sum(not loop.reduces for loop in loops) // WHOLE_REDUCTION.count("S")
     for index, loop in enumerate(loops):
         kind: LoopKind = "parallel" if index < levels else "unrolled" if index >= len(loops) - levels else "serial"
         yield replace(loop, kind="vectorized" if index == len(loops) - 1 else kind)

@@ -73,6 +73,7 @@ class Model:
             workload.arguments,
             notes=space_notes(parts),
             takes_primitives=space.takes_primitives,
+            peak=parts.peak,
         )
         return LLMProposer(
             model,

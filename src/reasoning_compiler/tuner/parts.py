@@ -16,11 +16,11 @@ from reasoning_compiler.machine import tvm_target
 from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.protocol import Context, Proposer
 from reasoning_compiler.proposer.random import RandomProposer
-from reasoning_compiler.records import Machine, Program, Proposal, Step
+from reasoning_compiler.records import UNTUNED, Machine, Peak, Program, Proposal, Step
 from reasoning_compiler.risk import Risk
 from reasoning_compiler.rng import stream
 from reasoning_compiler.search.search import Known, SearchConfig, TreeSearch
-from reasoning_compiler.space.analysis import Analysis, analyze
+from reasoning_compiler.space.analysis import Analysis, analyze, peak_of
 from reasoning_compiler.space.nest import Nest
 from reasoning_compiler.space.rules import parallel_jobs, rules_of, with_own_rules
 from reasoning_compiler.space.space import Space
@@ -153,6 +153,11 @@ class Parts:
     def target(self) -> Any:
         """The TVM target that programs are built for."""
         return tvm_target(self.machine)
+
+    @property
+    def peak(self) -> Peak:
+        """What the machine can do at best of the workload's types."""
+        return peak_of(self.space.nests(UNTUNED), self.machine)
 
     def analyze(self, program: Program) -> Analysis:
         """Returns the static analysis of a program."""

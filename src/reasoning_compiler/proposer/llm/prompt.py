@@ -24,6 +24,7 @@ from reasoning_compiler.records import (
     ChoiceDomain,
     Decision,
     Machine,
+    Peak,
     Program,
     Step,
     TileDomain,
@@ -86,6 +87,7 @@ class Kernel:
         arguments: its arguments.
         notes: what else a reader needs to understand the decisions, as the order of the tiles' loops.
         takes_primitives: whether its space takes primitives beside decisions.
+        peak: what the machine can do at best of its types; None for float32's multiply-adds.
     """
 
     name: str
@@ -94,6 +96,11 @@ class Kernel:
     arguments: tuple[Argument, ...] = ()
     notes: str = ""
     takes_primitives: bool = False
+    peak: Peak | None = None
+
+    def peak_flops(self, machine: Machine) -> float:
+        """Returns that in operations per second."""
+        return machine.peak_flops if self.peak is None else self.peak.flops
 
 
 def build_prompt(
@@ -130,7 +137,7 @@ def build_prompt(
             context,
             num,
             flops=kernel.flops,
-            peak_flops=machine.peak_flops,
+            peak_flops=kernel.peak_flops(machine),
             analysis=clip(analysis, _MAX_ANALYSIS_CHARS * (num_results + 1) // 6),
             brings=brings,
             blocks=blocks if max_tokens >= _MIN_TOKENS_WITH_PRIMITIVES else (),
@@ -146,7 +153,9 @@ def system_text(kernel: Kernel, machine: Machine, *, max_tokens: int = DEFAULT_P
     """Returns the part of the prompt that is the same for every node of a run."""
     facts = []
     if kernel.flops:
-        facts.append(f"{kernel.flops / 1e9:.3g} GFLOP, {kernel.flops / machine.peak_flops * 1e3:.3g} ms at peak")
+        at_peak = f"{kernel.flops / kernel.peak_flops(machine) * 1e3:.3g} ms at peak"
+        by = f" by {kernel.peak.instruction}" if kernel.peak is not None and kernel.peak.instruction else ""
+        facts.append(f"{kernel.flops / 1e9:.3g} GFLOP, {at_peak}{by}")
     weights = [a.name for a in kernel.arguments if a.role == "weight"]
     if weights:
         facts.append(f"constant weights: {', '.join(weights)}")

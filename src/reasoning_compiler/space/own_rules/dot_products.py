@@ -21,10 +21,10 @@ from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.dots import DOT, Dot, dots_for
 from reasoning_compiler.space.own_rules.announced import announce_streams
 from reasoning_compiler.space.own_rules.marks import STRUCTURE
+from reasoning_compiler.space.tiling import WHOLE_REDUCTION
 from reasoning_compiler.space.walk import REDUCTION, constants, factors
 from reasoning_compiler.space.walk import variables as variables_of
 
-_STRUCTURE = "SSRRS"
 _MAX_ROWS = 32  # of a register tile, in each loop
 _MAX_VECTORS = 8
 _FIRST_LLVM = 22  # its instructions take bytes and bfloat16 as such; those before it want 32-bit integers
@@ -176,7 +176,7 @@ def _tiled(sch: Any, block: Any, place: _Place) -> Any:
     else:
         sch.set_scope(block, 0, "local")
     sch.reverse_compute_at(consumer, spatial[1][-1], preserve_unit_loops=True)
-    sch.annotate(block, "meta_schedule.tiling_structure", _STRUCTURE)
+    sch.annotate(block, "meta_schedule.tiling_structure", WHOLE_REDUCTION)
     sch.annotate(block, STRUCTURE, dot.label if place.packed is None else f"{dot.label}, operand packed in each call")
     sch.annotate(block, DOT, dot.name)
     return sch

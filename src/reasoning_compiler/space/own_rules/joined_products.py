@@ -23,10 +23,10 @@ from reasoning_compiler.space.own_rules.announced import announce_streams
 from reasoning_compiler.space.own_rules.joined_label import JOINED
 from reasoning_compiler.space.own_rules.marks import NO_RULES, SETTLED, STRUCTURE
 from reasoning_compiler.space.sketch import TVM_ERRORS
-from reasoning_compiler.space.tiling import JOINED_STRUCTURE
+from reasoning_compiler.space.tiling import WHOLE_REDUCTION
 from reasoning_compiler.space.walk import REDUCTION, SPATIAL, factors
 
-_SPATIAL_LEVELS, _REDUCTION_LEVELS = (JOINED_STRUCTURE.count(kind) for kind in "SR")
+_SPATIAL_LEVELS, _REDUCTION_LEVELS = (WHOLE_REDUCTION.count(kind) for kind in "SR")
 _MAX_VECTOR, _MAX_ROWS, _MAX_STEPS = 64, 16, 8  # of a register tile; of its rows and steps all are unrolled
 _MAX_PRODUCTS = 3
 

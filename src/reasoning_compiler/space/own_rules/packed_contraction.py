@@ -23,11 +23,11 @@ from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.own_rules.announced import announce_streams
 from reasoning_compiler.space.own_rules.marks import PADDED, STRUCTURE
 from reasoning_compiler.space.sketch import TVM_ERRORS
+from reasoning_compiler.space.tiling import WHOLE_REDUCTION
 
 IN_REGISTERS = "sums in registers"
 """The label of the alternative that the rule makes."""
 
-_STRUCTURE = "SSRRS"
 _MAX_INNERMOST = 64  # as in MetaSchedule's rules for CPUs
 
 
@@ -44,7 +44,7 @@ def packed_contraction(stream_bytes: int) -> Any:
 
     written_back = ms.schedule_rule.ReuseType(req="must", levels=[2], scope="local")
     tiling = ms.schedule_rule.MultiLevelTiling(
-        _STRUCTURE, max_innermost_factor=_MAX_INNERMOST, reuse_write=written_back
+        WHOLE_REDUCTION, max_innermost_factor=_MAX_INNERMOST, reuse_write=written_back
     )
 
     @derived_object
