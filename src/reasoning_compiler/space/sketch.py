@@ -195,7 +195,7 @@ class SketchGenerator:
     def _apply(self, rule: Any, sch: Any, block: Any) -> list[Any]:
         kind = type(rule).__name__
         if kind == "_PyScheduleRule":
-            return self._try(rule, sch, block) or [sch]
+            return list(rule.apply(sch.copy(), block)) or [sch]
         if kind == "ApplyCustomRule" and self._lacks_custom_rule(sch, block):
             plain = sch.copy()
             plain.unannotate(block, NO_RULES)  # as TVM does, which warns of it once a schedule

@@ -21,6 +21,7 @@ from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.dots import DOT, Dot, dots_for
 from reasoning_compiler.space.own_rules.announced import announce_streams
 from reasoning_compiler.space.own_rules.marks import STRUCTURE
+from reasoning_compiler.space.sketch import TVM_ERRORS
 from reasoning_compiler.space.tiling import WHOLE_REDUCTION
 from reasoning_compiler.space.walk import REDUCTION, constants, factors
 from reasoning_compiler.space.walk import variables as variables_of
@@ -71,8 +72,11 @@ def dot_products(stream_bytes: int) -> Any:
             place = _place(sch, block, self.features) if self.features else None
             if place is None:
                 return [sch]
-            tiled = _tiled(sch.copy(), block, place)
-            announce_streams(tiled, [block], stream_bytes=stream_bytes)
+            try:
+                tiled = _tiled(sch.copy(), block, place)
+                announce_streams(tiled, [block], stream_bytes=stream_bytes)
+            except TVM_ERRORS:  # something that only TVM sees keeps the operands where they are
+                return [sch]
             return [sch, tiled]
 
         def clone(self) -> Any:
