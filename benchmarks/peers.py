@@ -6,7 +6,8 @@ Each contestant is a process of its own (`contestant.py`), with the same inputs 
 out ahead of time as it likes them; `--python` names the Python that has the peers (`pip install
 'reasoning-compiler[peers]'`). Outputs are compared with the workload's reference. A round times every contestant once,
 in an order that turns; a variant that is clearly not a peer's best is not timed further. Kernels that are left out keep
-their rows of earlier commands in results/peers.json.
+their rows of earlier commands in results/peers.json. With `weight=false` the peers lay the second matrix out ahead of
+time all the same, where ours has to do it in each call.
 """
 
 from __future__ import annotations
