@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fresh_process import schedule_hash
 from gemm_nest import machine
 from reasoning_compiler.errors import UsageError
 from reasoning_compiler.machine import detect, tvm_target
@@ -123,31 +119,13 @@ def test_what_cannot_be_summed_up_together_is_left_alone(what: str) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_program_is_the_same_from_its_record_in_another_process(spec: str, tmp_path: Path) -> None:
+def test_a_program_is_the_same_from_its_record_in_another_process(spec: str) -> None:
     made = space(spec)
     program = in_one_pass(made, ("activated.t tile", (1, parse(spec).arguments[0].shape[-2], 1)))
-    record = tmp_path / "program.json"
-    record.write_text(json.dumps({"structure": program.structure, "decisions": program.decisions}))
-    code = (
-        "import json, sys\n"
-        "from test_joined_products import space\n"
-        "from reasoning_compiler.records import Program\n"
-        "import tvm_ffi\n"
-        "told = json.load(open(sys.argv[2]))\n"
-        "decisions = tuple((n, tuple(v) if isinstance(v, list) else v) for n, v in told['decisions'])\n"
-        "program = Program(tuple(map(tuple, told['structure'])), decisions)\n"
-        "print(tvm_ffi.structural_hash(space(sys.argv[1]).schedule(program).mod))\n"
-    )
-    said = subprocess.run(
-        [sys.executable, "-c", code, spec, str(record)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "7"},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
     import tvm_ffi
 
-    assert int(said) == tvm_ffi.structural_hash(made.schedule(program).mod)
+    there = schedule_hash(program, __name__, f"space({spec!r})")
+    assert there == tvm_ffi.structural_hash(made.schedule(program).mod)
 
 
 def test_its_trace_replays_in_plain_tvm() -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from functools import cache
 from typing import Any
 
@@ -13,6 +9,7 @@ import numpy as np
 import pytest
 import tvm_ffi
 
+from fresh_process import schedule_hash
 from gemm_nest import machine
 from reasoning_compiler.proposer.expert.expert import Expert
 from reasoning_compiler.proposer.random import mutate
@@ -123,15 +120,8 @@ def test_traces_replay_in_plain_tvm() -> None:
 def test_a_record_replays_in_a_fresh_process() -> None:
     made = space_for(kernel("plain").mod)
     program = packed(made, *in_registers(made), ("C.i tile", (4, 2, 6)), ("C.j tile", (7, 1, 32)))
-    code = (
-        "import json, sys, tvm_ffi; from test_operand_packing import *; "
-        "program = Program.from_json(json.loads(sys.argv[1])); "
-        "print(tvm_ffi.structural_hash(space_for(kernel('plain').mod).schedule(program).mod))"
-    )
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
-    command = [sys.executable, "-c", code, json.dumps(program.to_json())]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    assert int(done.stdout) == tvm_ffi.structural_hash(made.schedule(program).mod)
+    there = schedule_hash(program, __name__, "space_for(kernel('plain').mod)")
+    assert there == tvm_ffi.structural_hash(made.schedule(program).mod)
 
 
 @pytest.mark.parametrize(("rows", "pays"), [(32, False), (2048, True)])

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -14,6 +10,7 @@ import numpy as np
 import pytest
 import tvm_ffi
 
+from fresh_process import schedule_hash
 from gemm_nest import machine
 from reasoning_compiler.errors import IllegalProgramError
 from reasoning_compiler.measure.packing import split_packing
@@ -168,15 +165,8 @@ class AsItIs:
 def test_a_record_replays_in_a_fresh_process() -> None:
     made = space(odd())
     program = padded(made, BOTH, ("C.i tile", (5, 1, 8)), ("C.j tile", (3, 1, 16)))
-    code = (
-        "import json, sys, tvm_ffi; from test_padded_contraction import *; "
-        "program = Program.from_json(json.loads(sys.argv[1])); "
-        "print(tvm_ffi.structural_hash(space(odd()).schedule(program).mod))"
-    )
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
-    command = [sys.executable, "-c", code, json.dumps(program.to_json())]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    assert int(done.stdout) == tvm_ffi.structural_hash(made.schedule(program).mod)
+    there = schedule_hash(program, __name__, "space(odd())")
+    assert there == tvm_ffi.structural_hash(made.schedule(program).mod)
 
 
 def test_a_constant_is_padded_ahead_of_time_in_the_order_of_reading() -> None:

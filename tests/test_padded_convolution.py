@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import subprocess
-import sys
 from functools import cache
 
 import numpy as np
 import pytest
 import tvm_ffi
 
+from fresh_process import schedule_hash
 from gemm_nest import machine
 from reasoning_compiler.errors import IllegalProgramError
 from reasoning_compiler.proposer.expert.expert import Expert
@@ -152,15 +149,8 @@ def test_its_trace_replays_in_plain_tvm() -> None:
 
 def test_a_record_replays_in_a_fresh_process() -> None:
     program = padded(space(17, 17), offered(space(17, 17))[-1])
-    code = (
-        "import json, sys, tvm_ffi; from test_padded_convolution import *; "
-        "program = Program.from_json(json.loads(sys.argv[1])); "
-        "print(tvm_ffi.structural_hash(space(17, 17).schedule(program).mod))"
-    )
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
-    command = [sys.executable, "-c", code, json.dumps(program.to_json())]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    assert int(done.stdout) == tvm_ffi.structural_hash(space(17, 17).schedule(program).mod)
+    there = schedule_hash(program, __name__, "space(17, 17)")
+    assert there == tvm_ffi.structural_hash(space(17, 17).schedule(program).mod)
 
 
 @pytest.mark.parametrize(("size", "channels", "label"), [(73, 96, "xx from 73 to 7"), (27, 72, "ff from 72 to 80")])

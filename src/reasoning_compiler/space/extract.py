@@ -243,6 +243,11 @@ def _extent(expr: Any) -> int:
     return int(expr) if type(expr).__name__ == "IntImm" else 1
 
 
+def buffer_bytes(buffer: Any) -> int:
+    """Returns the bytes of a buffer of fixed shape."""
+    return math.prod(int(extent) for extent in buffer.shape) * item_bytes(str(buffer.dtype))
+
+
 def item_bytes(dtype: str) -> int:
     """Returns the bytes of an element, at least one."""
     bits = re.search(r"\d+", dtype)

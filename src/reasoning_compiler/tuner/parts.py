@@ -16,11 +16,12 @@ from reasoning_compiler.machine import tvm_target
 from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.protocol import Context, Proposer
 from reasoning_compiler.proposer.random import RandomProposer
-from reasoning_compiler.records import UNTUNED, Machine, Peak, Program, Proposal, Step
+from reasoning_compiler.records import Machine, Peak, Program, Proposal, Step
 from reasoning_compiler.risk import Risk
 from reasoning_compiler.rng import stream
 from reasoning_compiler.search.search import Known, SearchConfig, TreeSearch
 from reasoning_compiler.space.analysis import Analysis, analyze, peak_of
+from reasoning_compiler.space.extract import nests as nests_of
 from reasoning_compiler.space.nest import Nest
 from reasoning_compiler.space.rules import parallel_jobs, rules_of, with_own_rules
 from reasoning_compiler.space.space import Space
@@ -72,6 +73,11 @@ def space_rules(workload: Workload, machine: Machine, settings: Settings) -> lis
     if settings.preset == "paper":
         return [*theirs, parallel_jobs(machine.num_cores)]
     return with_own_rules(theirs, stream_bytes=machine.l2_bytes)
+
+
+def best_peak(workload: Workload, machine: Machine) -> Peak:
+    """Returns what a machine can do at best of a workload's types."""
+    return peak_of(nests_of(workload.mod), machine)
 
 
 class SharedSpace:
@@ -153,11 +159,6 @@ class Parts:
     def target(self) -> Any:
         """The TVM target that programs are built for."""
         return tvm_target(self.machine)
-
-    @property
-    def peak(self) -> Peak:
-        """What the machine can do at best of the workload's types."""
-        return peak_of(self.space.nests(UNTUNED), self.machine)
 
     def analyze(self, program: Program) -> Analysis:
         """Returns the static analysis of a program."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from reasoning_compiler.errors import EnvironmentMismatchError, Interrupted, LLMSetupError, UsageError
 from reasoning_compiler.journal import Header, Journal, Run, check_environment, read_run, require_free, unknown_here
 from reasoning_compiler.machine import chosen_threads, detect, differences, fingerprint, import_tvm, preset, with_target
-from reasoning_compiler.records import Machine, Peak, Step
+from reasoning_compiler.records import Machine, Step
 from reasoning_compiler.risk import works_on
 from reasoning_compiler.tuner.settings import Progress, Settings
 
@@ -106,6 +106,8 @@ def tune(
         JournalError: the journal could not be written; what was kept can be resumed.
         Interrupted: Ctrl-C, a KeyboardInterrupt that knows the run folder; what was measured is kept.
     """
+    from reasoning_compiler.tuner.parts import best_peak
+
     settings = replace(settings or Settings(), **changes)
     if settings.replayed:
         settings = replace(settings, proposer=f"replay:{Path(settings.replayed).resolve()}")
@@ -121,7 +123,7 @@ def tune(
         machine=machine,
         fingerprint=fingerprint(machine, threads),
         config=settings.to_json(),
-        peak=_peak(workload, machine),
+        peak=best_peak(workload, machine),
         own_reference=workload.reference is not None and not _is_named(workload),
         command=command,
     )
@@ -298,13 +300,6 @@ def _is_named(workload: Workload) -> bool:
     from reasoning_compiler.workload import CATALOGUE
 
     return workload.spec.partition("[")[0] in CATALOGUE
-
-
-def _peak(workload: Workload, machine: Machine) -> Peak:
-    from reasoning_compiler.space.analysis import peak_of
-    from reasoning_compiler.space.extract import nests
-
-    return peak_of(nests(workload.mod), machine)
 
 
 def _machine(settings: Settings) -> Machine:

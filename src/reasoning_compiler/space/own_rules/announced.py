@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
+from reasoning_compiler.space.extract import buffer_bytes
 from reasoning_compiler.space.nest import PREFETCH
 from reasoning_compiler.space.walk import constants
 
@@ -29,15 +29,7 @@ def announce_streams(sch: Any, blocks: Sequence[Any], *, stream_bytes: int) -> N
 
 def _largest_constant_bytes(sch: Any, block: Any) -> int:
     """Returns the size of the largest constant that a block reads: only those are laid out in the order of reading."""
-    import tvm
-
     known = constants(sch.mod["main"])
     read = [region.source for region in sch.get(block).reads]
-    return max(
-        (
-            math.prod(int(extent) for extent in buffer.shape) * tvm.DataType(str(buffer.dtype)).itemsize
-            for buffer in read
-            if any(buffer.same_as(constant) for constant in known)
-        ),
-        default=0,
-    )
+    sizes = (buffer_bytes(buffer) for buffer in read if any(buffer.same_as(constant) for constant in known))
+    return max(sizes, default=0)

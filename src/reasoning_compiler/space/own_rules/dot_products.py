@@ -105,20 +105,18 @@ def _place(sch: Any, name: Any, features: frozenset[str]) -> _Place | None:
     for left, right in (operands, operands[::-1]):
         dots = dots_for((str(x.dtype) for x in (left.source, right.source, written)), features)
         term, column = _position(variables, left.indices[-1]), _position(variables, block.body.indices[-1])
-        if (
-            term is None
-            or column is None
-            or any(variables[column].same_as(v) for i in left.indices for v in variables_of(i))
-        ):
+        if term is None or column is None:
             continue
+        if any(variable.same_as(variables[column]) for index in left.indices for variable in variables_of(index)):
+            continue  # the instruction takes one group of A's terms for all columns
         steps = [_position(variables, index) for index in right.indices]
         reduces = [int(iter_var.iter_type) == REDUCTION for iter_var in block.iter_vars]
         if not reduces[term] or reduces[column] or not steps.count(term) == steps.count(column) == 1:
             continue
+        is_constant = any(right.source.same_as(each) for each in constants(sch.mod["main"]))
         terms, columns = (int(block.iter_vars[at].dom.extent) for at in (term, column))
         for dot in dots:
             fits = terms % dot.terms == 0 and terms > dot.terms and columns % dot.lanes == 0
-            is_constant = any(right.source.same_as(each) for each in constants(sch.mod["main"]))
             if fits and _may_be_laid_out(sch, left.source, dot, is_constant=is_constant):
                 others = (at for at, step in enumerate(steps) if step not in (column, term))
                 order = (*others, steps.index(column), steps.index(term))

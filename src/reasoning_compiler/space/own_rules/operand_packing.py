@@ -19,7 +19,7 @@ from typing import Any
 
 from reasoning_compiler.machine.targets import target_vector_unit
 from reasoning_compiler.machine.toolchain import import_tvm
-from reasoning_compiler.space.extract import item_bytes
+from reasoning_compiler.space.extract import buffer_bytes
 from reasoning_compiler.space.own_rules.attention_chain import find_chain
 from reasoning_compiler.space.own_rules.marks import NO_RULES, PACKED, SETTLED
 from reasoning_compiler.space.own_rules.padded_contraction import Contraction, plain_contraction
@@ -78,7 +78,7 @@ def _is_worth_it(sch: Any, found: Contraction) -> bool:
         return False
     if int(operand.shape[found.order[-1]]) != found.extents[found.column]:
         return False
-    return math.prod(int(extent) for extent in operand.shape) * item_bytes(str(operand.dtype)) >= _MIN_BYTES
+    return buffer_bytes(operand) >= _MIN_BYTES
 
 
 def _products_of_attentions(mod: Any) -> frozenset[str]:

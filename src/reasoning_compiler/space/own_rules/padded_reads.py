@@ -16,34 +16,18 @@ from typing import Any
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.nest import read_paddings
 from reasoning_compiler.space.own_rules.marks import PADDED
+from reasoning_compiler.space.own_rules.rewriting import notes, replace_all, rewriting
 from reasoning_compiler.space.walk import SPATIAL, with_block
 
 
 def padded_reads() -> Any:
-    """Returns the postprocessor; it may be given to MetaSchedule, after its own."""
-    tvm = import_tvm()
-    import tvm_ffi
-    from tvm.ir.utils import derived_object
-    from tvm.s_tir.meta_schedule.postproc import PyPostproc
+    """Returns the postprocessor, see `rewriting`."""
+    return rewriting(_rewrite)
 
-    @derived_object
-    class PaddedReads(PyPostproc):
-        """Rewrites the blocks that are marked as padded."""
 
-        def _initialize_with_tune_context(self, context: Any) -> None:
-            pass
-
-        def apply(self, sch: Any) -> bool:
-            if any(inst.kind.name == "Annotate" and str(inst.attrs[0]) == PADDED for inst in sch.trace.insts[:]):
-                root = sch.mod["main"].body.block
-                changed = tvm_ffi.structural_map(root, (tvm.s_tir.SBlockRealize, _without_conditions))
-                sch.state.replace(sch.state.get_sref(root), changed, {root: changed})
-            return True
-
-        def clone(self) -> Any:
-            return PaddedReads()
-
-    return PaddedReads()
+def _rewrite(sch: Any) -> None:
+    if notes(sch, PADDED):
+        replace_all(sch, import_tvm().s_tir.SBlockRealize, _without_conditions)
 
 
 def _without_conditions(realize: Any) -> Any:

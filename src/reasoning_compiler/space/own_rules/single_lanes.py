@@ -11,40 +11,20 @@ from typing import Any
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.own_rules.joined_label import JOINED
 from reasoning_compiler.space.own_rules.marks import STRUCTURE
+from reasoning_compiler.space.own_rules.rewriting import notes, replace_all, rewriting
 from reasoning_compiler.space.walk import is_unit
 
 _SERIAL, _VECTORIZED = 0, 2  # in TVM's ForKind
 
 
 def single_lanes() -> Any:
-    """Returns the postprocessor; it may be given to MetaSchedule, after its own."""
-    tvm = import_tvm()
-    import tvm_ffi
-    from tvm.ir.utils import derived_object
-    from tvm.s_tir.meta_schedule.postproc import PyPostproc
-
-    @derived_object
-    class SingleLanes(PyPostproc):
-        """Makes loops over one lane serial."""
-
-        def _initialize_with_tune_context(self, context: Any) -> None:
-            pass
-
-        def apply(self, sch: Any) -> bool:
-            root = sch.mod["main"].body.block
-            if any(_joins(inst) for inst in sch.trace.insts[:]):
-                changed = tvm_ffi.structural_map(root, (tvm.tirx.For, _without_lane))
-                sch.state.replace(sch.state.get_sref(root), changed, {root: changed})
-            return True
-
-        def clone(self) -> Any:
-            return SingleLanes()
-
-    return SingleLanes()
+    """Returns the postprocessor, see `rewriting`."""
+    return rewriting(_rewrite)
 
 
-def _joins(inst: Any) -> bool:
-    return inst.kind.name == "Annotate" and str(inst.attrs[0]) == STRUCTURE and str(inst.inputs[1]) == JOINED
+def _rewrite(sch: Any) -> None:
+    if JOINED in notes(sch, STRUCTURE):
+        replace_all(sch, import_tvm().tirx.For, _without_lane)
 
 
 def _without_lane(loop: Any) -> Any:

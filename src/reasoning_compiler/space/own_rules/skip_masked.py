@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.own_rules.marks import SETTLED, SKIP_MASKED
+from reasoning_compiler.space.own_rules.rewriting import notes, replace_all, rewriting
+from reasoning_compiler.space.walk import bindings
 
 if TYPE_CHECKING:
     from reasoning_compiler.space.own_rules.attention_chain import Chain
-from reasoning_compiler.space.walk import bindings
 
 _PARALLEL = 1  # in TVM's ForKind
 
@@ -37,36 +38,16 @@ def mark(chain: Chain, access: int, lanes: int = 1) -> str:
 
 
 def skip_masked() -> Any:
-    """Returns the postprocessor; it may be given to MetaSchedule, after its own."""
-    import_tvm()
-    from tvm.ir.utils import derived_object
-    from tvm.s_tir.meta_schedule.postproc import PyPostproc
-
-    @derived_object
-    class SkipMasked(PyPostproc):
-        """Puts an `if` around the bodies of marked loops."""
-
-        def _initialize_with_tune_context(self, context: Any) -> None:
-            pass
-
-        def apply(self, sch: Any) -> bool:
-            if any(inst.kind.name == "Annotate" and str(inst.attrs[0]) == SKIP_MASKED for inst in sch.trace.insts[:]):
-                _rewrite(sch)
-            return True
-
-        def clone(self) -> Any:
-            return SkipMasked()
-
-    return SkipMasked()
+    """Returns the postprocessor, see `rewriting`."""
+    return rewriting(_rewrite)
 
 
 def _rewrite(sch: Any) -> None:
+    if not notes(sch, SKIP_MASKED):
+        return
     tvm = import_tvm()
-    import tvm_ffi
-
-    root = sch.mod["main"].body.block
     conditions: dict[Any, Any] = {}
-    for part in _parts(root.body):
+    for part in _parts(sch.mod["main"].body.block.body):
         if type(part).__name__ == "For" and int(part.kind) == _PARALLEL and SETTLED in part.annotations:
             conditions |= _conditions(tvm, part)
 
@@ -77,8 +58,7 @@ def _rewrite(sch: Any) -> None:
         body = tvm.tirx.IfThenElse(conditions[loop.loop_var], loop.body, None)
         return tvm.tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, loop.thread_binding, kept)
 
-    changed = tvm_ffi.structural_map(root, (tvm.tirx.For, guarded))
-    sch.state.replace(sch.state.get_sref(root), changed, {root: changed})
+    replace_all(sch, tvm.tirx.For, guarded)
 
 
 def _parts(stmt: Any) -> list[Any]:

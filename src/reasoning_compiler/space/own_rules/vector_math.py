@@ -13,6 +13,7 @@ from typing import Any
 
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.own_rules.marks import VECTOR_MATH
+from reasoning_compiler.space.own_rules.rewriting import replace_all, rewriting
 from reasoning_compiler.workload import vector_math as arithmetic
 
 _ARITHMETIC: dict[str, Callable[[Any], Any]] = {
@@ -69,31 +70,13 @@ def mark_vector_math(sch: Any) -> None:
 
 
 def write_vector_math() -> Any:
-    """Returns the postprocessor; it may be given to MetaSchedule, after its own."""
-    tvm = import_tvm()
-    import tvm_ffi
-    from tvm.ir.utils import derived_object
-    from tvm.s_tir.meta_schedule.postproc import PyPostproc
+    """Returns the postprocessor, which puts arithmetic in place of calls; see `rewriting`."""
+    return rewriting(_rewrite)
 
-    @derived_object
-    class WriteVectorMath(PyPostproc):
-        """Puts arithmetic in place of calls where the root block is marked."""
 
-        def _initialize_with_tune_context(self, context: Any) -> None:
-            pass
-
-        def apply(self, sch: Any) -> bool:
-            root = sch.mod["main"].body.block
-            if int(root.annotations.get(VECTOR_MATH, 0)):
-                # At once: TVM would change single blocks in all copies of the schedule (see `mark_vector_math`).
-                changed = tvm_ffi.structural_map(root, (tvm.ir.Call, _rewritten))
-                sch.state.replace(sch.state.get_sref(root), changed, {root: changed})
-            return True
-
-        def clone(self) -> Any:
-            return WriteVectorMath()
-
-    return WriteVectorMath()
+def _rewrite(sch: Any) -> None:
+    if int(sch.mod["main"].body.block.annotations.get(VECTOR_MATH, 0)):
+        replace_all(sch, import_tvm().ir.Call, _rewritten)
 
 
 def _rewritten(call: Any) -> Any:
