@@ -49,8 +49,6 @@ class Model:
             folder: the run folder; what its transcript says was spent counts.
             stand_in: proposes where the model does not.
         """
-        from reasoning_compiler.tuner.parts import best_peak
-
         path = folder / TRANSCRIPT_FILE
         self.transcript = Transcript(path, scrubber=self._client.scrubber)
         spent = spending(read_transcript(path)) if path.exists() else None
@@ -75,7 +73,7 @@ class Model:
             workload.arguments,
             notes=space_notes(parts),
             takes_primitives=space.takes_primitives,
-            peak=best_peak(workload, parts.machine),
+            peak=parts.peak,
         )
         return LLMProposer(
             model,

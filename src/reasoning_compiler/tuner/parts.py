@@ -16,7 +16,7 @@ from reasoning_compiler.machine import tvm_target
 from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.protocol import Context, Proposer
 from reasoning_compiler.proposer.random import RandomProposer
-from reasoning_compiler.records import Machine, Peak, Program, Proposal, Step
+from reasoning_compiler.records import UNTUNED, Machine, Peak, Program, Proposal, Step
 from reasoning_compiler.risk import Risk
 from reasoning_compiler.rng import stream
 from reasoning_compiler.search.search import Known, SearchConfig, TreeSearch
@@ -159,6 +159,11 @@ class Parts:
     def target(self) -> Any:
         """The TVM target that programs are built for."""
         return tvm_target(self.machine)
+
+    @property
+    def peak(self) -> Peak:
+        """What the machine can do at best of the workload's types; asks the space, as a recording has no module."""
+        return peak_of(self.space.nests(UNTUNED), self.machine)
 
     def analyze(self, program: Program) -> Analysis:
         """Returns the static analysis of a program."""
