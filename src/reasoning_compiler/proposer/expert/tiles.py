@@ -15,7 +15,8 @@ from typing import Any
 
 from reasoning_compiler.proposer.random import prime_factors
 from reasoning_compiler.records import Machine, TileDomain
-from reasoning_compiler.space.analysis import NUM_RUNS, RUN_STEPS, BlockAnalysis, analyze_block
+from reasoning_compiler.space.analysis import BlockAnalysis, analyze_block
+from reasoning_compiler.space.register_tile import NUM_RUNS, RUN_STEPS
 from reasoning_compiler.space.tiling import TileGroup
 
 Factors = tuple[tuple[int, ...], ...]  # one tuple of factors per tiled loop, in the group's order
