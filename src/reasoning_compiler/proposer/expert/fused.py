@@ -13,10 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from reasoning_compiler.proposer.expert.ideas import Edits
 from reasoning_compiler.proposer.expert.tiles import prime_moves
 from reasoning_compiler.records import ChoiceDomain, Decision, Machine, TileDomain, Value
 from reasoning_compiler.space.analysis import clock_hz
 from reasoning_compiler.space.own_rules.fused_label import FUSED, MASKED
+from reasoning_compiler.space.tiling import TileGroup
 
 _CACHE_SHARE = 0.75
 _L2_BYTES_PER_CYCLE, _L3_BYTES_PER_CYCLE = 32, 16
@@ -61,7 +63,7 @@ class FusedChooser:
     """
 
     def __init__(self, table: Sequence[Decision], machine: Machine, *, heads: int = 0) -> None:
-        sites = [d for d in table if d.kind == "structure" and str(d.value).startswith(FUSED)]
+        sites = [d for d in table if d.kind == "structure" and is_fused(d.value)]
         if not sites:
             raise LookupError("nothing is fused over rows")
         self.table = tuple(table)
@@ -84,6 +86,12 @@ class FusedChooser:
     def edits(self, sizes: Sizes) -> dict[str, Value]:
         """Returns the structure and these sizes by decision name."""
         return {self.site: self.label} | dict(zip(self.names, sizes, strict=True))
+
+    def edits_beside(self, others: dict[str, Value], sizes: Sizes) -> Edits:
+        """Returns edits of the start program: these sizes, with what of other values has a meaning beside them."""
+        wanted = {**others, **self.edits(sizes)}
+        here = [d for d in self.table if d.name in wanted and d.domain.why_not(wanted[d.name]) is None]
+        return tuple((d.name, wanted[d.name]) for d in here if d.kind == "structure" or d.value != wanted[d.name])
 
     def ranked(self, num: int) -> list[FusedChoice]:
         """Returns up to `num` choices, the best first, no two with the same register tiles."""
@@ -172,6 +180,31 @@ class FusedChooser:
         )
         spilled = max(0, rows * vectors + vectors + 1 - machine.num_vector_registers)
         return steps * (step + 1.5 * spilled + 0.5) + 2 * rows * vectors
+
+
+def fused_chooser(table: Sequence[Decision], groups: Sequence[TileGroup], machine: Machine) -> FusedChooser:
+    """Returns who chooses the sizes of the attention that is fused in a program, however often that is computed.
+
+    Args:
+        table: of the program.
+        groups: of the space.
+        machine: a CPU.
+
+    Raises:
+        LookupError: nothing in the table is fused over rows.
+    """
+    chooser = FusedChooser(table, machine)
+    group = next((g for g in groups if g.block == chooser.block), None)
+    if group is None:
+        return chooser
+    *others, _ = (loop.extent for loop in group.nest.loops if not loop.reduces)  # the last is depth
+    heads = math.prod(others) // math.prod(chooser.present.rows)
+    return FusedChooser(table, machine, heads=heads)
+
+
+def is_fused(value: Value) -> bool:
+    """Tells whether a structure is one that is fused over rows."""
+    return isinstance(value, str) and value.startswith(FUSED)
 
 
 def _lacking(held_bytes: int, cache_bytes: int) -> float:

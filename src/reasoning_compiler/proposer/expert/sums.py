@@ -2,19 +2,63 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
+from reasoning_compiler.errors import IllegalProgramError
 from reasoning_compiler.language import Primitive
-from reasoning_compiler.records import Machine
-from reasoning_compiler.space.analysis import Analysis, BlockAnalysis
+from reasoning_compiler.proposer.expert.ideas import Idea
+from reasoning_compiler.proposer.expert.start import ExpertSpace
+from reasoning_compiler.records import Machine, Program, Transformation
+from reasoning_compiler.space.analysis import Analysis, BlockAnalysis, analyze
 from reasoning_compiler.space.free import NamedBlock
 
 _MIN_SHARE = 0.05  # of the estimated time
 _MAX_LANES = 64  # that MetaSchedule vectorizes
 _CHAINS = 4  # additions that wait for nothing, as many as one takes cycles
+_MAX_WAYS = 2  # to sum up in lanes, of one program
+_WORTH_IT = 0.5  # as a logarithm; the analysis asks more cycles for an addition than some machines need
 
 
-def scalar_sums(analysis: Analysis) -> list[str]:
+class SumsInLanes:
+    """Ways to sum up in vector lanes what programs sum up one by one, where the analysis favours them.
+
+    Args:
+        space: the programs, and the nests behind them.
+        machine: what programs are to run on.
+    """
+
+    def __init__(self, space: ExpertSpace, machine: Machine) -> None:
+        self._space, self._machine = space, machine
+        self._known: dict[Program, list[Idea]] = {}
+
+    def of(self, program: Program) -> list[Idea]:
+        """Returns those of a program, best first; none of one that has primitives already."""
+        if not self._space.takes_primitives or program.primitives:
+            return []
+        if program not in self._known:
+            self._known[program] = list(self._favoured(program))
+        return self._known[program]
+
+    def _favoured(self, program: Program) -> Iterator[Idea]:
+        present = analyze(self._space.nests(program), self._machine)
+        names = _scalar_sums(present)
+        if not names:
+            return
+        ideas = []
+        for name, primitives in _in_lanes(names, self._space.named_blocks(program), self._machine):
+            try:
+                changed = self._space.edit(program, Transformation((), primitives=primitives))
+                secs = analyze(self._space.nests(changed), self._machine).secs
+            except IllegalProgramError:
+                continue
+            text = f"{name}: partial sums fill the vector lanes, where one addition waits for the other now."
+            ideas.append(Idea((), text, math.log(present.secs / secs), primitives))
+        ideas.sort(key=lambda idea: -idea.gain)
+        yield from (idea for idea in ideas[:_MAX_WAYS] if idea.gain > _WORTH_IT)
+
+
+def _scalar_sums(analysis: Analysis) -> list[str]:
     """Returns the blocks whose reduction runs scalar and takes a noticeable part of the time, the longest first."""
 
     def is_one(block: BlockAnalysis) -> bool:
@@ -24,13 +68,13 @@ def scalar_sums(analysis: Analysis) -> list[str]:
     return [block.block.removesuffix("_update") for block in slow]
 
 
-def in_lanes(
+def _in_lanes(
     names: Sequence[str], blocks: Sequence[NamedBlock], machine: Machine
 ) -> Iterator[tuple[str, tuple[Primitive, ...]]]:
     """Yields ways to sum up in vector lanes, each in words and primitives: of each block alone, then of all of them.
 
     Args:
-        names: of the blocks, see `scalar_sums`.
+        names: of the blocks, see `_scalar_sums`.
         blocks: what primitives may name.
         machine: whose vectors are to be filled.
     """
