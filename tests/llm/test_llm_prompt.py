@@ -10,13 +10,8 @@ from conv_context import ANALYSIS, BLOCKS, KERNEL, MACHINE, PROGRAM_TEXT, START,
 from reasoning_compiler.language import Primitive
 from reasoning_compiler.proposer.llm.answer import Item
 from reasoning_compiler.proposer.llm.calls import estimate_tokens
-from reasoning_compiler.proposer.llm.prompt import (
-    build_prompt,
-    changes_text,
-    node_text,
-    repair_text,
-    tiling_notes,
-)
+from reasoning_compiler.proposer.llm.node import changes_text, node_text
+from reasoning_compiler.proposer.llm.prompt import build_prompt, repair_text, tiling_notes
 from reasoning_compiler.proposer.llm.shorten import compact, shorten
 from reasoning_compiler.proposer.protocol import SAME_PROGRAM, Rejection
 from reasoning_compiler.records import UNTUNED, Peak, Step, Transformation

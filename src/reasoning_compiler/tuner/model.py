@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reasoning_compiler.errors import IllegalProgramError
+from reasoning_compiler.proposer.llm.node import Brings
 from reasoning_compiler.proposer.llm.paper import PaperProposer
-from reasoning_compiler.proposer.llm.prompt import Brings, Kernel, tiling_notes
+from reasoning_compiler.proposer.llm.prompt import Kernel, tiling_notes
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
 from reasoning_compiler.proposer.llm.settings import open_client, open_model
 from reasoning_compiler.proposer.llm.transcript import Transcript, read_transcript, spending

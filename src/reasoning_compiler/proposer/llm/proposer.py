@@ -11,10 +11,10 @@ import numpy as np
 from reasoning_compiler.proposer.llm.answer import Item, parse_answer
 from reasoning_compiler.proposer.llm.calls import CallFailure, Message, Reply
 from reasoning_compiler.proposer.llm.metered import Asked, LLMStats, MeteredModel, Question
+from reasoning_compiler.proposer.llm.node import Brings
 from reasoning_compiler.proposer.llm.prompt import (
     DEFAULT_PROMPT_TOKENS,
     PROMPT_VERSION,
-    Brings,
     Kernel,
     build_prompt,
     repair_text,
