@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from reasoning_compiler.machine.targets import target_vector_unit
 from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.space.own_rules.attempted import attempted
 from reasoning_compiler.space.own_rules.attention_chain import Chain, Product, Stage, find_chain
 from reasoning_compiler.space.own_rules.fused_label import FUSED, MASKED
 from reasoning_compiler.space.own_rules.marks import NO_RULES, SETTLED, SKIP_MASKED, STRUCTURE
@@ -66,9 +66,8 @@ def fused_attention() -> Any:
             found = sch.get(block)
             chain = find_chain(sch.mod, str(found.name_hint)) if self.lanes and found.init is not None else None
             for lanes in _lanes(chain, self.lanes) if chain is not None else []:
-                fused = sch.copy()
-                with suppress(TVM_ERRORS):  # something that only TVM sees keeps a block where it is
-                    _fuse(fused, chain, *lanes)
+                fused = attempted(sch, _fuse, chain, *lanes)
+                if fused is not None:
                     return [sch, fused]
             return [sch]
 

@@ -20,9 +20,9 @@ from typing import Any
 
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.own_rules.announced import announce_streams
+from reasoning_compiler.space.own_rules.attempted import attempted
 from reasoning_compiler.space.own_rules.joined_label import JOINED
 from reasoning_compiler.space.own_rules.marks import NO_RULES, SETTLED, STRUCTURE
-from reasoning_compiler.space.sketch import TVM_ERRORS
 from reasoning_compiler.space.tiling import WHOLE_REDUCTION
 from reasoning_compiler.space.walk import REDUCTION, SPATIAL, factors
 
@@ -53,15 +53,8 @@ def joined_products(stream_bytes: int) -> Any:
         def apply(self, sch: Any, block: Any) -> list[Any]:
             if not self.on_cpu or not _is_elementwise(sch, block):
                 return [sch]
-            joined = sch.copy()
-            try:
-                products = _products(joined, block)
-                if len(products) < 2:
-                    return [sch]
-                _join(joined, block, products, stream_bytes)
-            except TVM_ERRORS:  # something that only TVM sees keeps a block where it is
-                return [sch]
-            return [sch, joined]
+            joined = attempted(sch, _join, block, stream_bytes)
+            return [sch] if joined is None else [sch, joined]
 
         def clone(self) -> Any:
             return JoinedProducts()
@@ -70,9 +63,12 @@ def joined_products(stream_bytes: int) -> Any:
 
 
 def _products(sch: Any, block: Any) -> list[Any]:
-    """Returns the products that an elementwise block reads, alike and of a common operand; none if it reads others.
+    """Returns the products that an elementwise block reads, alike and of a common operand.
 
     Elementwise blocks between them are inlined.
+
+    Raises:
+        LookupError: it reads one only, or something else.
     """
     while True:
         producers = list(sch.get_producers(block))
@@ -85,10 +81,12 @@ def _products(sch: Any, block: Any) -> list[Any]:
     own = {name: _plain_indices(sch.get(block), name) for name in written}
     shapes = {_shape(sch, each) for each in producers}
     if not 2 <= len(producers) <= _MAX_PRODUCTS or len(shapes) != 1 or None in shapes or not all(own.values()):
-        return []
+        raise LookupError("no products that are alike")
     read = [{str(load.source.name) for load in factors(sch.get(each)) or ()} for each in producers]
     alone = all(len(sch.get_consumers(each)) == 1 for each in producers)
-    return producers if alone and set.intersection(*read) else []
+    if not alone or not set.intersection(*read):
+        raise LookupError("no operand in common, or others read the products")
+    return producers
 
 
 def _is_elementwise(sch: Any, block: Any) -> bool:
@@ -130,7 +128,9 @@ def _in_order(block: Any, indices: Any) -> bool:
     return len(own) == len(indices) and all(index.same_as(var) for index, var in zip(indices, own, strict=True))
 
 
-def _join(sch: Any, block: Any, products: list[Any], stream_bytes: int) -> None:
+def _join(sch: Any, block: Any, stream_bytes: int) -> None:
+    """Computes a block and the products that it reads in one nest. Raises LookupError as `_products` does."""
+    products = _products(sch, block)
     sch.annotate(block, STRUCTURE, JOINED)
     for each in (block, *products):
         sch.annotate(each, NO_RULES, "None")

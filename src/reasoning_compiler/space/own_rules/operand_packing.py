@@ -20,10 +20,10 @@ from typing import Any
 from reasoning_compiler.machine.targets import target_vector_unit
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.extract import buffer_bytes
+from reasoning_compiler.space.own_rules.attempted import attempted
 from reasoning_compiler.space.own_rules.attention_chain import find_chain
 from reasoning_compiler.space.own_rules.marks import NO_RULES, PACKED, SETTLED
 from reasoning_compiler.space.own_rules.padded_contraction import Contraction, plain_contraction
-from reasoning_compiler.space.sketch import TVM_ERRORS
 from reasoning_compiler.space.walk import blocks
 
 _MIN_BYTES = 1 << 17  # of the operand; a smaller one is in the second-level cache, whatever its order
@@ -58,12 +58,8 @@ def operand_packing() -> Any:
             lanes = math.gcd(found.extents[found.column], max(1, self.unit.vector_bytes // found.item_bytes))
             if lanes < _MIN_LANES or not _is_worth_it(sch, found):
                 return [sch]
-            packed = sch.copy()
-            try:
-                _pack(packed, block, found, lanes)
-            except TVM_ERRORS:  # something that only TVM sees keeps it where it is
-                return [sch]
-            return [sch, packed]
+            packed = attempted(sch, _pack, block, found, lanes)
+            return [sch] if packed is None else [sch, packed]
 
         def clone(self) -> Any:
             return OperandPacking()

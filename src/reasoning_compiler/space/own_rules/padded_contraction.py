@@ -32,6 +32,7 @@ from reasoning_compiler.machine.targets import target_vector_unit
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.extract import item_bytes
 from reasoning_compiler.space.nest import Padding
+from reasoning_compiler.space.own_rules.attempted import attempted
 from reasoning_compiler.space.own_rules.marks import LAID_OUT_AHEAD, PADDED
 from reasoning_compiler.space.sketch import TVM_ERRORS
 from reasoning_compiler.space.walk import SPATIAL, constants, variables
@@ -66,10 +67,8 @@ def padded_contraction() -> Any:
                 return [sch]
             options = []
             for extents in found.paddings(self.unit.vector_bytes, self.unit.num_registers):
-                padded = sch.copy()
-                try:
-                    _pad(padded, block, found, extents)
-                except TVM_ERRORS:  # an index that is no plain variable, in the result or along the columns
+                padded = attempted(sch, _pad, block, found, extents)
+                if padded is None:  # an index that is no plain variable, in the result or along the columns
                     break
                 options.append(padded)
             return [sch, *options]
