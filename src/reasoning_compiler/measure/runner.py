@@ -28,8 +28,8 @@ from reasoning_compiler.workload.workload import numpy_dtype
 
 # A program that takes this many times as long as the best has lost, however long it may be allowed to take. Killing it
 # is worth while only where waiting takes longer than what must be done again: here a child's birth, on a device all.
-_HOPELESS_RATIO = 10.0
-_LEAST_LIMIT_SECS, _LEAST_LIMIT_SECS_FAR = 0.2, 2.0
+_HOPELESS_RATIO = 5.0
+_LEAST_LIMIT_SECS, _LEAST_LIMIT_SECS_FAR = 0.1, 2.0
 # A race between threads goes wrong only sometimes: short programs are run this often, or for this long, to see it.
 _MAX_REPEATED_RUNS = 1000
 _REPEATED_SECS = 0.05

@@ -41,6 +41,7 @@ def _limit_memory(num_bytes: int | None) -> None:
 
 def main() -> None:
     """Runs the worker."""
+    gc.disable()  # importing TVM makes hundreds of thousands of objects, and none of them is garbage
     request_fd, reply_fd, lifeline_fd = map(int, sys.argv[1:4])
     options = json.loads(sys.argv[4])
     for fd in (request_fd, reply_fd):
@@ -51,14 +52,15 @@ def main() -> None:
     if options["role"] == "builder":
         from reasoning_compiler.measure.builder import build
 
+        gc.enable()
         send(reply_fd, {"pid": os.getpid()})
         growth_bytes = _MAX_BUILDER_GROWTH_BYTES
         serve({"build": build}, request_fd=request_fd, reply_fd=reply_fd, max_growth_bytes=growth_bytes)
         return
     from reasoning_compiler.measure.runner import Runner
 
+    # Collections stay off: one in the middle of a timing is noise.
     runner = Runner(partial(limit, reply_fd), flush_bytes=options["flush_bytes"])
-    gc.disable()  # a collection in the middle of a timing is noise, and there is no garbage to speak of
     if options["forks"] and CAN_FORK:
         nurse(
             runner.actions,
