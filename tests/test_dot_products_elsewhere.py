@@ -53,6 +53,10 @@ CODE = [
     (x86("cascadelake"), lambda: gemm(8, 48, 24, dtype="int8"), "vpdpbusd, shifted", r"\bvpdpbusd\b.*%zmm"),
     (x86("cascadelake"), lambda: gemm(8, 40, 24, dtype="uint8"), "vpdpbusd, 256 bits", r"\bvpdpbusd\b.*%ymm"),
     (x86("sapphirerapids"), lambda: gemm(8, 48, 24, dtype="bfloat16"), "vdpbf16ps", r"\bvdpbf16ps\b.*%zmm"),
+    ("xeon-8480", lambda: gemm(32, 48, 128, dtype="int8"), "tdpbssd", r"\btdpbssd\s+%tmm"),
+    ("xeon-8480", lambda: gemm(32, 48, 128, dtype="uint8"), "tdpbusd", r"\btdpbusd\s+%tmm"),
+    ("xeon-8480", lambda: unsigned(32, 48, 128), "tdpbuud", r"\btdpbuud\s+%tmm"),
+    ("xeon-8480", lambda: gemm(32, 48, 128, dtype="bfloat16"), "tdpbf16ps", r"\btdpbf16ps\s+%tmm"),
 ]
 
 
@@ -61,7 +65,7 @@ def test_the_targets_own_instruction_is_in_its_code(target: Any, kernel: Any, na
     made = space_of(kernel().mod, of_preset(target) if isinstance(target, str) else target)
     assert list(offered(made).values()) == [dot_named(name).label]
     packed, library = compiled(made, by_dots(made))
-    put = "bfloat16_dot" if "bf" in name else dot_named(name).intrinsic
+    put = "bfloat16_dot" if name in ("vdpbf16ps", "bfdot") else dot_named(name).intrinsic.removeprefix("llvm.x86.")
     assert put in packed.kernel.script(), "put there, where LLVM may also find it by itself"
     assert re.search(code, library.mod.inspect_source("asm"))
 

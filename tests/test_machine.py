@@ -337,6 +337,21 @@ def test_a_failed_measurement_says_what_to_do(probed, monkeypatch):
         machine.detect()
 
 
+@pytest.mark.parametrize("gives", [True, False])
+def test_tiles_are_a_feature_only_where_the_system_gives_them(tmp_path, monkeypatch, gives):
+    info = tmp_path / "cpuinfo"
+    info.write_text("model name : X\nflags : avx2 amx_bf16 amx_tile amx_int8\n")
+    monkeypatch.setattr(cpu, "_CPUINFO", info)
+    monkeypatch.setattr(cpu, "_gives_tiles", lambda: gives)
+    amx = {"amx-bf16", "amx-int8", "amx-tile"}
+    assert cpu.read_cpu().features == {"avx2"} | (amx if gives else set())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_no_system_gives_tiles_that_the_cpu_has_not():
+    assert "amx_tile" in Path("/proc/cpuinfo").read_text() or not cpu._gives_tiles()
+
+
 def test_cache_dir(monkeypatch):
     monkeypatch.delenv("REASONC_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
@@ -350,7 +365,8 @@ def test_cache_dir(monkeypatch):
 
 def test_presets_hold_the_published_peaks():
     gflops = {name: round(preset.peak_flops / 1e9) for name, preset in machine.PRESETS.items()}
-    assert gflops == {"graviton2": 2560, "epyc-7r13": 5530, "m2-pro": 896, "core-i9": 1203, "xeon-e3": 448}
+    paper = {"graviton2": 2560, "epyc-7r13": 5530, "m2-pro": 896, "core-i9": 1203, "xeon-e3": 448}
+    assert gflops == paper | {"xeon-8480": 10752}
     assert machine.PRESET_NOTES.keys() == machine.PRESETS.keys()
     for name, preset in machine.PRESETS.items():
         assert preset.name == name and not preset.measured

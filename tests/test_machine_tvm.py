@@ -168,7 +168,7 @@ def test_presets_compile_to_objects(name, tmp_path):
     else:
         assert head[:4] == b"\x7fELF"
         assert int.from_bytes(head[18:20], "little") == (183 if preset.isa == "neon" else 62)
-    width = {"neon": r"\.4s", "avx2": r"%ymm"}[preset.isa]
+    width = {"neon": r"\.4s", "avx2": r"%ymm", "avx512": r"%zmm"}[preset.isa]
     assert re.search(width, library.mod.inspect_source("asm"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import platform
 import subprocess
@@ -14,6 +15,9 @@ from reasoning_compiler.machine.cores import allowed_cpus, one_cpu_per_core
 _KIB = 1024
 _CPU_DIR = Path("/sys/devices/system/cpu")
 _CPUINFO = Path("/proc/cpuinfo")
+
+_ARCH_PRCTL, _ARCH_GET_XCOMP_SUPP = 158, 0x1021  # of x86-64
+_XFEATURE_MASK_XTILE_DATA = 1 << 18
 
 _SAME_NAME = (
     *("fma", "f16c", "bmi2", "movbe", "adx", "popcnt", "gfni", "aes", "vaes", "vpclmulqdq"),
@@ -78,7 +82,16 @@ def read_cpu() -> Cpu:
     flags = fields.get("flags") or fields.get("Features") or ""
     identity = _hash(platform.machine(), *(fields.get(key, "") for key in _IDENTITY))
     features = frozenset(filter(None, map(llvm_feature, flags.split())))
+    if any(feature.startswith("amx") for feature in features) and not _gives_tiles():
+        features = frozenset(feature for feature in features if not feature.startswith("amx"))
     return Cpu(name, identity, features, linux_caches(allowed_cpus() or [0]))
+
+
+def _gives_tiles() -> bool:
+    """Returns whether Linux saves the tile registers of AMX, so that processes may have them; since 5.16 it can."""
+    supported = ctypes.c_uint64(0)
+    answer = ctypes.CDLL(None).syscall(_ARCH_PRCTL, _ARCH_GET_XCOMP_SUPP, ctypes.byref(supported))
+    return answer == 0 and bool(supported.value & _XFEATURE_MASK_XTILE_DATA)
 
 
 def llvm_feature(flag: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The five platforms of the paper, by published figures, to compile for them or to plan without having them.
+"""The paper's five platforms and one with AMX, by published figures, to compile for them or plan without having them.
 
 Peaks are cores × clock × multiply-adds per cycle × float32 lanes × 2, at the clock that all cores sustain;
 bandwidth is channels × transfer rate × bytes. No program quite reaches either. The paper names two of the
@@ -20,8 +20,11 @@ _KIB, _MIB = 1 << 10, 1 << 20
 _GIGA = 1e9
 
 _AVX2 = VectorUnit("avx2", 32, 16)
+_AVX512 = VectorUnit("avx512", 64, 32)
 _NEON = VectorUnit("neon", 16, 32)
 _X86_FEATURES = ("avx", "avx2", "bmi", "bmi2", "f16c", "fma")
+_AMX_FEATURES = ("amx-bf16", "amx-int8", "amx-tile")
+_AVX512_FEATURES = ("avx512bf16", "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512fp16", "avx512vl", "avx512vnni")
 
 
 def _machine(
@@ -37,7 +40,9 @@ def _machine(
     cpu: str,
     features: tuple[str, ...],
     cache_line_bytes: int = 64,
+    attributes: tuple[str, ...] = (),
 ) -> Machine:
+    target = {"kind": "llvm", "mtriple": triple, "mcpu": cpu, "num-cores": num_cores}
     lanes = unit.vector_bytes // 4
     l1, l2, l3 = caches_bytes
     return Machine(
@@ -53,7 +58,7 @@ def _machine(
         cache_line_bytes=cache_line_bytes,
         peak_flops=num_cores * clock_ghz * _GIGA * fma_per_cycle * lanes * 2,
         bandwidth_bytes_per_sec=bandwidth_gb_per_sec * _GIGA,
-        target=json.dumps({"kind": "llvm", "mtriple": triple, "mcpu": cpu, "num-cores": num_cores}),
+        target=json.dumps(target | ({"mattr": list(attributes)} if attributes else {})),
         features=features,
     )
 
@@ -120,10 +125,23 @@ _MACHINES = (
         cpu="skylake",
         features=_X86_FEATURES,
     ),
+    _machine(
+        "xeon-8480",
+        _AVX512,
+        num_cores=56,
+        clock_ghz=3.0,
+        fma_per_cycle=2,
+        caches_bytes=(48 * _KIB, 2 * _MIB, 105 * _MIB),
+        bandwidth_gb_per_sec=307.2,  # 8 × DDR5-4800
+        triple="x86_64-linux-gnu",
+        cpu="sapphirerapids",
+        features=tuple(sorted((*_X86_FEATURES, *_AMX_FEATURES, *_AVX512_FEATURES, "avxvnni"))),
+        attributes=("-prefer-256-bit",),
+    ),
 )
 
 PRESETS: Mapping[str, Machine] = MappingProxyType({machine.name: machine for machine in _MACHINES})
-"""The paper's platforms by name."""
+"""Machines by name, the paper's platforms first."""
 
 PRESET_NOTES: Mapping[str, str] = MappingProxyType(
     {
@@ -132,13 +150,14 @@ PRESET_NOTES: Mapping[str, str] = MappingProxyType(
         "m2-pro": "Apple M2 Pro with 12 cores, the 8 fast ones alone (3.5 GHz), without its matrix unit",
         "core-i9": "assumed to be the Core i9-9900K (8 cores, 4.7 GHz on all); the paper does not say",
         "xeon-e3": "assumed to be the Xeon E3-1240 v5 (4 cores at 3.5 GHz); the paper does not say",
+        "xeon-8480": "Intel Xeon Platinum 8480+ (Sapphire Rapids, 56 cores, 3.0 GHz on all), one socket, for AMX",
     }
 )
 """What exactly each preset stands for, in one line."""
 
 
 def preset(name: str) -> Machine:
-    """Returns one of the paper's platforms.
+    """Returns the machine of a name.
 
     Raises:
         UsageError: there is none of this name.

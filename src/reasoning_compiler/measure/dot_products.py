@@ -20,19 +20,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import tvm
-import tvm_ffi
 
+from reasoning_compiler.measure.marked_tile import Place, Tile, substituted, variables_in
+from reasoning_compiler.measure.matrix_tiles import MatrixTile, ask_for_tiles, configured
 from reasoning_compiler.space.dots import DOT, Dot, dot_named
-from reasoning_compiler.space.walk import bindings, blocks, bound_variables, factors, variables, with_block, with_loops
+from reasoning_compiler.space.walk import blocks, with_block, with_loops
 
 _SHIFTS = -0x7F7F7F80  # 0x80808080, 128 in each of four unsigned bytes, -128 in signed ones
 _FIRST_BIT = {"int8": -0x80, "uint8": 0x80}
 _LINE_BYTES = 64
-_IMPORT = "pragma_import_llvm"
 _BFLOAT16 = "reasoning_compiler_bfloat16_dot"
 # TVM's LLVM types have no bfloat16.
 _BFLOAT16_CODE = """
@@ -59,77 +59,48 @@ def with_dot_products(mod: Any) -> Any:
     made: dict[Any, Any] = {}
     allocated: list[Any] = []
     copies: list[Any] = []
+    tasks: list[Any] = []
     for realize, loops in blocks(main.body):
         if DOT in realize.block.annotations:
-            tile = _Tile.of(dot_named(str(realize.block.annotations[DOT])), realize, loops)
-            if tile is not None and tile.dot.shifted:
+            dot = dot_named(str(realize.block.annotations[DOT]))
+            tile = (MatrixTile if dot.by_tiles else _VectorTile).of(dot, realize, loops)
+            if tile is not None and dot.shifted:
                 shifted = tvm.tirx.decl_buffer(tile.left[0].shape, "uint8", f"{tile.left[0].name}_shift")
                 copies.append(_shift(tile.left[0], shifted))
                 allocated.append(shifted)
                 tile = replace(tile, left=(shifted, tile.left[1]))
-            if tile is not None:
-                made[tile.reducing[0].loop_var] = tile.summed(allocated)
+            summed = tile.summed(allocated) if tile is not None else None
+            if summed is not None:
+                made[tile.reducing[0].loop_var] = summed
+            if summed is not None and isinstance(tile, MatrixTile):
+                tasks.append(tile.task)
     if not made:
         return mod
-    body = with_loops(main.body, lambda loop: made.get(loop.loop_var, loop))
-    inner = tvm.tirx.SeqStmt([*copies, body.block.body]) if copies else body.block.body
+
+    def change(loop: Any) -> Any:
+        if loop.loop_var in made:
+            return made[loop.loop_var]
+        if loop.loop_var in tasks:
+            body = configured(loop.body)
+            return tvm.tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, None, loop.annotations)
+        return loop
+
+    body = with_loops(main.body, change)
+    before = [ask_for_tiles(), *copies] if tasks else copies
+    inner = tvm.tirx.SeqStmt([*before, body.block.body]) if before else body.block.body
     body = with_block(body, inner, allocated=allocated)
     return tvm.IRModule({"main": tvm.tirx.PrimFunc(main.params, body, main.ret_type, main.attrs)}, attrs=mod.attrs)
 
 
-@dataclass(frozen=True)
-class _Tile:
-    """A register tile that is summed up over the whole reduction.
-
-    Args:
-        dot: the instruction.
-        reducing: the loops around the tile that reduce, outermost first.
-        loops: the tile's, without those of lanes and terms.
-        sums: the buffer that is written, and its indices at the first lane.
-        left: A and its indices at the first term.
-        right: B and its indices at the first lane and term.
-    """
-
-    dot: Dot
-    reducing: tuple[Any, ...]
-    loops: tuple[Any, ...]
-    sums: tuple[Any, list[Any]]
-    left: tuple[Any, list[Any]]
-    right: tuple[Any, list[Any]]
-
-    @classmethod
-    def of(cls, dot: Dot, realize: Any, loops: Sequence[Any]) -> _Tile | None:
-        """Returns the tile of a marked block; None where the instruction does not fit."""
-        block = realize.block
-        *outer, lanes, terms = loops
-        moved = bound_variables(realize, spatial=False)
-        reducing = [index for index, loop in enumerate(outer) if loop.loop_var in moved]
-        extents = (int(lanes.extent), int(terms.extent))
-        loads = factors(block)
-        if loads is None or not reducing or block.init is not None or extents != (dot.lanes, dot.terms):
-            return None
-        bound = bindings(realize)
-        operands = [(load.source, [_with(index, bound) for index in load.indices]) for load in loads]
-        last = {lanes.loop_var: dot.lanes - 1, terms.loop_var: dot.terms - 1}
-        reach = [tuple(_offset(*each, {v: at}) - _offset(*each, {}) for v, at in last.items()) for each in operands]
-        wanted = [(0, dot.terms - 1), ((dot.lanes - 1) * dot.terms, dot.terms - 1)]
-        if reach != wanted and reach != wanted[::-1]:
-            return None
-        operands = operands if reach == wanted else operands[::-1]
-        written = (block.writes[0].source, [_with(index, bound) for index in block.body.indices])
-        first = dict.fromkeys(last, 0)
-        (sums, left, right) = (
-            (buffer, [_with(index, first) for index in indices]) for buffer, indices in (written, *operands)
-        )
-        inside = tuple(outer[reducing[-1] + 1 :])
-        return cls(dot, tuple(outer[reducing[0] : reducing[-1] + 1]), inside, sums, left, right)
+class _VectorTile(Tile):
+    """A register tile whose sums are vectors."""
 
     def summed(self, allocated: list[Any]) -> Any:
         """Returns what takes the place of the reducing loops; adds the buffers that it needs to `allocated`."""
         body = [self._nest(self.loops, self._multiplied)]
         before, after = [], []
         if self.dot.shifted:
-            columns = [loop for loop in self.loops if loop.loop_var in _variables(self.right[1])]
+            columns = [loop for loop in self.loops if loop.loop_var in variables_in(self.right[1])]
             size = math.prod(int(loop.extent) for loop in columns) * self.dot.lanes
             extra = tvm.tirx.decl_buffer((size,), self.dot.sums, f"{self.sums[0].name}_shift", scope="local")
             allocated.append(extra)
@@ -143,12 +114,7 @@ class _Tile:
             body.insert(0, self._nest(columns, lambda at: self._store(shift, self._dot(shift, shifts, at), at)))
             after = [self._nest(self.loops, lambda at: self._store(self.sums, self._without(shift, at), at))]
         inner = tvm.tirx.SeqStmt(body) if len(body) > 1 else body[0]
-        imports = {_IMPORT: _bfloat16_code(self.dot)} if self.dot.left == "bfloat16" else {}
-        for loop in reversed(self.reducing):
-            notes = {**loop.annotations, **imports} if loop is self.reducing[0] else loop.annotations
-            if type(loop.body).__name__ == "SeqStmt":  # prefetches stand before what has been replaced
-                inner = tvm.tirx.SeqStmt([*loop.body.seq[:-1], inner])
-            inner = tvm.tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, inner, None, notes)
+        inner = self.in_reducing_loops(inner, _bfloat16_code(self.dot) if self.dot.left == "bfloat16" else "")
         return tvm.tirx.SeqStmt([*before, inner, *after]) if before else inner
 
     def _nest(self, loops: Sequence[Any], body: Callable[[Mapping[Any, Any]], Any]) -> Any:
@@ -164,7 +130,7 @@ class _Tile:
         group = tvm.tirx.reinterpret("int32", _vector(self.left, self.dot.terms, at))
         return self._store(self.sums, self._dot(self.sums, tvm.tirx.Broadcast(group, self.dot.lanes), at), at)
 
-    def _dot(self, sums: tuple[Any, list[Any]], left: Any, at: Mapping[Any, Any]) -> Any:
+    def _dot(self, sums: Place, left: Any, at: Mapping[Any, Any]) -> Any:
         """Returns a vector of sums with the products of a vector of A's groups (32-bit integers) and one of B's."""
         dtype, present = f"{self.dot.sums}x{self.dot.lanes}", _vector(sums, self.dot.lanes, at)
         right = _vector(self.right, self.dot.lanes * self.dot.terms, at)
@@ -174,10 +140,10 @@ class _Tile:
         left = tvm.tirx.reinterpret(f"uint8x{self.dot.lanes * self.dot.terms}", left)
         return tvm.tirx.call_llvm_pure_intrin(dtype, self.dot.intrinsic, present, left, right)
 
-    def _without(self, shift: tuple[Any, list[Any]], at: Mapping[Any, Any]) -> Any:
+    def _without(self, shift: Place, at: Mapping[Any, Any]) -> Any:
         return _vector(self.sums, self.dot.lanes, at) - _vector(shift, self.dot.lanes, at)
 
-    def _store(self, place: tuple[Any, list[Any]], value: Any, at: Mapping[Any, Any]) -> Any:
+    def _store(self, place: Place, value: Any, at: Mapping[Any, Any]) -> Any:
         return tvm.tirx.BufferStore(place[0], value, _indices(place[1], self.dot.lanes, at))
 
 
@@ -204,33 +170,10 @@ def _shift(source: Any, target: Any) -> Any:
     return made
 
 
-def _vector(place: tuple[Any, list[Any]], lanes: int, at: Mapping[Any, Any]) -> Any:
+def _vector(place: Place, lanes: int, at: Mapping[Any, Any]) -> Any:
     return tvm.tirx.BufferLoad(place[0], _indices(place[1], lanes, at))
 
 
 def _indices(indices: list[Any], lanes: int, at: Mapping[Any, Any]) -> list[Any]:
-    *outer, last = (_with(index, at) for index in indices)
+    *outer, last = (substituted(index, at) for index in indices)
     return [*outer, tvm.tirx.Ramp(last, 1, lanes)]
-
-
-def _with(expr: Any, values: Mapping[Any, Any]) -> Any:
-    """Returns an expression with values in place of some variables."""
-
-    def value(variable: Any) -> Any:
-        found = values.get(variable, variable)
-        return tvm.tirx.const(found, str(variable.ty.dtype)) if isinstance(found, int) else found
-
-    return tvm_ffi.structural_map(expr, (tvm.tirx.Var, value))
-
-
-def _offset(buffer: Any, indices: Sequence[Any], at: Mapping[Any, int]) -> int:
-    """Returns how many elements from its start a buffer is touched where variables have these values, or else zero."""
-    offset = 0
-    for index, extent in zip(indices, buffer.shape, strict=True):
-        point = _with(index, {v: at.get(v, 0) for v in variables(index)})
-        offset = offset * int(extent) + int(tvm.sym.Analyzer().simplify(point))
-    return offset
-
-
-def _variables(indices: Sequence[Any]) -> set[Any]:
-    return {variable for index in indices for variable in variables(index)}

@@ -10,6 +10,7 @@ from reasoning_compiler.journal import Header
 from reasoning_compiler.records import Machine, Measurement, Peak, Program
 from reasoning_compiler.report.units import bandwidth_text, flops_text, ratio_text, share_text, size_text, time_text
 from reasoning_compiler.space.analysis import Analysis, BlockAnalysis, roofline_secs
+from reasoning_compiler.space.dots import dot_named, registers_of
 
 _MIN_SHARE = 0.02  # of the estimated time, for a paragraph of its own
 
@@ -190,7 +191,8 @@ def _tile(block: BlockAnalysis, machine: Machine) -> str:
         return loops
     where = "kept in registers" if block.in_registers else "stored and loaded again in each step"
     plural = "" if block.accumulators == 1 else "s"
-    many = f"{block.accumulators} vector{plural} of results for {machine.num_vector_registers} vector registers"
+    registers, kind = registers_of(machine, dot_named(block.instruction) if block.instruction else None)
+    many = f"{block.accumulators} {kind}{plural} of results for {registers} {kind} registers"
     return f"{loops}: {many}, {where}" if block.in_registers or block.reduces else loops
 
 

@@ -128,8 +128,7 @@ class Nest:
         prefetch_bytes: how far ahead its streams are prefetched; 0 for not at all.
         share: of the iterations that conditions around the block let it run in, in [0, 1].
         dtypes: of the two buffers whose product it sums up and of the sums; empty where it does anything else.
-        dot: the instruction that does the work of the two innermost loops, which then are not among `loops`, see
-            `by_dots`.
+        dot: the instruction that does the work of the innermost loops, which then are not among `loops`, see `by_dots`.
         padded: its loops that have iterations more than there are results.
         sums: to how many sums each iteration adds: as many products as are summed up in one pass, see `joined`.
     """
@@ -225,19 +224,21 @@ class Nest:
         return found
 
     def by_dots(self, dot: Dot) -> Nest:
-        """Returns this nest without its two innermost loops, those of an instruction's lanes and terms.
+        """Returns this nest without its innermost loops, those in whose place an instruction is put.
 
-        What one instruction works on counts as one element: a vector of sums or of B, a group of A.
+        What one instruction works on counts as one element: a vector of sums or of B, a group of A; or a tile of each.
         """
+        extents, kept = dot.extents, len(self.loops) - len(dot.extents)
         accesses = []
         for access in self.accesses:
-            widths = [(dot.lanes if dim[-2] else 1) * (dot.terms if dim[-1] else 1) for dim in access.steps]
-            steps = tuple(tuple(s / w for s in dim[:-2]) for dim, w in zip(access.steps, widths, strict=True))
+            inner = [zip(extents, dim[kept:], strict=True) for dim in access.steps]
+            widths = [math.prod(extent for extent, step in loops if step) for loops in inner]
+            steps = tuple(tuple(s / w for s in dim[:kept]) for dim, w in zip(access.steps, widths, strict=True))
             shape = tuple(-(-size // width) for size, width in zip(access.shape, widths, strict=True))
             item_bytes = access.item_bytes * math.prod(widths)
             accesses.append(replace(access, shape=shape, item_bytes=item_bytes, steps=steps))
-        flops = self.flops * dot.lanes * dot.terms
-        return replace(self, loops=self.loops[:-2], accesses=tuple(accesses), flops=flops, dot=dot)
+        flops = self.flops * math.prod(extents)
+        return replace(self, loops=self.loops[:kept], accesses=tuple(accesses), flops=flops, dot=dot)
 
     def reading_in_order(self, buffers: Collection[str]) -> Nest:
         """Returns this nest with these buffers laid out as it reads them: a dimension for each loop that moves."""

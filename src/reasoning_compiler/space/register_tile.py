@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from reasoning_compiler.records import Machine
 from reasoning_compiler.space.cache_traffic import WAY_BYTES, WAYS
+from reasoning_compiler.space.dots import registers_of
 from reasoning_compiler.space.nest import Access, Loop, Nest
 
 NUM_RUNS, RUN_STEPS = 4, 8
@@ -63,7 +64,8 @@ class RegisterTile:
         rolled = math.prod(x.extent for i, x in extents if i not in self.vector_loops and x.kind != "unrolled")
         unrolled = nest.dot is not None or rolled <= max(nest.unroll_limit, _LLVM_UNROLLS)
         self.fully_unrolled = 1 < self.rows * self.steps <= nest.unroll_limit
-        fits = self.accumulators <= machine.num_vector_registers - 2
+        self._registers, _ = registers_of(machine, nest.dot)
+        fits = self.accumulators <= self._registers - 2
         self.in_registers = bool(self.steps > 1 and unrolled and fits and not self.falls_apart)
 
     def cycles(self) -> float:
@@ -75,7 +77,8 @@ class RegisterTile:
         if nest.dot is not None:
             arithmetic = vectors / (machine.fma_per_cycle * nest.dot.per_fma)
         reads = [a for a in nest.accesses if not a.writes]
-        loads = (sum(self._loads(a) for a in reads) + self.prefetches) / _LOADS_PER_CYCLE
+        rows = nest.dot.rows if nest.dot is not None else 1  # a tile is loaded and stored row by row
+        loads = (rows * sum(self._loads(a) for a in reads) + self.prefetches) / _LOADS_PER_CYCLE
         step = max(arithmetic, loads) + sum(self._conflicts(a) for a in reads) + _PAGE_CYCLES * self._pages()
         if nest.scalar_calls:
             step += _CALL_CYCLES * nest.scalar_calls * self.rows * self.vector_extent
@@ -84,11 +87,12 @@ class RegisterTile:
             return times * (step + vectors * scatter + 0.5)
         if self.in_registers:
             together = self.runs if self.steps <= RUN_STEPS else 1
-            step = max(step, _FMA_LATENCY_CYCLES / together)
+            latency = _FMA_LATENCY_CYCLES if nest.dot is None else nest.dot.latency_cycles
+            step = max(step, latency / together)
             operands = sum(math.ceil(a) for a in (self._loads(x) for x in reads if x.buffer not in self.strided))
-            spilled = vectors + min(operands, 4) - machine.num_vector_registers
+            spilled = vectors + min(operands, 4) - self._registers
             step += 1.5 * max(0, spilled)
-            entry = (2.0 * vectors * scatter + 6) / self.steps
+            entry = (2.0 * vectors * rows * scatter + 6) / self.steps
         else:
             step += vectors * scatter * 1.5 + (self._conflicts(nest.output) if nest.output else 0.0)
             step += self.rows * self.vector_extent if self.falls_apart else 0

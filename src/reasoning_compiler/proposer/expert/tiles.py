@@ -16,6 +16,7 @@ from typing import Any
 from reasoning_compiler.proposer.random import prime_factors
 from reasoning_compiler.records import Machine, TileDomain
 from reasoning_compiler.space.analysis import BlockAnalysis, analyze_block
+from reasoning_compiler.space.dots import registers_of
 from reasoning_compiler.space.register_tile import NUM_RUNS, RUN_STEPS
 from reasoning_compiler.space.tiling import TileGroup
 
@@ -116,14 +117,16 @@ class TileChooser:
             return
         *rows, vector = self._spatial
         item_bytes = self.group.nest.output.item_bytes if self.group.nest.output else 4
-        lanes = max(1, self.machine.vector_bytes // item_bytes) if self.group.nest.dot is None else 1
+        dot = self.group.nest.dot
+        lanes = max(1, self.machine.vector_bytes // item_bytes) if dot is None else 1
+        registers, _ = registers_of(self.machine, dot)
         widths = _divisors(self._domains[vector].extent, self._domains[vector].max_innermost or 64)
         full = [w for w in widths if w % lanes == 0]
         for width in full or widths[-2:]:
             options = [_divisors(self._domains[i].extent, _MAX_ROWS_PER_LOOP) for i in rows]
             for counts in itertools.product(*options):
                 accumulators = self.group.nest.sums * math.prod(counts) * math.ceil(width / lanes)
-                if accumulators <= self.machine.num_vector_registers - 2:
+                if accumulators <= registers - 2:
                     yield dict(zip(rows, counts, strict=True)) | {vector: width}
 
     def _surround(self, tile: dict[int, int], *, panels: bool = False) -> Factors:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from reasoning_compiler.proposer.expert.tiles import Tiling
 from reasoning_compiler.records import ChoiceDomain, Decision, Machine, Value
+from reasoning_compiler.space.dots import registers_of
 from reasoning_compiler.space.tiling import TileGroup
 
 
@@ -22,12 +23,12 @@ def describe_tiling(group: TileGroup, tiling: Tiling, machine: Machine) -> str:
     joined = f" in one pass with {' and '.join(group.products)}" if group.products else ""
     text = f"{group.block}{joined}: a register tile of {tile}"
     if found.vector_lanes > 1:
-        text += f" needs {found.accumulators} of {machine.num_vector_registers} vector registers for its sums"
+        dot = group.nest.dot
+        registers, kind = registers_of(machine, dot)
+        text += f" needs {found.accumulators} of {registers} {kind} registers for its sums"
         text += "" if found.in_registers else ", which do not stay there"
-        if (dot := group.nest.dot) is not None:
-            text += (
-                f"; {dot.name} makes {dot.lanes} × {dot.terms} products at once, {dot.gain(machine):g} times float32's"
-            )
+        if dot is not None:
+            text += f"; {dot.name} makes {dot.products_text} products at once, {dot.gain(machine):g} times float32's"
     else:
         text += " is scalar"
     reducing = [(loop.name, inner[loop.name]) for loop in group.nest.loops if loop.reduces and inner[loop.name] > 1]

@@ -7,14 +7,16 @@ vectors of columns, and the reduction groups of terms:
         for k_0, k_1: for i_2: for j_2:                    # k counts groups of 4 (2 in bfloat16)
             for lane: for term: C_local[i, 16 * j + lane] += A[i, 4 * k + term] * B[4 * k + term, 16 * j + lane]
 
-The last two loops are marked, and the builder puts the instruction in their place (`measure/dot_products.py`). As they
-stand last, MetaSchedule's `RewriteLayout` packs a constant B into [..., 16, 4], which is what the instruction reads.
+The last two loops are marked, and the builder puts the instruction in their place (`measure/dot_products.py`). Where it
+multiplies tiles, two more stand before them, over 16 rows and 16 groups, and the tile counts tiles. As they stand last,
+MetaSchedule's `RewriteLayout` packs a constant B into [..., 16, 4], which is what the instruction reads.
 What is not constant a block of its own copies there in each call; the analysis counts it.
-Which instruction, and so how many columns and terms, is the target's: the same rule serves AVX-512, AVX2 and Arm.
+Which instruction, and so how many columns and terms, is the target's: the same rule serves AMX, AVX-512, AVX2 and Arm.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple
 
 from reasoning_compiler.machine.toolchain import import_tvm
@@ -23,11 +25,12 @@ from reasoning_compiler.space.own_rules.announced import announce_streams
 from reasoning_compiler.space.own_rules.marks import STRUCTURE
 from reasoning_compiler.space.sketch import TVM_ERRORS
 from reasoning_compiler.space.tiling import WHOLE_REDUCTION
-from reasoning_compiler.space.walk import REDUCTION, constants, factors
+from reasoning_compiler.space.walk import REDUCTION, SPATIAL, constants, factors
 from reasoning_compiler.space.walk import variables as variables_of
 
 _MAX_ROWS = 32  # of a register tile, in each loop
 _MAX_VECTORS = 8
+_MAX_TILES = 2  # of rows and of columns: those of the sums, of A and of B then take all eight registers
 _FIRST_LLVM = 22  # its instructions take bytes and bfloat16 as such; those before it want 32-bit integers
 
 
@@ -38,6 +41,7 @@ class _Place(NamedTuple):
         dot: the instruction.
         column: the position of the loop over columns.
         term: the position of the loop over terms.
+        row: the position of the loop over rows; None where the instruction takes one row.
         packed: which of the block's reads is packed in each call; None where B is laid out ahead of time.
         order: of B's dimensions, those of columns and terms last.
     """
@@ -45,6 +49,7 @@ class _Place(NamedTuple):
     dot: Dot
     column: int
     term: int
+    row: int | None
     packed: int | None
     order: tuple[int, ...]
 
@@ -74,7 +79,8 @@ def dot_products(stream_bytes: int) -> Any:
                 return [sch]
             try:
                 tiled = _tiled(sch.copy(), block, place)
-                announce_streams(tiled, [block], stream_bytes=stream_bytes)
+                if not place.dot.by_tiles:
+                    announce_streams(tiled, [block], stream_bytes=stream_bytes)
             except TVM_ERRORS:  # something that only TVM sees keeps the operands where they are
                 return [sch]
             return [sch, tiled]
@@ -86,12 +92,17 @@ def dot_products(stream_bytes: int) -> Any:
 
 
 def _features(target: Any) -> frozenset[str]:
-    """Returns the CPU's features by LLVM's names; none where TVM's LLVM cannot be given the instructions."""
+    """Returns the CPU's features by LLVM's names; none where TVM's LLVM cannot be given the instructions.
+
+    A process has to ask its system for tiles, and ours ask Linux.
+    """
     from tvm.target.codegen import llvm_get_cpu_features, llvm_version_major
 
     if target.kind.name != "llvm" or llvm_version_major() < _FIRST_LLVM:
         return frozenset()
-    return frozenset(map(str, llvm_get_cpu_features(target)))
+    features = frozenset(map(str, llvm_get_cpu_features(target)))
+    asks = "linux" in str(target.attrs.get("mtriple") or sys.platform)
+    return features if asks else frozenset(name for name in features if not name.startswith("amx"))
 
 
 def _place(sch: Any, name: Any, features: frozenset[str]) -> _Place | None:
@@ -116,12 +127,30 @@ def _place(sch: Any, name: Any, features: frozenset[str]) -> _Place | None:
         is_constant = any(right.source.same_as(each) for each in constants(sch.mod["main"]))
         terms, columns = (int(block.iter_vars[at].dom.extent) for at in (term, column))
         for dot in dots:
-            fits = terms % dot.terms == 0 and terms > dot.terms and columns % dot.lanes == 0
+            fits = terms % dot.depth == 0 and terms > dot.depth and columns % dot.lanes == 0
+            row = _row(block, (left, right), dot) if dot.by_tiles else None
+            if dot.by_tiles and (row is None or not is_constant):
+                continue
             if fits and _may_be_laid_out(sch, left.source, dot, is_constant=is_constant):
                 others = (at for at, step in enumerate(steps) if step not in (column, term))
                 order = (*others, steps.index(column), steps.index(term))
                 reads = [region.source.same_as(right.source) for region in block.reads]
-                return _Place(dot, column, term, None if is_constant else reads.index(True), order)
+                return _Place(dot, column, term, row, None if is_constant else reads.index(True), order)
+    return None
+
+
+def _row(block: Any, operands: tuple[Any, Any], dot: Dot) -> int | None:
+    """Returns the position of the innermost loop over whole tiles of rows: of A and of the sums, not of B."""
+    left, right = operands
+    variables = [iter_var.var for iter_var in block.iter_vars]
+    of_right = [variable for index in right.indices for variable in variables_of(index)]
+    written = [_position(variables, index) for index in block.body.indices]
+    for index in reversed(left.indices[:-1]):
+        for position in {_position(variables, variable) for variable in variables_of(index)} & set(written) - {None}:
+            iter_var = block.iter_vars[position]
+            moves_right = any(iter_var.var.same_as(variable) for variable in of_right)
+            if int(iter_var.iter_type) == SPATIAL and int(iter_var.dom.extent) % dot.rows == 0 and not moves_right:
+                return position
     return None
 
 
@@ -134,7 +163,7 @@ def _may_be_laid_out(sch: Any, left: Any, dot: Dot, *, is_constant: bool) -> boo
 
     Of bfloat16, TVM keeps its own buffers as float32; what is shifted has to be there before the loops begin.
     """
-    plain = dot.left != "bfloat16" and not dot.shifted
+    plain = dot.left != "bfloat16" and not dot.shifted and not dot.by_tiles
     given = any(left.same_as(parameter) for parameter in sch.mod["main"].params)
     return (plain or given) and (is_constant or dot.left != "bfloat16")
 
@@ -162,16 +191,22 @@ def _tiled(sch: Any, block: Any, place: _Place) -> Any:
     reduces = [int(iter_var.iter_type) == REDUCTION for iter_var in sch.get(block).iter_vars]
     loops = list(sch.get_loops(block))
     loops[place.column], lanes = sch.split(loops[place.column], [None, dot.lanes])
-    loops[place.term], terms = sch.split(loops[place.term], [None, dot.terms])
+    if place.row is None:
+        loops[place.term], terms = sch.split(loops[place.term], [None, dot.terms])
+        inner = [lanes, terms]
+    else:
+        loops[place.term], groups, terms = sch.split(loops[place.term], [None, dot.groups, dot.terms])
+        loops[place.row], rows = sch.split(loops[place.row], [None, dot.rows])
+        inner = [rows, groups, lanes, terms]
     spatial: list[list[Any]] = [[], [], []]
     reducing: list[list[Any]] = [[], []]
     for index, loop in enumerate(loops):
         levels = reducing if reduces[index] else spatial
-        limit = _MAX_VECTORS if index == place.column else _MAX_ROWS
+        limit = _limit(place, index, reduces=reduces[index])
         sampled = sch.sample_perfect_tile(loop, n=len(levels), max_innermost_factor=limit)
         for level, part in zip(levels, sch.split(loop, sampled), strict=True):
             level.append(part)
-    sch.reorder(*spatial[0], *spatial[1], *reducing[0], *reducing[1], *spatial[2], lanes, terms)
+    sch.reorder(*spatial[0], *spatial[1], *reducing[0], *reducing[1], *spatial[2], *inner)
     consumer = _only_consumer(sch, block)
     if consumer is None:
         consumer = sch.cache_write(block, 0, "local")
@@ -182,6 +217,13 @@ def _tiled(sch: Any, block: Any, place: _Place) -> Any:
     sch.annotate(block, STRUCTURE, dot.label if place.packed is None else f"{dot.label}, operand packed in each call")
     sch.annotate(block, DOT, dot.name)
     return sch
+
+
+def _limit(place: _Place, index: int, *, reduces: bool) -> int:
+    """Returns the largest innermost factor of the loop at a position."""
+    if place.row is None or reduces:
+        return _MAX_VECTORS if index == place.column else _MAX_ROWS
+    return _MAX_TILES if index in (place.row, place.column) else 1
 
 
 def _only_consumer(sch: Any, block: Any) -> Any:
