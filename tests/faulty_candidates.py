@@ -17,6 +17,8 @@ import psutil
 
 from measure_kernels import (
     Gemm,
+    N,
+    beside_its_own,
     calling,
     gemm_without_last,
     greedy_gemm,
@@ -71,6 +73,8 @@ FAULTS = (
     Fault("wrong from the second run on", sometimes_wrong_gemm, "wrong_result"),
     Fault("floods its output", lambda: calling("puts", "x" * 1000, times=20_000), None),
     Fault("never ends, and computes", lambda: calling("usleep", 1, times=1 << 30), "timeout"),
+    Fault("writes behind memory of its own", lambda: beside_its_own(at=N * N, num_bytes=64), "crash"),
+    Fault("writes before memory of its own", lambda: beside_its_own(more=16, at=-16, num_bytes=64), "wrong_result"),
     Fault("runner killed from outside", lambda: calling("pause"), "crash", "runner"),
     Fault("builder killed from outside", lambda: Gemm().mod, "build", "builders"),
 )

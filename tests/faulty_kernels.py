@@ -1,6 +1,7 @@
 """Matrix products with one planted error each, of the kind that a first run on random inputs may not show.
 
-`WRONG` ones end with an output that is not right, `DEADLY` ones reach where they must not.
+`WRONG` ones end with an output that is not right, `DEADLY` ones reach where they must not, and so do those of `BESIDE`,
+beside memory that they allocate for themselves: with what must be said of them.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import numpy as np
 import tvm_ffi
 from tvm.script import tirx as T
 
-from measure_kernels import GLIBC_FIRST_RAND, Gemm, N, target, te, tvm
-from reasoning_compiler.records import UNTUNED, Transformation
+from measure_kernels import GLIBC_FIRST_RAND, Gemm, N, beside_its_own, target, te, tvm
+from reasoning_compiler.records import UNTUNED, FailureKind, Transformation
 from reasoning_compiler.space.own_rules.packed_contraction import IN_REGISTERS
 from reasoning_compiler.space.rules import rules_of, with_own_rules
 from reasoning_compiler.space.space import Space
@@ -171,6 +172,44 @@ def written_beyond_the_end(A: T.Buffer((N, N)), B: T.Buffer((N, N)), C: T.Buffer
                 C[vi, vj] = C[vi, vj] + A[vi, vk] * B[vk, vj]
 
 
+@T.prim_func(s_tir=True)
+def large_ones_clipped(A: T.Buffer((N, N)), B: T.Buffer((N, N)), C: T.Buffer((N, N))) -> None:
+    for i, j, k in T.grid(N, N, N):
+        with T.sblock("C"):
+            vi, vj, vk = T.axis.remap("SSR", [i, j, k])
+            with T.init():
+                C[vi, vj] = T.float32(0)
+            C[vi, vj] = C[vi, vj] + T.min(A[vi, vk], T.float32(10)) * B[vk, vj]
+
+
+def rows_of_threads(*, beside: bool) -> Any:
+    """Returns a product that takes a buffer in each iteration of a parallel loop; the last writes a float behind it."""
+    size = N * 8 + 1  # smaller ones lie on the stack
+    num_bytes = 4 if beside else 0
+
+    @T.prim_func(s_tir=True)
+    def func(A: T.Buffer((N, N)), B: T.Buffer((N, N)), C: T.Buffer((N, N))) -> None:
+        for i in T.parallel(N):
+            with T.sblock("outer"):
+                vi = T.axis.spatial(N, i)
+                row = T.sblock_alloc_buffer((size,))
+                with T.sblock("harm"):
+                    T.where(vi == N - 1)
+                    T.evaluate(T.call_extern("handle", "memset", row.access_ptr("w", offset=size), 0, num_bytes))
+                for j, k in T.grid(N, N):
+                    with T.sblock("row"):
+                        vj, vk = T.axis.remap("SR", [j, k])
+                        with T.init():
+                            row[vj] = T.float32(0)
+                        row[vj] = row[vj] + A[vi, vk] * B[vk, vj]
+                for j in range(N):
+                    with T.sblock("C"):
+                        vj = T.axis.spatial(N, j)
+                        C[vi, vj] = row[vj]
+
+    return module(func)
+
+
 def fused_gemm() -> Any:
     """Returns the GEMM that sums up into a row of its own in each iteration of a parallel loop: a right program."""
     schedule = tvm.s_tir.Schedule(Gemm().mod)
@@ -211,7 +250,16 @@ WRONG = {
     "a maximum that is not initialised": (ROW_MAX, maximum_from_what_was_there),
     "nothing written now and then": (GEMM, nothing_written_now_and_then),
     "memory read before it is written, times almost nothing": (GEMM, stale_times_zero),
+    "what is large is clipped": (GEMM, large_ones_clipped),
     "a padded product's last row not written": (ODD, tail_cut_too_early()),
+}
+BESIDE: dict[str, tuple[Any, FailureKind]] = {
+    "one vector behind": (beside_its_own(at=N * N, num_bytes=64), "crash"),
+    "one float behind": (beside_its_own(at=N * N, num_bytes=4), "crash"),
+    "one float behind an end that is not aligned": (beside_its_own(more=1, at=N * N + 1, num_bytes=4), "wrong_result"),
+    "one float before": (beside_its_own(at=-1, num_bytes=4), "crash"),
+    "one vector before what fills no page": (beside_its_own(more=16, at=-16, num_bytes=64), "wrong_result"),
+    "one float behind the buffer of a thread": (rows_of_threads(beside=True), "wrong_result"),
 }
 DEADLY = {
     "an input written from the second run on": (GEMM, input_written_from_the_second_run_on),

@@ -141,6 +141,36 @@ def greedy_gemm(num_bytes: int) -> Any:
     return _module(func)
 
 
+def beside_its_own(*, at: int, num_bytes: int, more: int = 0) -> Any:
+    """Returns the GEMM that copies A into memory of its own, and writes zeros beside it.
+
+    Args:
+        at: where to write, in floats from the beginning of that memory.
+        num_bytes: how much to write.
+        more: floats of that memory beyond those that are used.
+    """
+    size = N * N + more
+
+    @T.prim_func(s_tir=True)
+    def func(A: T.Buffer((N, N), "float32"), B: T.Buffer((N, N), "float32"), C: T.Buffer((N, N), "float32")) -> None:
+        with T.sblock("root"):
+            own = T.sblock_alloc_buffer((size,), "float32")
+            with T.sblock("harm"):
+                T.evaluate(T.call_extern("handle", "memset", own.access_ptr("w", offset=at), 0, num_bytes))
+            for i, j in T.grid(N, N):
+                with T.sblock("own"):
+                    vi, vj = T.axis.remap("SS", [i, j])
+                    own[vi * N + vj] = A[vi, vj]
+            for i, j, k in T.grid(N, N, N):
+                with T.sblock("C"):
+                    vi, vj, vk = T.axis.remap("SSR", [i, j, k])
+                    with T.init():
+                        C[vi, vj] = T.float32(0)
+                    C[vi, vj] = C[vi, vj] + own[vi * N + vk] * B[vk, vj]
+
+    return _module(func)
+
+
 def sometimes_wrong_gemm() -> Any:
     """Returns the GEMM that is right in a process' first run and wrong in all later ones."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,20 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from faulty_kernels import DEADLY, GEMM, WRONG, fused_gemm, module
+from faulty_kernels import BESIDE, DEADLY, GEMM, WRONG, fused_gemm, module, rows_of_threads
 from judge_faults import SCHEDULES
-from measure_kernels import Gemm, scheduled, slow_gemm, target
+from measure_kernels import Gemm, scheduled, slow_gemm, target, tvm
 from reasoning_compiler.measure import instrument as instrument_module
+from reasoning_compiler.measure import runner as runner_module
 from reasoning_compiler.measure.bench import Ran
+from reasoning_compiler.measure.builder import build
+from reasoning_compiler.measure.data import Data
 from reasoning_compiler.measure.instrument import Instrument
 from reasoning_compiler.measure.memory import Fenced
 from reasoning_compiler.measure.races import racing_loop
+from reasoning_compiler.measure.racing import Race
+from reasoning_compiler.measure.runner import Runner
+from reasoning_compiler.measure.workspaces import Workspaces, compile_workspaces
 from reasoning_compiler.records import Failure
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import CATALOGUE, parse
@@ -56,9 +63,12 @@ def test_a_right_program_never_is(judged: dict[str, list[str]]) -> None:
 
 
 def test_it_takes_the_input_sets_to_see_some_of_them(judged: dict[str, list[str]]) -> None:
-    said = judged["memory read before it is written, times almost nothing"]
-    # Where another kernel has left NaN in that memory, the first run shows it already.
-    assert any("on mixed inputs: output 0" in outcome for outcome in said)
+    assert all("on large inputs: output 0" in outcome for outcome in judged["what is large is clipped"])
+
+
+def test_what_is_read_before_it_is_written_is_nan(judged: dict[str, list[str]]) -> None:
+    for name in ("a sum that is not initialised", "memory read before it is written, times almost nothing"):
+        assert {outcome.partition(":")[0] for outcome in judged[name]} == {"nonfinite"}
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +84,15 @@ def test_a_program_that_reaches_where_it_must_not_dies_of_it(instrument: Instrum
     assert bad.measurement.failure is not None and bad.measurement.failure.kind == "crash"
     assert "SIGSEGV" in bad.measurement.failure.message
     assert good.measurement.verified
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_program_that_writes_beside_memory_of_its_own_is_caught(instrument: Instrument, name: str) -> None:
+    mod, kind = BESIDE[name]
+    bad, good = instrument.measure([mod, rows_of_threads(beside=False)], best_secs=None)
+    assert bad.measurement.failure is not None and bad.measurement.failure.kind == kind
+    assert ("SIGSEGV" if kind == "crash" else "beside memory of its own") in bad.measurement.failure.message
+    assert good.measurement.verified and good.measurement.counts
 
 
 def test_what_fails_on_an_input_set_is_not_the_best_and_not_handed_out() -> None:
@@ -271,3 +290,50 @@ class TestFences:
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
         assert done.stdout.split() == ["0", "-11", "-11", "-11"]
+
+
+class TestWorkspaces:
+    """In the memory that a kernel takes for itself: ours while it is verified, TVM's while it is timed."""
+
+    @pytest.fixture
+    def kernel(self, tmp_path: Path) -> Path:
+        library = tmp_path / "kernel.so"
+        (tmp_path / "module.json").write_text(tvm.ir.save_json(rows_of_threads(beside=False)))
+        arguments = [asdict(argument) for argument in GEMM.arguments]
+        build(module=str(tmp_path / "module.json"), target=str(target()), arguments=arguments, library=str(library))
+        return library
+
+    def test_who_allocates(self, kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        allocators: list[int] = []
+        run = runner_module._Kernel._timed
+
+        def noted(self: Any, *args: Any) -> float:
+            loaded = ctypes.CDLL(str(kernel), mode=os.RTLD_NOLOAD)
+            allocators.append(ctypes.c_void_p.in_dll(loaded, "__TVMBackendAllocWorkspace").value or 0)
+            return run(self, *args)
+
+        monkeypatch.setattr(runner_module._Kernel, "_timed", noted)
+        (tmp_path / "data").mkdir()
+        data = Data(GEMM, str(target()), 0, tmp_path / "data", num_threads=2)
+        runner = Runner(lambda *limit, **instead: None)
+        runner.set_up(**data.payload())
+        runner.run(library=str(kernel), race=asdict(Race(repeats=3)), verify=True, save_outputs=None)
+        ours, tvms = allocators[:2]
+        assert ours != tvms and len(allocators) > 4 and set(allocators[1:]) == {tvms}
+        allocators.clear()
+        runner.check(library=str(kernel), sets=data.sets(), inputs=data.input_files(), verify=True)
+        assert set(allocators) == {ours} and len(allocators) > len(data.sets())
+        allocators.clear()
+        runner.compare(libraries=[str(kernel)], rounds=1, budget_secs=1.0, min_timing_secs=0.0, verify=True)
+        assert set(allocators) == {tvms}
+        data.close()
+
+    def test_where_none_can_be_compiled_they_are_tvms(
+        self, kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CC", "no-such-compiler")
+        assert compile_workspaces(tmp_path) is None
+        workspaces = Workspaces(None)
+        with workspaces.fenced(kernel) as takes_any:
+            workspaces.look()
+        assert not takes_any and workspaces.spent_secs == 0

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from reasoning_compiler.errors import UsageError
 from reasoning_compiler.measure.scratch import no_space
 from reasoning_compiler.measure.tensors import write_array
+from reasoning_compiler.measure.workspaces import compile_workspaces
 from reasoning_compiler.records import Argument
 from reasoning_compiler.workload.input_sets import INPUT_SETS, LOOSER, InputSet, make_input_set, nans
 from reasoning_compiler.workload.workload import Workload, smallest_difference, tolerance
@@ -44,6 +45,7 @@ class Data:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="reference")
         self._random: list[np.ndarray] | None = None
         self._written: Future[tuple[list[_File], list[_File] | None]] = self._executor.submit(self._write, seed)
+        self._workspaces: Future[Path | None] = self._executor.submit(compile_workspaces, folder)
         self._written_sets: Future[list[_Set]] = self._executor.submit(self._write_sets, seed)
         self._kept_sets: list[_Set] | None = None
         self._waits_until: float | None = None
@@ -68,6 +70,7 @@ class Data:
         """Returns the runner's set-up request; waits until all files are written."""
         expected = self.expected()
         rtol, atol = tolerance(self._workload)
+        workspaces = self._workspaces.result()
         return {
             "arguments": [asdict(argument) for argument in self._workload.arguments],
             "target": self._target,
@@ -76,6 +79,7 @@ class Data:
             "rtol": rtol,
             "atol": atol,
             "least": smallest_difference(self._workload),
+            "workspaces": None if workspaces is None else str(workspaces),
         }
 
     def input_files(self) -> list[dict[str, Any]]:
