@@ -75,9 +75,6 @@ static struct block* map(size_t inside) {
     free(block);
     return NULL;
   }
-#ifdef MADV_HUGEPAGE
-  madvise(block->start, inside, MADV_HUGEPAGE);
-#endif
   return block;
 }
 
