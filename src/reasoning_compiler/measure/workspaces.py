@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from reasoning_compiler.machine.toolchain import c_compiler
@@ -44,8 +44,11 @@ class Workspaces:
     """
 
     def __init__(self, library: Path | None = None) -> None:
-        self._library = None if library is None else ctypes.CDLL(str(library))
+        self._library: ctypes.CDLL | None = None
         self._are_fenced = False
+        if library is not None:
+            with suppress(OSError):  # where no library can be loaded, that of a kernel says so
+                self._library = ctypes.CDLL(str(library))
         if self._library is not None:
             self._library.touched.restype = ctypes.c_uint64
             self._library.spent_secs.restype = ctypes.c_double
