@@ -22,11 +22,11 @@ from faulty_kernels import BESIDE, DEADLY, GEMM, WRONG, fused_gemm, module, rows
 from judge_faults import SCHEDULES
 from measure_kernels import Gemm, scheduled, slow_gemm, target, tvm
 from reasoning_compiler.measure import instrument as instrument_module
-from reasoning_compiler.measure import runner as runner_module
 from reasoning_compiler.measure.bench import Ran
 from reasoning_compiler.measure.builder import build
 from reasoning_compiler.measure.data import Data
 from reasoning_compiler.measure.instrument import Instrument
+from reasoning_compiler.measure.loaded import LoadedKernel
 from reasoning_compiler.measure.memory import Fenced
 from reasoning_compiler.measure.races import racing_loop
 from reasoning_compiler.measure.racing import Race
@@ -305,14 +305,14 @@ class TestWorkspaces:
 
     def test_who_allocates(self, kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         allocators: list[int] = []
-        run = runner_module._Kernel._timed
+        run = LoadedKernel._timed
 
         def noted(self: Any, *args: Any) -> float:
             loaded = ctypes.CDLL(str(kernel), mode=os.RTLD_NOLOAD)
             allocators.append(ctypes.c_void_p.in_dll(loaded, "__TVMBackendAllocWorkspace").value or 0)
             return run(self, *args)
 
-        monkeypatch.setattr(runner_module._Kernel, "_timed", noted)
+        monkeypatch.setattr(LoadedKernel, "_timed", noted)
         (tmp_path / "data").mkdir()
         data = Data(GEMM, str(target()), 0, tmp_path / "data", num_threads=2)
         runner = Runner(lambda *limit, **instead: None)

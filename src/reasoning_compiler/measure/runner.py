@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -16,18 +16,17 @@ import psutil
 import tvm
 
 from reasoning_compiler.machine.cgroup import memory_limit_bytes
-from reasoning_compiler.measure.memory import Memory, allocate, is_cpu
+from reasoning_compiler.measure.loaded import DeviceData, LoadedKernel
+from reasoning_compiler.measure.memory import is_cpu
 from reasoning_compiler.measure.places import Here, Place, There
 from reasoning_compiler.measure.racing import Race, runs_per_timing, verdict
 from reasoning_compiler.measure.serving import SET_UP, Action, Refused, one_line
 from reasoning_compiler.measure.signature import Signature, argument_from_json, read_signature
-from reasoning_compiler.measure.tensors import read_array, write_array
-from reasoning_compiler.measure.verify import Expected, poison
-from reasoning_compiler.measure.weights import PackedWeights
+from reasoning_compiler.measure.tensors import read_array
+from reasoning_compiler.measure.verify import Expected
 from reasoning_compiler.measure.workspaces import FILLS, NAN, Workspaces
 from reasoning_compiler.records import Argument
 from reasoning_compiler.workload.input_sets import INPUT_SETS
-from reasoning_compiler.workload.workload import numpy_dtype
 
 # A program that takes this many times as long as the best has lost, however long it may be allowed to take. Killing it
 # is worth while only where waiting takes longer than what must be done again: here a child's birth, on a device all.
@@ -60,8 +59,8 @@ class Runner:
             from reasoning_compiler.measure.eviction import Eviction  # with TVM's compiler, that others do not need
 
             self._eviction = Eviction(flush_bytes)
-        self._data: _Data | None = None
-        self._random: dict[tuple[Argument, ...], _Data] = {}
+        self._data: DeviceData | None = None
+        self._random: dict[tuple[Argument, ...], DeviceData] = {}
 
     @property
     def actions(self) -> dict[str, Action]:
@@ -223,7 +222,7 @@ class Runner:
             self._run_again(kernel, _MAX_REPEATED_RUNS if verify else 0)
         return {"run_secs": time.perf_counter() - started}
 
-    def _run_sets(self, kernel: _Kernel, sets: list[dict[str, Any]], inputs: list[dict[str, Any]]) -> None:
+    def _run_sets(self, kernel: LoadedKernel, sets: list[dict[str, Any]], inputs: list[dict[str, Any]]) -> None:
         """Verifies a library on other inputs, as `check` is asked to, and gives it the usual ones back."""
         data = kernel.data
         usual: list[dict[str, Any] | None] = [None for _ in inputs]  # the file of what the set before has changed
@@ -246,7 +245,7 @@ class Runner:
                 data.save_outputs(each["save"])
         data.fill_inputs(_read(usual))
 
-    def _run_again(self, kernel: _Kernel, max_times: int) -> None:
+    def _run_again(self, kernel: LoadedKernel, max_times: int) -> None:
         """Verifies a library on the inputs that it is timed on, again and again."""
         started, on = time.perf_counter(), "run again: "
         for number, fill in zip(range(max_times), cycle(FILLS), strict=False):
@@ -306,17 +305,17 @@ class Runner:
                     kernels[i].data.verify()
         return {"latencies_secs": latencies, "run_secs": time.perf_counter() - started}
 
-    def _warm_up(self, kernel: _Kernel) -> float:
+    def _warm_up(self, kernel: LoadedKernel) -> float:
         """Returns the seconds of a run that brings a library's data into the caches; 0 where they are to be cold."""
         return kernel.time(1) if self._eviction is None else 0.0
 
-    def _time(self, kernel: _Kernel, number: int) -> float:
+    def _time(self, kernel: LoadedKernel, number: int) -> float:
         """Returns the seconds of one run, the mean of `number` in a row, with cold caches where they are flushed."""
         if self._eviction is not None:
             self._eviction.evict()
         return kernel.time(number)
 
-    def _load(self, library: str, *, alone: bool = True) -> _Kernel:
+    def _load(self, library: str, *, alone: bool = True) -> LoadedKernel:
         """Returns a library ready to run; `alone` when the one before it will not run again."""
         signature = read_signature(Path(library))
         data = self._data if self._data is not None else self._random_data(signature)
@@ -329,13 +328,13 @@ class Runner:
                     tensor = data.packed.get(index, argument, pack, alone=alone)
                 tensors.append(tensor)
             data.device.sync()
-            return _Kernel(self._place, module, tensors, data)
+            return LoadedKernel(self._place, module, tensors, data)
         except Refused:
             raise
         except Exception as error:  # a symbol that is missing, arguments that do not fit, no memory
             raise Refused("crash", one_line(error), retire=True) from None
 
-    def _random_data(self, signature: Signature) -> _Data:
+    def _random_data(self, signature: Signature) -> DeviceData:
         """Returns random data for a library of which nothing but its signature is known."""
         arguments = tuple(Argument(a.name, a.shape, a.dtype, a.role) for a in signature.arguments)
         if arguments not in self._random:
@@ -348,133 +347,10 @@ class Runner:
             self._random[arguments] = data
         return self._random[arguments]
 
-    def _allocate(self, arguments: tuple[Argument, ...], target: str) -> _Data:
+    def _allocate(self, arguments: tuple[Argument, ...], target: str) -> DeviceData:
         """Returns arguments with undefined values, where libraries run."""
         room_bytes = _room_bytes() if isinstance(self._place, Here) else 0  # a device may be small
-        return _Data.allocate(arguments, self._place.device(target), room_bytes=room_bytes)
-
-
-@dataclass(frozen=True)
-class _Data:
-    """The arguments of a kernel on the device.
-
-    Args:
-        arguments: what they are.
-        memory: one per argument; weights are not packed.
-        device: where they are.
-        packed: the packed weights of the last libraries.
-        expected: what the outputs must be; None where nothing is known.
-    """
-
-    arguments: tuple[Argument, ...]
-    memory: tuple[Memory, ...]
-    device: Any
-    packed: PackedWeights
-    expected: Expected | None = None
-
-    @classmethod
-    def allocate(cls, arguments: tuple[Argument, ...], device: Any, *, room_bytes: int) -> _Data:
-        memory = tuple(allocate(a.shape, a.dtype, device) for a in arguments)
-        return cls(arguments, memory, device, PackedWeights(device, max_bytes=room_bytes))
-
-    def with_new_outputs(self) -> _Data:
-        """Returns the same with outputs in other memory, their values undefined."""
-        memory = (allocate(a.shape, a.dtype, self.device) if a.role == "output" else m for a, m in self._pairs())
-        return replace(self, memory=tuple(memory))
-
-    @property
-    def tensors(self) -> list[Any]:
-        return [memory.tensor for memory in self.memory]
-
-    @property
-    def inputs(self) -> list[Memory]:
-        return [memory for argument, memory in self._pairs() if argument.role != "output"]
-
-    @property
-    def outputs(self) -> list[Memory]:
-        return [memory for argument, memory in self._pairs() if argument.role == "output"]
-
-    def fill_inputs(self, values: Sequence[np.ndarray | None]) -> None:
-        """Gives the arguments that are no outputs new values; None leaves one as it is. No kernel may change them."""
-        for memory, array in zip(self.inputs, values, strict=True):
-            if array is not None:
-                memory.allow_writing(True)
-                memory.tensor.copyfrom(array)
-                memory.allow_writing(False)
-
-    def spoil_outputs(self) -> None:
-        """Fills the outputs with what no kernel computes."""
-        for argument, memory in self._pairs():
-            if argument.role == "output":
-                memory.fill(poison(numpy_dtype(argument.dtype)))
-
-    def verify(self, expected: Expected | None = None, *, on: str = "") -> float:
-        """Returns the seconds that it took to find the outputs right.
-
-        Args:
-            expected: what they must be; None for what is expected of the usual inputs.
-            on: what a failure's message begins with.
-
-        Raises:
-            Refused: they are not right, or something beside them has been written.
-        """
-        expected = expected if expected is not None else self.expected
-        assert expected is not None
-        started = time.perf_counter()
-        failure = expected.why_not([memory.read() for memory in self.outputs])
-        if failure is not None:
-            # What has computed wrong may have written anywhere, into what we cannot protect as well.
-            raise Refused(failure.kind, on + failure.message, retire=True)
-        self.look_at_fences()
-        return time.perf_counter() - started
-
-    def save_outputs(self, paths: Sequence[str]) -> None:
-        """Writes the outputs into files."""
-        for memory, path in zip(self.outputs, paths, strict=True):
-            write_array(Path(path), memory.read())
-
-    def require_finite_outputs(self) -> None:
-        """Returns if all outputs are finite. Raises Refused."""
-        for argument, memory in self._pairs():
-            if argument.role == "output" and not np.isfinite(memory.read().astype(np.float64, copy=False)).all():
-                raise Refused("nonfinite", f"{argument.name} holds NaN or Inf")
-
-    def look_at_fences(self) -> float:
-        """Returns the seconds that it took to find everything as it was beside the arguments. Raises Refused."""
-        started = time.perf_counter()
-        touched = [argument.name for argument, memory in self._pairs() if not memory.is_intact]
-        if touched:
-            raise Refused("wrong_result", f"it wrote beside its argument {', '.join(touched)}", retire=True)
-        return time.perf_counter() - started
-
-    def _pairs(self) -> Iterable[tuple[Argument, Memory]]:
-        return zip(self.arguments, self.memory, strict=True)
-
-
-@dataclass(frozen=True)
-class _Kernel:
-    """A loaded library with its arguments, weights packed."""
-
-    place: Place
-    module: Any
-    tensors: Sequence[Any]
-    data: _Data
-
-    def first_secs(self) -> float:
-        """Returns the seconds of the first run."""
-        return self._timed(self.place.first_secs)
-
-    def time(self, number: int) -> float:
-        """Returns the seconds of one run, the mean of `number` in a row."""
-        return self._timed(self.place.run_secs, number)
-
-    def _timed(self, clock: Callable[..., float], *number: int) -> float:
-        try:
-            return clock(self.module, self.tensors, self.data.device, *number)
-        except Refused:
-            raise
-        except Exception as error:
-            raise Refused("crash", one_line(error), retire=True) from None
+        return DeviceData.allocate(arguments, self._place.device(target), room_bytes=room_bytes)
 
 
 def _room_bytes() -> int:
