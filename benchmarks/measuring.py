@@ -183,7 +183,8 @@ def careful(spec: str, folder: Path, num: int) -> dict[str, Any]:
     from reasoning_compiler.workload import parse
 
     with Instrument(parse(spec), target, num_threads=cores()) as instrument:
-        measured = instrument.measure(modules, best_secs=None)
+        # One by one: in one batch those that are slow beside the best would be cut, and their libraries thrown away.
+        measured = [each for mod in modules for each in instrument.measure([mod], best_secs=None)]
         commands = [[sys.executable, str(HARNESS), str(each.artifact), str(cores())] for each in measured]
         secs: list[list[float]] = [[] for _ in top]
         for turn in range(TURNS):
