@@ -43,10 +43,12 @@ class SumsInLanes:
     def _favoured(self, program: Program) -> Iterator[Idea]:
         present = analyze(self._space.nests(program), self._machine)
         names = _scalar_sums(present)
-        if not names:
+        if not _may_gain(present, names):
             return
         ideas = []
         for name, primitives in _in_lanes(names, self._space.named_blocks(program), self._machine):
+            if not _may_gain(present, name.split(", ")):
+                continue
             try:
                 changed = self._space.edit(program, Transformation((), primitives=primitives))
                 secs = analyze(self._space.nests(changed), self._machine).secs
@@ -66,6 +68,16 @@ def _scalar_sums(analysis: Analysis) -> list[str]:
 
     slow = sorted(filter(is_one, analysis.blocks), key=lambda block: -block.secs)
     return [block.block.removesuffix("_update") for block in slow]
+
+
+def _may_gain(present: Analysis, names: Sequence[str]) -> bool:
+    """Tells whether primitives on blocks are worth trying: whether they were, did these blocks take no time at all.
+
+    Trying them takes as long as proposing another program.
+    """
+    parts = {name + part for name in names for part in ("", "_init", "_update")}
+    others = sum(block.secs for block in present.blocks if block.block not in parts)
+    return others < present.secs * math.exp(-_WORTH_IT)
 
 
 def _in_lanes(
