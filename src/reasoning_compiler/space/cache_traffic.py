@@ -41,7 +41,8 @@ def cache_traffic(nest: Nest, machine: Machine) -> tuple[LevelTraffic, ...]:
     if machine.l3_bytes:
         sizes.append(("L3", max(machine.l2_bytes, machine.l3_bytes // machine.num_cores)))  # of one core
     depths = range(len(nest.loops) + 1)
-    held = [[_held_bytes(nest, access, depth, machine) for depth in depths] for access in nest.accesses]
+    nothing, line = [0] * len(depths), machine.cache_line_bytes
+    held = [nothing if access.in_registers else nest.line_bytes(access, line) for access in nest.accesses]
     footprints = [sum(each[depth] for each in held) for depth in depths]
     levels = []
     for name, size in sizes:
@@ -88,13 +89,3 @@ def _collides(nest: Nest, access: Access, depth: int, machine: Machine, level: s
             if nest.loops[index].extent > WAYS[level] * sets:
                 return True
     return False
-
-
-def _held_bytes(nest: Nest, access: Access, depth: int, machine: Machine) -> int:
-    """Returns bytes of a buffer's lines that the loops from `depth` inward touch; none of what is in registers."""
-    if access.in_registers:
-        return 0
-    line = machine.cache_line_bytes
-    run = nest.run_elements(access, depth) * access.item_bytes
-    runs = -(-nest.footprint_elements(access, depth) * access.item_bytes // run)
-    return runs * (-(-run // line) * line)

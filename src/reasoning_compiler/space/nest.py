@@ -106,11 +106,17 @@ class Access:
 
     def stride(self, loop: int) -> float:
         """Returns the distance in elements between two iterations of the loop, in row-major order."""
-        stride, below = 0.0, 1
+        return self._strides[loop] if self.steps else 0.0
+
+    @cached_property
+    def _strides(self) -> list[float]:
+        strides, below = [0.0] * len(self.steps[0]), 1
         for dim, size in zip(reversed(self.steps), reversed(self.shape), strict=True):
-            stride += dim[loop] * below
+            for loop, step in enumerate(dim):
+                if step:
+                    strides[loop] += step * below
             below *= size
-        return stride
+        return strides
 
 
 @dataclass(frozen=True)
@@ -185,24 +191,36 @@ class Nest:
 
     def footprint_elements(self, access: Access, depth: int) -> int:
         """Returns how many elements one of `accesses` touches in the loops from `depth` inward; those outside stand."""
-        at = next(index for index, own in enumerate(self.accesses) if own is access)
-        return self._footprints[at][depth]
+        return self._footprints[self._index(access)][depth]
 
     @cached_property
     def _footprints(self) -> list[list[int]]:
         """For each access its footprint from every depth, the innermost (nothing moves) last."""
-        depths = range(len(self.loops) + 1)
-        return [[math.prod([dim[depth] for dim in dims]) for depth in depths] for dims in self._reached]
+        return [[math.prod(each) for each in self._by_depth(dims)] for dims in self._reached]
 
-    def run_elements(self, access: Access, depth: int) -> int:
-        """Returns how long the contiguous runs are of what `footprint_elements` counts."""
-        at = next(index for index, own in enumerate(self.accesses) if own is access)
-        run = 1
-        for reached, size in zip(reversed(self._reached[at]), reversed(access.shape), strict=True):
-            run *= reached[depth]
-            if reached[depth] < size:
-                break
-        return run
+    def line_bytes(self, access: Access, line: int) -> list[int]:
+        """Returns the bytes of all lines of a cache that one of `accesses` touches, from every depth inward.
+
+        Args:
+            access: one of `accesses`.
+            line: bytes of a line.
+        """
+        at = self._index(access)
+        held = []
+        for reached, elements in zip(self._by_depth(self._reached[at]), self._footprints[at], strict=True):
+            run = access.item_bytes  # of bytes that lie side by side
+            for extent, size in zip(reversed(reached), reversed(access.shape), strict=True):
+                run *= extent
+                if extent < size:
+                    break
+            held.append(-(-elements * access.item_bytes // run) * (-(-run // line) * line))
+        return held
+
+    def _index(self, access: Access) -> int:
+        return next(index for index, own in enumerate(self.accesses) if own is access)
+
+    def _by_depth(self, dims: list[list[int]]) -> list[tuple[int, ...]]:
+        return list(zip(*dims, strict=True)) or [()] * (len(self.loops) + 1)
 
     @cached_property
     def _reached(self) -> list[list[list[int]]]:
