@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from reasoning_compiler.space.affine import Affine, Digit, read
 from reasoning_compiler.space.conditions import share_true
@@ -38,9 +39,18 @@ def nests(mod: Any) -> tuple[Nest, ...]:
 @dataclass(frozen=True)
 class _Scope:
     loops: tuple[Loop, ...] = ()
-    variables: tuple[Any, ...] = ()
+    variables: Mapping[Any, Affine] = field(default_factory=dict)  # of the loops
     unroll_limit: int = 0
     share: float = 1.0
+
+
+class _Place(NamedTuple):
+    """What is read of a buffer once, however many blocks touch it; see `Access`."""
+
+    name: str
+    shape: tuple[int, ...]
+    item_bytes: int
+    in_registers: bool
 
 
 class _Walk:
@@ -48,6 +58,7 @@ class _Walk:
         self.arguments, self.constants = arguments, constants
         self.found: list[Nest] = []
         self._ids = 0
+        self._places: dict[Any, _Place] = {}
 
     def visit(self, stmt: Any, scope: _Scope) -> None:
         kind = type(stmt).__name__
@@ -58,7 +69,7 @@ class _Walk:
             loop = Loop(str(stmt.loop_var.name), extent, _KINDS.get(int(stmt.kind), "serial"), id=self._ids)
             inner = _Scope(
                 (*scope.loops, loop),
-                (*scope.variables, stmt.loop_var),
+                {**scope.variables, stmt.loop_var: Affine(0.0, {Digit(len(scope.loops), 1, extent): 1.0})},
                 scope.unroll_limit if limit is None else int(limit),
                 scope.share,
             )
@@ -86,14 +97,13 @@ class _Walk:
         if not scope.loops and not block.iter_vars:
             self.visit(block.body, scope)
             return
-        around = zip(scope.variables, scope.loops, strict=True)
-        outer = {var: Affine(0.0, {Digit(i, 1, loop.extent): 1.0}) for i, (var, loop) in enumerate(around)}
-        bound = dict(outer)
+        bound = dict(scope.variables)
         reducing: set[int] = set()
         for iter_var, value in zip(block.iter_vars[:], realize.iter_values[:], strict=True):
-            bound[iter_var.var] = read(value, outer)
+            index = read(value, scope.variables)
+            bound[iter_var.var] = index
             if int(iter_var.iter_type) == REDUCTION:
-                reducing |= bound[iter_var.var].loops
+                reducing |= index.loops
         loops = tuple(replace(loop, reduces=True) if i in reducing else loop for i, loop in enumerate(scope.loops))
         flops, calls = _work(block)
         tiling = block.annotations.get("meta_schedule.tiling_structure")
@@ -119,28 +129,36 @@ class _Walk:
         accesses = []
         regions += [(r, False) for r in block.reads[:] if str(r.source.name) not in written]
         for region, writes in regions:
-            buffer = region.source
-            steps, sizes = [], []
-            for part, size in zip(region.region[:], buffer.shape[:], strict=True):
-                index = _read_index(part.min, bound, _extent(size))
-                steps.append(index.steps(num_loops))
+            place = self._place(region.source)
+            steps, sizes, selected = [], [], False
+            for part, size in zip(region.region[:], place.shape, strict=True):
+                first = part.min
+                steps.append(_read_index(first, bound, size).steps(num_loops))
                 sizes.append(_extent(part.extent))
-            name = str(buffer.name)
+                selected = selected or type(first).__name__ == "TensorLoad"
             accesses.append(
                 Access(
-                    name,
-                    tuple(_extent(size) for size in buffer.shape[:]),
-                    item_bytes(str(buffer.dtype)),
+                    place.name,
+                    place.shape,
+                    place.item_bytes,
                     tuple(steps),
                     tuple(sizes),
                     writes,
-                    external=name in self.arguments,
-                    in_registers=str(buffer.scope()) == "local",
-                    selected=any(type(part.min).__name__ == "TensorLoad" for part in region.region[:]),
-                    given=name in self.arguments - self.constants,
+                    external=place.name in self.arguments,
+                    in_registers=place.in_registers,
+                    selected=selected,
+                    given=place.name in self.arguments and place.name not in self.constants,
                 )
             )
         return tuple(accesses)
+
+    def _place(self, buffer: Any) -> _Place:
+        place = self._places.get(buffer)
+        if place is None:
+            shape = tuple(_extent(size) for size in buffer.shape[:])
+            place = _Place(str(buffer.name), shape, item_bytes(str(buffer.dtype)), str(buffer.scope()) == "local")
+            self._places[buffer] = place
+        return place
 
 
 def _read_index(expr: Any, bound: dict[Any, Affine], size: int) -> Affine:
@@ -197,7 +215,7 @@ def _work(block: Any) -> tuple[float, int]:
         return 2 * math.sqrt(math.prod(sizes)), 0  # m·n, m·k and k·n elements make m·n·k multiply-adds
     flops: float = 0
     calls = 0
-    reducing = {each.var for each in block.iter_vars if int(each.iter_type) == REDUCTION}
+    reducing = {each.var for each in block.iter_vars[:] if int(each.iter_type) == REDUCTION}
     stack = [(block.body, 1)]
     while stack:
         node, times = stack.pop()
@@ -206,7 +224,7 @@ def _work(block: Any) -> tuple[float, int]:
         if kind == "BufferStore" or kind == "Cast":
             inside = [node.value]
         elif kind == "SeqStmt":
-            inside = list(node.seq)
+            inside = node.seq[:]
         elif kind == "For":
             inside, times = [node.body], times * _extent(node.extent)
         elif kind == "SBlockRealize":
@@ -240,7 +258,7 @@ def _dtypes(block: Any) -> tuple[str, ...]:
 
 def _extent(expr: Any) -> int:
     """Returns a constant's value; 1 for what is not known."""
-    return int(expr) if type(expr).__name__ == "IntImm" else 1
+    return int(expr.value) if type(expr).__name__ == "IntImm" else 1
 
 
 def buffer_bytes(buffer: Any) -> int:

@@ -35,6 +35,7 @@ class _Slot:
         kind: the decision's.
         block: the trace's block that a location is for; None where other instructions than one `ComputeAt` use it.
         placement: the index of that instruction.
+        choices: the domain of a choice, which depends on nothing.
     """
 
     index: int
@@ -42,6 +43,7 @@ class _Slot:
     kind: DecisionKind
     block: Any = None
     placement: int = 0
+    choices: ChoiceDomain | None = None
 
 
 @dataclass
@@ -92,6 +94,9 @@ class Replayer:
         # Blocks are placed between the instructions, not by them.
         left_out = {index for slot in self._slots if slot.block is not None for index in (slot.index, slot.placement)}
         self._insts = [inst for index, inst in enumerate(all_insts) if index not in left_out]
+        samples = [index for index in range(len(all_insts)) if index not in left_out]
+        by_index = {slot.index: slot for slot in self._slots}
+        self._sampled = {position: by_index[index] for position, index in enumerate(samples) if index in by_index}
         self._due: dict[int, list[_Slot]] = {}
         for slot in self._slots:
             if slot.block is not None:
@@ -145,7 +150,6 @@ class Replayer:
         replay = Replay(schedule)
         blocks: dict[Any, Any] = {}  # the trace's blocks as this schedule knows them
         placed: dict[int, int] = {}
-        slots = (slot for slot in self._slots if slot.block is None)
         positions = itertools.count()
 
         def settle(position: int) -> None:
@@ -159,16 +163,17 @@ class Replayer:
                 placed[slot.index] = place(schedule, block, wish if is_location(wish) else ROOT)
 
         def decide(inst: Any, inputs: Any, attrs: Any, decision: Any) -> Any:
-            settle(next(positions))
-            if not inst.kind.name.startswith("Sample"):
+            position = next(positions)
+            settle(position)
+            slot = self._sampled.get(position)
+            if slot is None:
                 return decision
-            slot = next(slots)
             wish = wanted.get(slot.name)
             if slot.kind == "location":
                 if with_locations:
                     replay.domains[slot.name] = legal_locations(schedule, inputs[0])
                 return wish if is_location(wish) else ROOT
-            domain = _domain(schedule, inst.kind.name, inputs, attrs)
+            domain = slot.choices or _tile_domain(schedule, inst.kind.name, inputs, attrs)
             replay.domains[slot.name] = domain
             why = domain.why_not(wish)
             if why is not None:
@@ -187,7 +192,7 @@ class Replayer:
     def _read_values(self, replay: Replay, placed: Mapping[int, int]) -> None:
         trace = replay.schedule.trace
         decisions = trace.decisions
-        samples = (inst for inst in trace.insts if inst.kind.name.startswith("Sample"))
+        samples = (inst for inst in trace.insts[:] if inst.kind.name.startswith("Sample"))
         for slot in self._slots:
             if slot.index in placed:
                 replay.values[slot.name] = placed[slot.index]
@@ -233,7 +238,9 @@ class Replayer:
         for index, name in names.items():
             if name or self._is_used(index):
                 name = unique(name or "choice", [slot.name for slot in slots])
-            slots.append(_Slot(index, name, kinds[index], *_placed_block(insts, index)))
+            is_choice = kinds[index] == "choice"
+            choices = ChoiceDomain(tuple(int(c) for c in insts[index].attrs[0])) if is_choice else None
+            slots.append(_Slot(index, name, kinds[index], *_placed_block(insts, index), choices))
         return tuple(slots)
 
     def _is_used(self, index: int) -> bool:
@@ -269,10 +276,9 @@ def edits_of(transformation: Transformation) -> dict[str, Value]:
 # -- domains ------------------------------------------------------------------------------------------------------
 
 
-def _domain(schedule: Any, kind: str, inputs: Any, attrs: Any) -> TileDomain | ChoiceDomain:
-    if kind == "SampleCategorical":
-        return ChoiceDomain(tuple(int(c) for c in attrs[0]))
-    extent = int(schedule.get(inputs[0]).extent)
+def _tile_domain(schedule: Any, kind: str, inputs: Any, attrs: Any) -> TileDomain:
+    # Without TVM's check of the argument's type, which takes longer than the answer.
+    extent = int(type(schedule).get.__wrapped__(schedule, inputs[0]).extent)
     if kind == "SamplePerfectTile":
         num, innermost = int(attrs[0]), int(attrs[1])
         return TileDomain(extent, num, innermost if innermost > 0 else None)
