@@ -16,17 +16,13 @@ from typing import Any
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.nest import read_paddings
 from reasoning_compiler.space.own_rules.marks import PADDED
-from reasoning_compiler.space.own_rules.rewriting import notes, replace_all, rewriting
+from reasoning_compiler.space.own_rules.rewriting import Notes, replace_all
 from reasoning_compiler.space.walk import SPATIAL, with_block
 
 
-def padded_reads() -> Any:
-    """Returns the postprocessor, see `rewriting`."""
-    return rewriting(_rewrite)
-
-
-def _rewrite(sch: Any) -> None:
-    if notes(sch, PADDED):
+def padded_reads(sch: Any, notes: Notes) -> None:
+    """Takes the conditions off what padded rows read, where there are any; see `rewriting`."""
+    if PADDED in notes:
         replace_all(sch, import_tvm().s_tir.SBlockRealize, _without_conditions)
 
 

@@ -1,4 +1,4 @@
-"""Our postprocessors: they turn what our rules have marked into code."""
+"""Our postprocessor: it turns what our rules have marked into code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from reasoning_compiler.space.own_rules.padded_layout import padded_layout
 from reasoning_compiler.space.own_rules.padded_reads import padded_reads
+from reasoning_compiler.space.own_rules.rewriting import rewriting
 from reasoning_compiler.space.own_rules.single_lanes import single_lanes
 from reasoning_compiler.space.own_rules.skip_masked import skip_masked
 from reasoning_compiler.space.own_rules.vector_math import write_vector_math
@@ -15,7 +16,7 @@ _LAYOUT = "RewriteLayout"
 
 
 def with_own_postprocs(theirs: list[Any]) -> list[Any]:
-    """Returns MetaSchedule's postprocessors and, behind them, ours; a program without marks is left as it is.
+    """Returns MetaSchedule's postprocessors and, behind them, ours, which leaves programs without marks as they are.
 
     In the place of `RewriteLayout` comes one that knows padded constants, too.
 
@@ -23,4 +24,4 @@ def with_own_postprocs(theirs: list[Any]) -> list[Any]:
         theirs: a target's own, in order.
     """
     known = [padded_layout(each) if type(each).__name__ == _LAYOUT else each for each in theirs]
-    return [*known, *(postproc() for postproc in _OURS)]
+    return [*known, rewriting(_OURS)]

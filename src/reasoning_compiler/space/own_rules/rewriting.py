@@ -2,43 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from reasoning_compiler.machine.toolchain import import_tvm
 
+Notes = Mapping[str, Sequence[Any]]
+"""The values of all annotations in a schedule's trace, by their names: what its blocks and loops may be marked with."""
 
-def rewriting(rewrite: Callable[[Any], None]) -> Any:
-    """Returns a postprocessor, which may be given to MetaSchedule, after its own.
+Rewrite = Callable[[Any, Notes], None]
+"""Changes a schedule in place; one without its marks it leaves as it is."""
 
-    Args:
-        rewrite: changes a schedule; one without its marks it leaves as it is.
-    """
+
+def rewriting(rewrites: Sequence[Rewrite]) -> Any:
+    """Returns a postprocessor, which may be given to MetaSchedule, after its own; it makes these changes in turn."""
     import_tvm()
     from tvm.ir.utils import derived_object
     from tvm.s_tir.meta_schedule.postproc import PyPostproc
 
     @derived_object
     class Rewriting(PyPostproc):
-        """Rewrites a program."""
+        """Rewrites programs."""
 
         def _initialize_with_tune_context(self, context: Any) -> None:
             pass
 
         def apply(self, sch: Any) -> bool:
-            rewrite(sch)
+            notes = _notes(sch)
+            for rewrite in rewrites:
+                rewrite(sch, notes)
             return True
 
         def clone(self) -> Any:
-            return rewriting(rewrite)
+            return rewriting(rewrites)
 
     return Rewriting()
 
 
-def notes(sch: Any, name: str) -> list[str]:
-    """Returns the values of all annotations of a name in a schedule's trace."""
-    annotations = (inst for inst in sch.trace.insts[:] if inst.kind.name == "Annotate")
-    return [str(inst.inputs[1]) for inst in annotations if str(inst.attrs[0]) == name]
+def _notes(sch: Any) -> Notes:
+    found: dict[str, list[Any]] = {}
+    for inst in sch.trace.insts[:]:
+        if inst.kind.name == "Annotate":
+            found.setdefault(str(inst.attrs[0]), []).append(inst.inputs[1])
+    return found
 
 
 def replace_all(sch: Any, kind: Any, change: Callable[[Any], Any]) -> None:

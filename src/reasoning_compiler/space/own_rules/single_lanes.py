@@ -11,19 +11,15 @@ from typing import Any
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.own_rules.joined_label import JOINED
 from reasoning_compiler.space.own_rules.marks import STRUCTURE
-from reasoning_compiler.space.own_rules.rewriting import notes, replace_all, rewriting
+from reasoning_compiler.space.own_rules.rewriting import Notes, replace_all
 from reasoning_compiler.space.walk import is_unit
 
 _SERIAL, _VECTORIZED = 0, 2  # in TVM's ForKind
 
 
-def single_lanes() -> Any:
-    """Returns the postprocessor, see `rewriting`."""
-    return rewriting(_rewrite)
-
-
-def _rewrite(sch: Any) -> None:
-    if JOINED in notes(sch, STRUCTURE):
+def single_lanes(sch: Any, notes: Notes) -> None:
+    """Makes the loops of such vectors serial ones; see `rewriting`."""
+    if JOINED in map(str, notes.get(STRUCTURE, ())):
         replace_all(sch, import_tvm().tirx.For, _without_lane)
 
 
