@@ -15,6 +15,7 @@ from reasoning_compiler.errors import IllegalProgramError
 from reasoning_compiler.experiment.landscape_file import read_landscape
 from reasoning_compiler.language import MAX_PRIMITIVES, SIGNATURES, Primitive
 from reasoning_compiler.proposer.expert import Expert
+from reasoning_compiler.proposer.expert.sums import SumsInLanes
 from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.proposer.random import mutate
 from reasoning_compiler.records import UNTUNED, Program, Step, Transformation
@@ -324,3 +325,10 @@ def test_the_expert_sums_up_in_lanes_where_the_analysis_favours_it() -> None:
         Context((Step(0, None, UNTUNED),), space("gemm+relu").table(UNTUNED)), 8, np.random.default_rng(0)
     )
     assert not any(t.primitives for t in product.transformations), "its sums are in lanes already"
+
+
+def test_sums_that_take_little_of_the_time_are_not_tried_in_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = Space(layer_norm(256, 512).mod, this_machine())
+    monkeypatch.setattr("reasoning_compiler.proposer.expert.sums._WORTH_IT", 10.0)  # e^10 times as fast: none can be
+    monkeypatch.setattr(wide, "edit", lambda program, change: pytest.fail("it was tried"))
+    assert SumsInLanes(wide, MACHINE).of(wide.start) == []
