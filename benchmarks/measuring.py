@@ -12,8 +12,8 @@ The candidates are drawn at random from MetaSchedule's own space. Ours are raced
 fastest, by our word, are then timed by `plain_harness.py`, which shares no code with this package: each in its turn in
 a process of its own, again and again, since where the pages of a process happen to lie decides over a tenth of such a
 program's time. The median over processes is what Kendall's τ compares each side's ranking with: once over all ten, once
-over those pairs alone whose times in the processes do not overlap. How well the processes with odd numbers agree with
-the even ones is given beside it: no instrument can agree better with either than they with each other.
+over those pairs alone whose times in the processes do not overlap. How well the medians of the processes with odd
+numbers agree with those of the even ones is given beside it, as a scale for the others.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def careful(spec: str, folder: Path, num: int) -> dict[str, Any]:
         commands = [[sys.executable, str(HARNESS), str(each.artifact), str(cores())] for each in measured]
         secs: list[list[float]] = [[] for _ in top]
         for turn in range(TURNS):
-            for i in range(TOP) if turn % 2 == 0 else reversed(range(TOP)):
+            for i in range(len(top)) if turn % 2 == 0 else reversed(range(len(top))):
                 done = subprocess.run(commands[i], capture_output=True, text=True, check=True)
                 secs[i].append(float(done.stdout))
     return {"top": top, "process_secs": secs}
@@ -224,7 +224,11 @@ def row(spec: str, num: int) -> dict[str, Any]:
             "failures": mine[0]["failures"],
             "tau": [ranking(each["latencies_secs"], truth) for each in mine],
         },
-        "careful": {"process_secs": truth["process_secs"], "tau_with_itself": with_itself(truth)},
+        "careful": {
+            "latencies_secs": [statistics.median(secs) for secs in truth["process_secs"]],
+            "process_secs": truth["process_secs"],
+            "tau_with_itself": with_itself(truth),
+        },
     }
     for side, limit in LIMITS.items():
         built = outcome(folder, f"build-{side}")
@@ -257,7 +261,7 @@ def ranking(said: list[float | None], truth: dict[str, Any]) -> dict[str, float 
     return {"all": over_all, "clear": 2 * agreeing / len(clear) - 1 if clear else None, "clear_pairs": len(clear)}
 
 
-def with_itself(truth: dict[str, Any]) -> float:
+def with_itself(truth: dict[str, Any]) -> float | None:
     """Returns Kendall's τ between the medians of every other process and those of the rest."""
     from reasoning_compiler.ranking import kendall_tau
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from gemm_nest import GemmSpace, group, machine
 from reasoning_compiler.errors import IllegalProgramError
 from reasoning_compiler.proposer.expert import Expert
+from reasoning_compiler.proposer.expert.start import Start
+from reasoning_compiler.proposer.expert.ways import Ways
 from reasoning_compiler.proposer.expert.words import describe_move, describe_tiling
 from reasoning_compiler.proposer.protocol import Context, Rejection
 from reasoning_compiler.proposer.random import RandomProposer, draw, mutate, prime_factors
@@ -312,6 +314,16 @@ def test_with_two_blocks_it_takes_over_the_best_programs_tiling() -> None:
     assert space.edit(slow, crossing) == best
     assert not any("fastest" in t.reasoning for t in expert.propose(of_node(space, slow), 60, rng()).transformations)
     assert other != best
+
+
+def test_a_choice_that_several_ways_need_is_named_once() -> None:
+    both = tuple(replace(group(256, 64, 128), needs=(("C", way),)) for way in ("plain", "packed"))
+    space = GemmSpace(group(256, 64, 128))
+    start = Start(space, M)
+    assert start.values["C"] == "plain"
+    space.tile_groups = both
+    ways = Ways(space, M, start=start)
+    assert ways.sites_of(ways.choosers[0]) == ["C"]
 
 
 def test_what_two_rules_say_is_proposed_once() -> None:

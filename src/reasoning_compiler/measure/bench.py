@@ -41,7 +41,7 @@ class Ran:
     Args:
         measurement: latencies or a failure.
         verify_secs: the part of its `run_secs` that verification took.
-        timed_secs: the part in which the program itself ran.
+        timed_secs: the part in which the program itself ran, or packed its weights.
         wait_secs: how long it waited for the runner, beside its `run_secs`.
     """
 

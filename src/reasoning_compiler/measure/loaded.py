@@ -119,12 +119,21 @@ class DeviceData:
 
 @dataclass(frozen=True)
 class LoadedKernel:
-    """A loaded library with its arguments, weights packed."""
+    """A loaded library with its arguments, weights packed.
+
+    Args:
+        place: where it runs.
+        module: its module.
+        tensors: its arguments, as it takes them.
+        data: the arguments as its user has them.
+        packing_secs: what packing weights has taken, by its own functions.
+    """
 
     place: Place
     module: Any
     tensors: Sequence[Any]
     data: DeviceData
+    packing_secs: float
 
     def first_secs(self) -> float:
         """Returns the seconds of the first run."""

@@ -7,6 +7,7 @@ other in a search differ in a decision or two, and mostly share their layouts.
 from __future__ import annotations
 
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,8 @@ class PackedWeights:
         self._device, self._max_bytes = device, max_bytes
         self._kept: dict[int, OrderedDict[str, Memory]] = {}
         self._num_bytes = 0
+        self.packing_secs = 0.0
+        """Spent so far in what programs bring along to lay their weights out."""
 
     def get(self, index: int, argument: KernelArgument, pack: Callable[[Any], None], *, alone: bool = True) -> Any:
         """Returns an argument in the layout that a program takes it in, which no program may change.
@@ -50,7 +53,9 @@ class PackedWeights:
         else:
             packed = kept[argument.layout] = self._room(kept, argument)
         packed.allow_writing(True)
+        started = time.perf_counter()
         pack(packed.tensor)
+        self.packing_secs += time.perf_counter() - started
         packed.allow_writing(False)
         return packed.tensor
 

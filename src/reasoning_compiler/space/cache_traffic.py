@@ -14,7 +14,7 @@ from reasoning_compiler.records import Machine
 from reasoning_compiler.space.nest import Access, Nest
 
 _CACHE_SHARE = 0.75  # of a cache that one nest's data can count on
-WAYS = {"L1": 8, "L2": 16}
+CACHE_WAYS = {"L1": 8, "L2": 16}
 WAY_BYTES = {"L1": 4096, "L2": 65536}  # typical: lines so far apart share a set; the last cache scatters them
 
 
@@ -79,13 +79,13 @@ def _bytes_in(nest: Nest, access: Access, depth: int, machine: Machine, level: s
 
 def _collides(nest: Nest, access: Access, depth: int, machine: Machine, level: str) -> bool:
     """Tells whether the lines that a loop walks through with a stride are too many for the sets that they fall into."""
-    if level not in WAYS:
+    if level not in CACHE_WAYS:
         return False
     way_bytes, line = WAY_BYTES[level], machine.cache_line_bytes
     for index in range(depth, len(nest.loops)):
         stride = int(abs(access.stride(index)) * access.item_bytes)
         if stride >= line:
             sets = min(way_bytes // line, way_bytes // math.gcd(stride, way_bytes))
-            if nest.loops[index].extent > WAYS[level] * sets:
+            if nest.loops[index].extent > CACHE_WAYS[level] * sets:
                 return True
     return False

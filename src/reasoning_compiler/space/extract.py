@@ -44,7 +44,7 @@ class _Scope:
     share: float = 1.0
 
 
-class _Place(NamedTuple):
+class _Buffer(NamedTuple):
     """What is read of a buffer once, however many blocks touch it; see `Access`."""
 
     name: str
@@ -58,7 +58,7 @@ class _Walk:
         self.arguments, self.constants = arguments, constants
         self.found: list[Nest] = []
         self._ids = 0
-        self._places: dict[Any, _Place] = {}
+        self._buffers: dict[Any, _Buffer] = {}
 
     def visit(self, stmt: Any, scope: _Scope) -> None:
         kind = type(stmt).__name__
@@ -129,36 +129,36 @@ class _Walk:
         accesses = []
         regions += [(r, False) for r in block.reads[:] if str(r.source.name) not in written]
         for region, writes in regions:
-            place = self._place(region.source)
+            buffer = self._buffer(region.source)
             steps, sizes, selected = [], [], False
-            for part, size in zip(region.region[:], place.shape, strict=True):
+            for part, size in zip(region.region[:], buffer.shape, strict=True):
                 first = part.min
                 steps.append(_read_index(first, bound, size).steps(num_loops))
                 sizes.append(_extent(part.extent))
                 selected = selected or type(first).__name__ == "TensorLoad"
             accesses.append(
                 Access(
-                    place.name,
-                    place.shape,
-                    place.item_bytes,
+                    buffer.name,
+                    buffer.shape,
+                    buffer.item_bytes,
                     tuple(steps),
                     tuple(sizes),
                     writes,
-                    external=place.name in self.arguments,
-                    in_registers=place.in_registers,
+                    external=buffer.name in self.arguments,
+                    in_registers=buffer.in_registers,
                     selected=selected,
-                    given=place.name in self.arguments and place.name not in self.constants,
+                    given=buffer.name in self.arguments and buffer.name not in self.constants,
                 )
             )
         return tuple(accesses)
 
-    def _place(self, buffer: Any) -> _Place:
-        place = self._places.get(buffer)
-        if place is None:
-            shape = tuple(_extent(size) for size in buffer.shape[:])
-            place = _Place(str(buffer.name), shape, item_bytes(str(buffer.dtype)), str(buffer.scope()) == "local")
-            self._places[buffer] = place
-        return place
+    def _buffer(self, source: Any) -> _Buffer:
+        buffer = self._buffers.get(source)
+        if buffer is None:
+            shape = tuple(_extent(size) for size in source.shape[:])
+            buffer = _Buffer(str(source.name), shape, item_bytes(str(source.dtype)), str(source.scope()) == "local")
+            self._buffers[source] = buffer
+        return buffer
 
 
 def _read_index(expr: Any, bound: dict[Any, Affine], size: int) -> Affine:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 from reasoning_compiler.records import Machine
-from reasoning_compiler.space.cache_traffic import WAY_BYTES, WAYS
+from reasoning_compiler.space.cache_traffic import CACHE_WAYS, WAY_BYTES
 from reasoning_compiler.space.dots import registers_of
 from reasoning_compiler.space.nest import Access, Loop, Nest
 
@@ -213,7 +213,7 @@ class RegisterTile:
         strides = {i: access.stride(i) * access.item_bytes for i in tile}
         same_set = [i for i, stride in strides.items() if stride and stride % WAY_BYTES["L1"] == 0]
         rows = math.prod(self.nest.loops[i].extent for i in same_set)
-        return _CONFLICT_CYCLES * rows if rows > WAYS["L1"] else 0.0
+        return _CONFLICT_CYCLES * rows if rows > CACHE_WAYS["L1"] else 0.0
 
     def _pages(self) -> int:
         """Returns how many operands go on to another page in each reduction step, and come back after too many.

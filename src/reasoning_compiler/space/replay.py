@@ -93,10 +93,10 @@ class Replayer:
         self._slots = self._find_slots(all_insts)
         # Blocks are placed between the instructions, not by them.
         left_out = {index for slot in self._slots if slot.block is not None for index in (slot.index, slot.placement)}
-        self._insts = [inst for index, inst in enumerate(all_insts) if index not in left_out]
-        samples = [index for index in range(len(all_insts)) if index not in left_out]
+        kept = [index for index in range(len(all_insts)) if index not in left_out]
+        self._insts = [all_insts[index] for index in kept]
         by_index = {slot.index: slot for slot in self._slots}
-        self._sampled = {position: by_index[index] for position, index in enumerate(samples) if index in by_index}
+        self._sampled = {position: by_index[index] for position, index in enumerate(kept) if index in by_index}
         self._due: dict[int, list[_Slot]] = {}
         for slot in self._slots:
             if slot.block is not None:
@@ -239,8 +239,8 @@ class Replayer:
             if name or self._is_used(index):
                 name = unique(name or "choice", [slot.name for slot in slots])
             is_choice = kinds[index] == "choice"
-            choices = ChoiceDomain(tuple(int(c) for c in insts[index].attrs[0])) if is_choice else None
-            slots.append(_Slot(index, name, kinds[index], *_placed_block(insts, index), choices))
+            domain = ChoiceDomain(tuple(int(c) for c in insts[index].attrs[0])) if is_choice else None
+            slots.append(_Slot(index, name, kinds[index], *_placed_block(insts, index), domain))
         return tuple(slots)
 
     def _is_used(self, index: int) -> bool:
@@ -277,8 +277,9 @@ def edits_of(transformation: Transformation) -> dict[str, Value]:
 
 
 def _tile_domain(schedule: Any, kind: str, inputs: Any, attrs: Any) -> TileDomain:
+    look_up = type(schedule).get
     # Without TVM's check of the argument's type, which takes longer than the answer.
-    extent = int(type(schedule).get.__wrapped__(schedule, inputs[0]).extent)
+    extent = int(getattr(look_up, "__wrapped__", look_up)(schedule, inputs[0]).extent)
     if kind == "SamplePerfectTile":
         num, innermost = int(attrs[0]), int(attrs[1])
         return TileDomain(extent, num, innermost if innermost > 0 else None)

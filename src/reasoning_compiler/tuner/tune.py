@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from reasoning_compiler.workload.workload import Reference
 
 _RUNS = Path("runs")
+_FROZEN_BEFORE = gc.get_freeze_count()  # Python 3.12 begins with some
 _WORKLOAD_FILE = "workload.json"
 NOT_KEPT = "the run's reference is not kept: results are compared with those of the untuned program"
 """What is said of a run with a reference of the caller's."""
@@ -287,11 +288,13 @@ def _run(
 def _little_garbage() -> Iterator[None]:
     """Has Python's collector leave alone, until the block's end, what is there already: TVM's modules, above all.
 
-    Looking through half a million objects takes 0.1 s, and what a search makes has it done every few batches.
+    Looking through half a million objects takes 0.1 s, and what a search makes has it done every few batches. What an
+    earlier run has left goes first.
     """
-    if gc.get_freeze_count():
+    if gc.get_freeze_count() > _FROZEN_BEFORE:  # the caller's program has done so, and unfreezing is its own to do
         yield
         return
+    gc.collect()
     gc.freeze()
     try:
         yield

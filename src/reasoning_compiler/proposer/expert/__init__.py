@@ -1,6 +1,6 @@
 """The embedded default: proposals from knowledge of the machine, with no model, key or network."""
 
 from reasoning_compiler.proposer.expert.expert import Expert
-from reasoning_compiler.proposer.expert.start import ExpertSpace
+from reasoning_compiler.proposer.expert.space import ExpertSpace
 
 __all__ = ["Expert", "ExpertSpace"]

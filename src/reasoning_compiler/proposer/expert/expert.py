@@ -21,7 +21,8 @@ from reasoning_compiler.proposer.expert.experience import Experience
 from reasoning_compiler.proposer.expert.ideas import CURIOSITY, Idea, varied
 from reasoning_compiler.proposer.expert.moves import Moves
 from reasoning_compiler.proposer.expert.openings import Openings
-from reasoning_compiler.proposer.expert.start import ExpertSpace, Start
+from reasoning_compiler.proposer.expert.space import ExpertSpace
+from reasoning_compiler.proposer.expert.start import Start
 from reasoning_compiler.proposer.expert.sums import SumsInLanes
 from reasoning_compiler.proposer.expert.ways import Ways
 from reasoning_compiler.proposer.protocol import Context
@@ -44,7 +45,7 @@ class Expert:
 
     def __init__(self, space: ExpertSpace, machine: Machine) -> None:
         start = Start(space, machine)
-        ways, sums = Ways(space, start, machine), SumsInLanes(space, machine)
+        ways, sums = Ways(space, machine, start=start), SumsInLanes(space, machine)
         self._openings = Openings(space, machine, start=start, ways=ways, sums=sums)
         self._moves = Moves(space, machine, start=start, ways=ways, sums=sums)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from reasoning_compiler.language import Primitive
 from reasoning_compiler.records import Transformation, Value
 
-PRIMITIVES = "primitives"
+_PRIMITIVES = "primitives"
 """Stands for an idea's primitives among the names of its decisions."""
 
 CURIOSITY = 0.05
@@ -39,7 +39,7 @@ class Idea:
 
 def changed(idea: Idea | Transformation) -> tuple[str, ...]:
     """Returns the names of what is changed: its decisions, and one for its primitives."""
-    return (*(name for name, _ in idea.edits), *((PRIMITIVES,) if idea.primitives else ()))
+    return (*(name for name, _ in idea.edits), *((_PRIMITIVES,) if idea.primitives else ()))
 
 
 def varied(ideas: Sequence[Idea]) -> list[Idea]:
@@ -47,7 +47,7 @@ def varied(ideas: Sequence[Idea]) -> list[Idea]:
     rounds: dict[tuple[str, ...], int] = {}
     keyed = []
     for position, idea in enumerate(ideas):
-        names = tuple(name for name, _ in idea.edits) or (PRIMITIVES,)
+        names = tuple(name for name, _ in idea.edits) or (_PRIMITIVES,)
         rounds[names] = rounds.get(names, 0) + 1
         keyed.append((rounds[names], position, idea))
     return [idea for _, _, idea in sorted(keyed, key=lambda k: k[:2])]

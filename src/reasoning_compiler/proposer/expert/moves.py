@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 from reasoning_compiler.proposer.expert.fused import fused_chooser, is_fused
 from reasoning_compiler.proposer.expert.ideas import CURIOSITY, Idea
-from reasoning_compiler.proposer.expert.start import ExpertSpace, Start, alternatives
+from reasoning_compiler.proposer.expert.space import ExpertSpace
+from reasoning_compiler.proposer.expert.start import Start
 from reasoning_compiler.proposer.expert.sums import SumsInLanes
 from reasoning_compiler.proposer.expert.tiles import TileChooser, Tiling
+from reasoning_compiler.proposer.expert.values import alternatives
 from reasoning_compiler.proposer.expert.ways import Ways, tiles_of
 from reasoning_compiler.proposer.expert.words import describe_move, describe_tiling
 from reasoning_compiler.proposer.protocol import Context

@@ -9,8 +9,10 @@ from functools import cached_property
 
 from reasoning_compiler.proposer.expert.fused import FusedChoice, FusedChooser, fused_chooser, is_fused
 from reasoning_compiler.proposer.expert.ideas import Edits, Idea
-from reasoning_compiler.proposer.expert.start import ExpertSpace, Start, alternatives
+from reasoning_compiler.proposer.expert.space import ExpertSpace
+from reasoning_compiler.proposer.expert.start import Start
 from reasoning_compiler.proposer.expert.sums import SumsInLanes
+from reasoning_compiler.proposer.expert.values import alternatives
 from reasoning_compiler.proposer.expert.ways import NUM_TILINGS, Ways, tiles_of
 from reasoning_compiler.proposer.expert.words import describe_move, describe_tiling
 from reasoning_compiler.records import ChoiceDomain, Machine, Value
@@ -54,13 +56,11 @@ class Openings:
         ideas = (Idea(edits, text) for edits, text in self._plans_in_order())
         for first in itertools.islice(ideas, 1):
             yield first
-            yield from self._in_lanes(first)
+            yield from self._with_sums_in_lanes(first)
         yield from ideas
 
-    def _in_lanes(self, opening: Idea) -> list[Idea]:
+    def _with_sums_in_lanes(self, opening: Idea) -> list[Idea]:
         """Returns ways to sum up in vector lanes on top of an opening."""
-        if not self._space.takes_primitives:
-            return []
         program = self._start.program(opening.edits)
         if program is None:
             return []

@@ -3,51 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from functools import cached_property
-from typing import Protocol
 
 from reasoning_compiler.errors import IllegalProgramError
-from reasoning_compiler.proposer.expert.fused import is_fused
 from reasoning_compiler.proposer.expert.ideas import Edits
+from reasoning_compiler.proposer.expert.space import ExpertSpace
 from reasoning_compiler.records import (
     UNTUNED,
-    ChoiceDomain,
     Decision,
     Machine,
     Program,
-    TileDomain,
     Transformation,
     Value,
 )
 from reasoning_compiler.space.analysis import analyze
-from reasoning_compiler.space.free import NamedBlock
-from reasoning_compiler.space.nest import Nest
-from reasoning_compiler.space.tiling import TileGroup
-
-
-class ExpertSpace(Protocol):
-    """What the expert needs of a space."""
-
-    start: Program
-    tile_groups: tuple[TileGroup, ...]
-    takes_primitives: bool
-
-    def table(self, program: Program) -> tuple[Decision, ...]:
-        """Returns a program's decisions."""
-        ...
-
-    def edit(self, program: Program, transformation: Transformation) -> Program:
-        """Returns the program that a transformation leads to, or raises IllegalProgramError."""
-        ...
-
-    def nests(self, program: Program) -> tuple[Nest, ...]:
-        """Returns a program's loop nests."""
-        ...
-
-    def named_blocks(self, program: Program) -> tuple[NamedBlock, ...]:
-        """Returns what further primitives of a program may name."""
-        ...
 
 
 class Start:
@@ -105,19 +74,3 @@ class Start:
             return analyze(self._space.nests(program), self._machine).secs
         except IllegalProgramError:
             return math.inf
-
-
-def alternatives(decision: Decision) -> Iterator[Value]:
-    """Yields the values of a decision's domain other than its own; for a tile, the plain two-way splits.
-
-    Attention that is fused over rows is none of them: it has sizes of its own, see `fused.py`.
-    """
-    domain = decision.domain
-    if isinstance(domain, ChoiceDomain):
-        yield from (v for v in domain.values if v != decision.value and not is_fused(v))
-        return
-    for inner in (4, 8, 16, 32, 64):
-        if isinstance(domain, TileDomain) and domain.num_factors > 1 and domain.extent % inner == 0:
-            split = (domain.extent // inner, *[1] * (domain.num_factors - 2), inner)
-            if domain.why_not(split) is None and split != decision.value:
-                yield split

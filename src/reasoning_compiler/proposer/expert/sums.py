@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from reasoning_compiler.errors import IllegalProgramError
 from reasoning_compiler.language import Primitive
 from reasoning_compiler.proposer.expert.ideas import Idea
-from reasoning_compiler.proposer.expert.start import ExpertSpace
+from reasoning_compiler.proposer.expert.space import ExpertSpace
 from reasoning_compiler.records import Machine, Program, Transformation
 from reasoning_compiler.space.analysis import Analysis, BlockAnalysis, analyze
 from reasoning_compiler.space.free import NamedBlock
@@ -16,7 +16,7 @@ from reasoning_compiler.space.free import NamedBlock
 _MIN_SHARE = 0.05  # of the estimated time
 _MAX_LANES = 64  # that MetaSchedule vectorizes
 _CHAINS = 4  # additions that wait for nothing, as many as one takes cycles
-_MAX_WAYS = 2  # to sum up in lanes, of one program
+_MAX_IDEAS = 2  # to sum up in lanes, of one program
 _WORTH_IT = 0.5  # as a logarithm; the analysis asks more cycles for an addition than some machines need
 
 
@@ -46,18 +46,19 @@ class SumsInLanes:
         if not _may_gain(present, names):
             return
         ideas = []
-        for name, primitives in _in_lanes(names, self._space.named_blocks(program), self._machine):
-            if not _may_gain(present, name.split(", ")):
+        for summed, primitives in _in_lanes(names, self._space.named_blocks(program), self._machine):
+            if not _may_gain(present, summed):
                 continue
             try:
                 changed = self._space.edit(program, Transformation((), primitives=primitives))
                 secs = analyze(self._space.nests(changed), self._machine).secs
             except IllegalProgramError:
                 continue
-            text = f"{name}: partial sums fill the vector lanes, where one addition waits for the other now."
+            names_text = ", ".join(summed)
+            text = f"{names_text}: partial sums fill the vector lanes, where one addition waits for the other now."
             ideas.append(Idea((), text, math.log(present.secs / secs), primitives))
         ideas.sort(key=lambda idea: -idea.gain)
-        yield from (idea for idea in ideas[:_MAX_WAYS] if idea.gain > _WORTH_IT)
+        yield from (idea for idea in ideas[:_MAX_IDEAS] if idea.gain > _WORTH_IT)
 
 
 def _scalar_sums(analysis: Analysis) -> list[str]:
@@ -73,7 +74,7 @@ def _scalar_sums(analysis: Analysis) -> list[str]:
 def _may_gain(present: Analysis, names: Sequence[str]) -> bool:
     """Tells whether primitives on blocks are worth trying: whether they were, did these blocks take no time at all.
 
-    Trying them takes as long as proposing another program.
+    The other blocks count as they are. Trying takes as long as proposing another program.
     """
     parts = {name + part for name in names for part in ("", "_init", "_update")}
     others = sum(block.secs for block in present.blocks if block.block not in parts)
@@ -82,24 +83,24 @@ def _may_gain(present: Analysis, names: Sequence[str]) -> bool:
 
 def _in_lanes(
     names: Sequence[str], blocks: Sequence[NamedBlock], machine: Machine
-) -> Iterator[tuple[str, tuple[Primitive, ...]]]:
-    """Yields ways to sum up in vector lanes, each in words and primitives: of each block alone, then of all of them.
+) -> Iterator[tuple[list[str], tuple[Primitive, ...]]]:
+    """Yields ways to sum up in vector lanes, each as blocks and primitives: of all blocks together, of each alone.
 
     Args:
         names: of the blocks, see `_scalar_sums`.
         blocks: what primitives may name.
         machine: whose vectors are to be filled.
     """
-    ways = {block.name: list(_ways(block, machine)) for block in blocks if block.name in names}
-    found = [(name, ways[name]) for name in names if ways.get(name)]
+    known = {block.name: list(_partial_sums(block, machine)) for block in blocks if block.name in names}
+    found = [(name, known[name]) for name in names if known.get(name)]
     for variant in (0, 1):
         if len(found) > 1:
             together = tuple(primitive for _, each in found for primitive in each[min(variant, len(each) - 1)])
-            yield ", ".join(name for name, _ in found), together
-        yield from ((name, each[variant]) for name, each in found if variant < len(each))
+            yield [name for name, _ in found], together
+        yield from (([name], each[variant]) for name, each in found if variant < len(each))
 
 
-def _ways(block: NamedBlock, machine: Machine) -> Iterator[tuple[Primitive, ...]]:
+def _partial_sums(block: NamedBlock, machine: Machine) -> Iterator[tuple[Primitive, ...]]:
     """Yields the primitives for one block: the partial sums made where they are used, or in loops of their own."""
     loops = [loop for loop in block.loops if loop.extent > 1]
     if not loops or not loops[-1].reduces or block.result_dimensions is None:

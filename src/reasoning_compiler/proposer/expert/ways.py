@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 
-from reasoning_compiler.proposer.expert.start import ExpertSpace, Start
+from reasoning_compiler.proposer.expert.space import ExpertSpace
+from reasoning_compiler.proposer.expert.start import Start
 from reasoning_compiler.proposer.expert.tiles import TileChooser, Tiling
 from reasoning_compiler.proposer.expert.words import describe_tiling
 from reasoning_compiler.records import ChoiceDomain, Decision, Machine, Value
@@ -23,11 +24,11 @@ class Ways:
 
     Args:
         space: the decisions, and the nests behind them.
-        start: its start program.
         machine: what programs are to run on.
+        start: the space's start program.
     """
 
-    def __init__(self, space: ExpertSpace, start: Start, machine: Machine) -> None:
+    def __init__(self, space: ExpertSpace, machine: Machine, *, start: Start) -> None:
         self._space, self._start, self._machine = space, start, machine
 
     @cached_property
@@ -86,8 +87,9 @@ class Ways:
         return all(values.get(site, start[site]) == value for site, value in wanted.items())
 
     def sites_of(self, chooser: TileChooser) -> list[str]:
-        """Returns the structure choices of all ways of a chooser's block, a choice as often as ways need it."""
-        return [site for c in self.choosers if c.group.block == chooser.group.block for site, _ in c.group.needs]
+        """Returns the structure choices of all ways of a chooser's block."""
+        same = (c for c in self.choosers if c.group.block == chooser.group.block)
+        return list(dict.fromkeys(site for c in same for site, _ in c.group.needs))
 
     @cached_property
     def _unroll(self) -> Decision | None:

@@ -13,7 +13,7 @@ def attempted(sch: Any, change: Callable[..., None], *args: Any) -> Any | None:
 
     Args:
         sch: the schedule, which stays as it is.
-        change: is given the copy, and what follows; may refuse by a LookupError or a ValueError of its own.
+        change: is given the copy, and what follows; may refuse by an error of the kinds in `TVM_ERRORS`.
     """
     changed = sch.copy()
     try:

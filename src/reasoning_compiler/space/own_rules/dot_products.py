@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.dots import DOT, Dot, dots_for
 from reasoning_compiler.space.own_rules.announced import announce_streams
+from reasoning_compiler.space.own_rules.attempted import attempted
 from reasoning_compiler.space.own_rules.marks import STRUCTURE
-from reasoning_compiler.space.sketch import TVM_ERRORS
 from reasoning_compiler.space.tiling import WHOLE_REDUCTION
 from reasoning_compiler.space.walk import REDUCTION, SPATIAL, constants, factors
 from reasoning_compiler.space.walk import variables as variables_of
@@ -77,13 +77,8 @@ def dot_products(stream_bytes: int) -> Any:
             place = _place(sch, block, self.features) if self.features else None
             if place is None:
                 return [sch]
-            try:
-                tiled = _tiled(sch.copy(), block, place)
-                if not place.dot.by_tiles:
-                    announce_streams(tiled, [block], stream_bytes=stream_bytes)
-            except TVM_ERRORS:  # something that only TVM sees keeps the operands where they are
-                return [sch]
-            return [sch, tiled]
+            tiled = attempted(sch, _tile, block, place, stream_bytes)
+            return [sch] if tiled is None else [sch, tiled]
 
         def clone(self) -> Any:
             return DotProducts()
@@ -184,7 +179,7 @@ def _pack(sch: Any, block: Any, place: _Place) -> None:
     sch.reorder(*others, columns, groups, lane, term)
 
 
-def _tiled(sch: Any, block: Any, place: _Place) -> Any:
+def _tile(sch: Any, block: Any, place: _Place, stream_bytes: int) -> None:
     dot = place.dot
     if place.packed is not None:
         _pack(sch, block, place)
@@ -216,7 +211,8 @@ def _tiled(sch: Any, block: Any, place: _Place) -> Any:
     sch.annotate(block, "meta_schedule.tiling_structure", WHOLE_REDUCTION)
     sch.annotate(block, STRUCTURE, dot.label if place.packed is None else f"{dot.label}, operand packed in each call")
     sch.annotate(block, DOT, dot.name)
-    return sch
+    if not dot.by_tiles:
+        announce_streams(sch, [block], stream_bytes=stream_bytes)
 
 
 def _limit(place: _Place, index: int, *, reduces: bool) -> int:

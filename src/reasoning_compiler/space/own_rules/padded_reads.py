@@ -16,13 +16,13 @@ from typing import Any
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.nest import read_paddings
 from reasoning_compiler.space.own_rules.marks import PADDED
-from reasoning_compiler.space.own_rules.rewriting import Notes, replace_all
+from reasoning_compiler.space.own_rules.rewriting import Annotations, replace_all
 from reasoning_compiler.space.walk import SPATIAL, with_block
 
 
-def padded_reads(sch: Any, notes: Notes) -> None:
+def drop_padded_conditions(sch: Any, annotations: Annotations) -> None:
     """Takes the conditions off what padded rows read, where there are any; see `rewriting`."""
-    if PADDED in notes:
+    if PADDED in annotations:
         replace_all(sch, import_tvm().s_tir.SBlockRealize, _without_conditions)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from reasoning_compiler.space.own_rules.padded_layout import padded_layout
-from reasoning_compiler.space.own_rules.padded_reads import padded_reads
+from reasoning_compiler.space.own_rules.padded_reads import drop_padded_conditions
 from reasoning_compiler.space.own_rules.rewriting import rewriting
-from reasoning_compiler.space.own_rules.single_lanes import single_lanes
+from reasoning_compiler.space.own_rules.single_lanes import make_single_lanes_serial
 from reasoning_compiler.space.own_rules.skip_masked import skip_masked
 from reasoning_compiler.space.own_rules.vector_math import write_vector_math
 
-_OURS = (padded_reads, skip_masked, single_lanes, write_vector_math)
+_OURS = (drop_padded_conditions, skip_masked, make_single_lanes_serial, write_vector_math)
 _LAYOUT = "RewriteLayout"
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from reasoning_compiler.machine.toolchain import import_tvm
 
-Notes = Mapping[str, Sequence[Any]]
+Annotations = Mapping[str, Sequence[Any]]
 """The values of all annotations in a schedule's trace, by their names: what its blocks and loops may be marked with."""
 
-Rewrite = Callable[[Any, Notes], None]
+Rewrite = Callable[[Any, Annotations], None]
 """Changes a schedule in place; one without its marks it leaves as it is."""
 
 
@@ -28,9 +28,9 @@ def rewriting(rewrites: Sequence[Rewrite]) -> Any:
             pass
 
         def apply(self, sch: Any) -> bool:
-            notes = _notes(sch)
+            annotations = _annotations(sch)
             for rewrite in rewrites:
-                rewrite(sch, notes)
+                rewrite(sch, annotations)
             return True
 
         def clone(self) -> Any:
@@ -39,7 +39,7 @@ def rewriting(rewrites: Sequence[Rewrite]) -> Any:
     return Rewriting()
 
 
-def _notes(sch: Any) -> Notes:
+def _annotations(sch: Any) -> Annotations:
     found: dict[str, list[Any]] = {}
     for inst in sch.trace.insts[:]:
         if inst.kind.name == "Annotate":

@@ -11,15 +11,15 @@ from typing import Any
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.own_rules.joined_label import JOINED
 from reasoning_compiler.space.own_rules.marks import STRUCTURE
-from reasoning_compiler.space.own_rules.rewriting import Notes, replace_all
+from reasoning_compiler.space.own_rules.rewriting import Annotations, replace_all
 from reasoning_compiler.space.walk import is_unit
 
 _SERIAL, _VECTORIZED = 0, 2  # in TVM's ForKind
 
 
-def single_lanes(sch: Any, notes: Notes) -> None:
-    """Makes the loops of such vectors serial ones; see `rewriting`."""
-    if JOINED in map(str, notes.get(STRUCTURE, ())):
+def make_single_lanes_serial(sch: Any, annotations: Annotations) -> None:
+    """Makes the loops of vectors of one element serial ones; see `rewriting`."""
+    if JOINED in map(str, annotations.get(STRUCTURE, ())):
         replace_all(sch, import_tvm().tirx.For, _without_lane)
 
 

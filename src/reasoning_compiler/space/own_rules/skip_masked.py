@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.own_rules.marks import SETTLED, SKIP_MASKED
-from reasoning_compiler.space.own_rules.rewriting import Notes, replace_all
+from reasoning_compiler.space.own_rules.rewriting import Annotations, replace_all
 from reasoning_compiler.space.walk import bindings
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ def mark(chain: Chain, access: int, lanes: int = 1) -> str:
     return json.dumps(told if lanes == 1 else [*told, lanes])
 
 
-def skip_masked(sch: Any, notes: Notes) -> None:
+def skip_masked(sch: Any, annotations: Annotations) -> None:
     """Puts an `if` around the bodies of the marked loops; see `rewriting`."""
-    if SKIP_MASKED not in notes:
+    if SKIP_MASKED not in annotations:
         return
     tvm = import_tvm()
     conditions: dict[Any, Any] = {}

@@ -13,7 +13,7 @@ from typing import Any
 
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.space.own_rules.marks import VECTOR_MATH
-from reasoning_compiler.space.own_rules.rewriting import Notes, replace_all
+from reasoning_compiler.space.own_rules.rewriting import Annotations, replace_all
 from reasoning_compiler.workload import vector_math as arithmetic
 
 _ARITHMETIC: dict[str, Callable[[Any], Any]] = {
@@ -69,9 +69,9 @@ def mark_vector_math(sch: Any) -> None:
         sch.annotate(root, VECTOR_MATH, sch.sample_categorical([1, 0], [0.5, 0.5]))
 
 
-def write_vector_math(sch: Any, notes: Notes) -> None:
+def write_vector_math(sch: Any, annotations: Annotations) -> None:
     """Puts arithmetic in place of calls where the root block is marked; see `rewriting`."""
-    if VECTOR_MATH in notes and int(sch.mod["main"].body.block.annotations.get(VECTOR_MATH, 0)):
+    if VECTOR_MATH in annotations and int(sch.mod["main"].body.block.annotations.get(VECTOR_MATH, 0)):
         replace_all(sch, import_tvm().ir.Call, _rewritten)
 
 

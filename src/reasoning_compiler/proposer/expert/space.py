@@ -1,0 +1,34 @@
+"""What the expert needs of a space: enough to be tried on one that knows nothing of TVM."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from reasoning_compiler.records import Decision, Program, Transformation
+from reasoning_compiler.space.free import NamedBlock
+from reasoning_compiler.space.nest import Nest
+from reasoning_compiler.space.tiling import TileGroup
+
+
+class ExpertSpace(Protocol):
+    """What the expert needs of a space."""
+
+    start: Program
+    tile_groups: tuple[TileGroup, ...]
+    takes_primitives: bool
+
+    def table(self, program: Program) -> tuple[Decision, ...]:
+        """Returns a program's decisions."""
+        ...
+
+    def edit(self, program: Program, transformation: Transformation) -> Program:
+        """Returns the program that a transformation leads to, or raises IllegalProgramError."""
+        ...
+
+    def nests(self, program: Program) -> tuple[Nest, ...]:
+        """Returns a program's loop nests."""
+        ...
+
+    def named_blocks(self, program: Program) -> tuple[NamedBlock, ...]:
+        """Returns what further primitives of a program may name."""
+        ...
