@@ -347,6 +347,16 @@ def test_tiles_are_a_feature_only_where_the_system_gives_them(tmp_path, monkeypa
     assert cpu.read_cpu().features == {"avx2"} | (amx if gives else set())
 
 
+@pytest.mark.parametrize(("answer", "mask", "gives"), [(0, 1 << 18 | 7, True), (0, 7, False), (-1, 1 << 18, False)])
+def test_what_the_system_says_of_tiles(answer, mask, gives):
+    def syscall(number, code, supported):
+        assert (number, code) == (158, 0x1021)
+        supported._obj.value = mask
+        return answer
+
+    assert cpu._gives_tiles(syscall) is gives
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 def test_no_system_gives_tiles_that_the_cpu_has_not():
     assert "amx_tile" in Path("/proc/cpuinfo").read_text() or not cpu._gives_tiles()

@@ -31,7 +31,7 @@ from reasoning_compiler.measure.memory import Fenced
 from reasoning_compiler.measure.races import racing_loop
 from reasoning_compiler.measure.racing import Race
 from reasoning_compiler.measure.runner import Runner
-from reasoning_compiler.measure.workspaces import Workspaces, compile_workspaces
+from reasoning_compiler.measure.workspaces import FILLS, Workspaces, compile_workspaces
 from reasoning_compiler.records import Failure
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import CATALOGUE, parse
@@ -318,11 +318,18 @@ class TestWorkspaces:
         runner = Runner(lambda *limit, **instead: None)
         runner.set_up(**data.payload())
         runner.run(library=str(kernel), race=asdict(Race(repeats=3)), verify=True, save_outputs=None)
-        ours, tvms = allocators[:2]
-        assert ours != tvms and len(allocators) > 4 and set(allocators[1:]) == {tvms}
+        ours, tvms = allocators[1:3]
+        assert allocators[0] == ours != tvms and len(allocators) > 5 and set(allocators[2:]) == {tvms}
+        allocators.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr("reasoning_compiler.measure.runner.verdict", lambda *_: "cut")
+            runner.run(library=str(kernel), race=asdict(Race()), verify=True, save_outputs=None)
+        assert allocators == [ours], "it has lost, and need not be run again"
         allocators.clear()
         runner.check(library=str(kernel), sets=data.sets(), inputs=data.input_files(), verify=True)
-        assert set(allocators) == {ours} and len(allocators) > len(data.sets())
+        num_fenced = len(data.sets()) + len(FILLS)
+        assert allocators[:num_fenced] == [ours] * num_fenced
+        assert len(allocators) > num_fenced and set(allocators[num_fenced:]) == {tvms}
         allocators.clear()
         runner.compare(libraries=[str(kernel)], rounds=1, budget_secs=1.0, min_timing_secs=0.0, verify=True)
         assert set(allocators) == {tvms}
@@ -336,4 +343,4 @@ class TestWorkspaces:
         workspaces = Workspaces(None)
         with workspaces.fenced(kernel) as takes_any:
             workspaces.look()
-        assert not takes_any and workspaces.spent_secs == 0
+        assert not takes_any

@@ -7,6 +7,7 @@ import hashlib
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,10 +88,11 @@ def read_cpu() -> Cpu:
     return Cpu(name, identity, features, linux_caches(allowed_cpus() or [0]))
 
 
-def _gives_tiles() -> bool:
+def _gives_tiles(syscall: Callable[..., int] | None = None) -> bool:
     """Returns whether Linux saves the tile registers of AMX, so that processes may have them; since 5.16 it can."""
     supported = ctypes.c_uint64(0)
-    answer = ctypes.CDLL(None).syscall(_ARCH_PRCTL, _ARCH_GET_XCOMP_SUPP, ctypes.byref(supported))
+    syscall = syscall or ctypes.CDLL(None).syscall
+    answer = syscall(_ARCH_PRCTL, _ARCH_GET_XCOMP_SUPP, ctypes.byref(supported))
     return answer == 0 and bool(supported.value & _XFEATURE_MASK_XTILE_DATA)
 
 

@@ -26,7 +26,7 @@ _SETS_BUDGET_SECS = 10.0
 # The incumbent is timed again where that takes at most this part of the time since it was last done.
 _TIME_AGAIN_SHARE = 0.02
 _TIME_AGAIN_ROUNDS = 3
-_CHECKED_AT_ONCE_SECS = 0.1
+_CHECKED_AT_ONCE_SECS = 1.0
 _NOISE_ROUNDS = 12
 _NOISE_BUDGET_SECS = 3.0
 

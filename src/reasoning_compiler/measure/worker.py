@@ -60,8 +60,9 @@ def main() -> None:
     from reasoning_compiler.measure.runner import Runner
 
     # Collections stay off: one in the middle of a timing is noise.
-    runner = Runner(partial(limit, reply_fd), flush_bytes=options["flush_bytes"])
-    if options["forks"] and CAN_FORK:
+    forks = options["forks"] and CAN_FORK
+    runner = Runner(partial(limit, reply_fd), flush_bytes=options["flush_bytes"], forks=forks)
+    if forks:
         nurse(
             runner.actions,
             request_fd=request_fd,

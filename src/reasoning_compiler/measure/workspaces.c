@@ -2,7 +2,7 @@
 
        pages of no access | ... fill ... | the buffer | < 64 bytes of fill | pages of no access
 
-   The buffer itself is filled too, each time that a kernel takes it. A kernel's threads take and free buffers at the
+   The buffer itself can be filled too, each time that a kernel takes it. A kernel's threads take and free buffers at the
    same time; all else is called by the one thread that starts kernels, while none runs. */
 
 #include <dlfcn.h>
@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #ifndef MAP_ANONYMOUS
@@ -43,20 +42,8 @@ static free_t tvm_free;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct block* blocks;
 static unsigned char fill = 0xFF;
+static int fills_buffers;
 static uint64_t touched_bytes; /* of the first buffer beside which something was written; 0 for none */
-static pthread_t caller;
-static double caller_secs;
-
-static double now(void) {
-  struct timespec at;
-  clock_gettime(CLOCK_MONOTONIC, &at);
-  return (double)at.tv_sec + 1e-9 * (double)at.tv_nsec;
-}
-
-static void account(double started) {
-  if (pthread_equal(pthread_self(), caller)) caller_secs += now() - started;
-}
-
 static size_t round_up(size_t num_bytes, size_t to) { return (num_bytes + to - 1) / to * to; }
 
 static struct block* map(size_t inside) {
@@ -91,7 +78,6 @@ static void look(const struct block* block) {
 static void* take_fenced(int device_type, int device_id, uint64_t num_bytes, int code, int bits) {
   if (device_type != CPU || num_bytes == 0 || num_bytes > PTRDIFF_MAX / 2)
     return tvm_take(device_type, device_id, num_bytes, code, bits);
-  double started = now();
   size_t room = round_up((size_t)num_bytes, ALIGNMENT);
   size_t inside = round_up(room, (size_t)sysconf(_SC_PAGESIZE));
   pthread_mutex_lock(&lock);
@@ -110,13 +96,17 @@ static void* take_fenced(int device_type, int device_id, uint64_t num_bytes, int
   pthread_mutex_unlock(&lock);
   /* Where there is no memory left, TVM says so in its own way. */
   if (block == NULL) return tvm_take(device_type, device_id, num_bytes, code, bits);
-  memset(block->start, block->fill, inside);
-  account(started);
+  if (fills_buffers) {
+    memset(block->start, block->fill, inside);
+  } else {
+    unsigned char* end = block->buffer + block->num_bytes;
+    memset(block->start, block->fill, (size_t)(block->buffer - block->start));
+    memset(end, block->fill, (size_t)(block->start + inside - end));
+  }
   return block->buffer;
 }
 
 static int free_fenced(int device_type, int device_id, void* buffer) {
-  double started = now();
   pthread_mutex_lock(&lock);
   struct block* block = blocks;
   while (block != NULL && !(block->is_taken && block->buffer == buffer)) block = block->next;
@@ -126,7 +116,6 @@ static int free_fenced(int device_type, int device_id, void* buffer) {
   }
   pthread_mutex_unlock(&lock);
   if (block == NULL) return tvm_free(device_type, device_id, buffer);
-  account(started);
   return 0;
 }
 
@@ -143,10 +132,9 @@ int enter(const char* path) {
   }
   tvm_take = *take_slot;
   tvm_free = *free_slot;
-  caller = pthread_self();
-  caller_secs = 0;
   touched_bytes = 0;
   fill = 0xFF;
+  fills_buffers = 0;
   *take_slot = take_fenced;
   *free_slot = free_fenced;
   return 1;
@@ -167,8 +155,11 @@ void leave(void) {
   }
 }
 
-/* Sets the byte that buffers, and what lies beside them, are filled with from now on. */
-void fill_with(int byte) { fill = (unsigned char)byte; }
+/* Sets the byte that buffers, and what lies beside them, are filled with from now on; before, only the latter is. */
+void fill_with(int byte) {
+  fill = (unsigned char)byte;
+  fills_buffers = 1;
+}
 
 /* Returns the size of a buffer beside which something has been written, 0 where there is none. */
 uint64_t touched(void) {
@@ -176,6 +167,3 @@ uint64_t touched(void) {
     if (block->is_taken) look(block);
   return touched_bytes;
 }
-
-/* Returns the seconds that the thread which has entered has spent in here since then. */
-double spent_secs(void) { return caller_secs; }

@@ -32,7 +32,10 @@ def compile_workspaces(folder: Path) -> Path | None:
         return None
     library = folder / "workspaces.so"
     command = [*compiler, "-O2", "-fPIC", "-shared", "-o", str(library), str(_SOURCE), "-lpthread", "-ldl"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+    except OSError:
+        return None
     return library if done.returncode == 0 else None
 
 
@@ -51,11 +54,12 @@ class Workspaces:
                 self._library = ctypes.CDLL(str(library))
         if self._library is not None:
             self._library.touched.restype = ctypes.c_uint64
-            self._library.spent_secs.restype = ctypes.c_double
 
     @contextmanager
     def fenced(self, kernel: Path) -> Iterator[bool]:
-        """Fences the buffers of a kernel inside the `with`, and fills them with NaN; yields whether it takes any.
+        """Fences the buffers of a kernel inside the `with`; yields whether it takes any.
+
+        They are filled after `fill_with` alone: that takes longer than most kernels.
 
         Args:
             kernel: its shared library, which this process has loaded.
@@ -72,11 +76,6 @@ class Workspaces:
         """Fills the buffers that are taken from now on with one of `FILLS`."""
         if self._are_fenced:
             self._library.fill_with(byte)
-
-    @property
-    def spent_secs(self) -> float:
-        """Seconds of this thread since the beginning of the `with` that went into fencing and filling."""
-        return self._library.spent_secs() if self._are_fenced else 0.0
 
     def look(self, *, on: str = "") -> None:
         """Returns if nothing has been written beside a buffer.

@@ -17,6 +17,7 @@ Which instruction, and so how many columns and terms, is the target's: the same 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from reasoning_compiler.machine.toolchain import import_tvm
@@ -74,11 +75,9 @@ def dot_products(stream_bytes: int) -> Any:
             self.features = _features(context.target)
 
         def apply(self, sch: Any, block: Any) -> list[Any]:
-            place = _place(sch, block, self.features) if self.features else None
-            if place is None:
-                return [sch]
-            tiled = attempted(sch, _tile, block, place, stream_bytes)
-            return [sch] if tiled is None else [sch, tiled]
+            places = _places(sch, block, self.features) if self.features else []
+            tried = (attempted(sch, _tile, block, place, stream_bytes) for place in places)
+            return [sch, *(tiled for tiled in tried if tiled is not None)]
 
         def clone(self) -> Any:
             return DotProducts()
@@ -100,12 +99,23 @@ def _features(target: Any) -> frozenset[str]:
     return features if asks else frozenset(name for name in features if not name.startswith("amx"))
 
 
-def _place(sch: Any, name: Any, features: frozenset[str]) -> _Place | None:
-    """Returns where an instruction fits into a block; None where none does."""
+def _places(sch: Any, name: Any, features: frozenset[str]) -> list[_Place]:
+    """Returns where instructions fit into a block: the best whose sums are vectors, and the best by tiles behind it.
+
+    Whoever runs the program in the end may not be given tiles.
+    """
+    found: dict[bool, _Place] = {}
+    for place in _fitting(sch, name, features):
+        found.setdefault(place.dot.by_tiles, place)
+    return [found[by_tiles] for by_tiles in (False, True) if by_tiles in found]
+
+
+def _fitting(sch: Any, name: Any, features: frozenset[str]) -> Iterator[_Place]:
+    """Yields where each instruction fits into a block, the best first."""
     block = sch.get(name)
     operands = factors(block)
     if operands is None or block.init is None or len(sch.get_loops(name)) != len(block.iter_vars):
-        return None
+        return
     variables = [iter_var.var for iter_var in block.iter_vars]
     written = block.writes[0].source
     for left, right in (operands, operands[::-1]):
@@ -130,8 +140,7 @@ def _place(sch: Any, name: Any, features: frozenset[str]) -> _Place | None:
                 others = (at for at, step in enumerate(steps) if step not in (column, term))
                 order = (*others, steps.index(column), steps.index(term))
                 reads = [region.source.same_as(right.source) for region in block.reads]
-                return _Place(dot, column, term, row, None if is_constant else reads.index(True), order)
-    return None
+                yield _Place(dot, column, term, row, None if is_constant else reads.index(True), order)
 
 
 def _row(block: Any, operands: tuple[Any, Any], dot: Dot) -> int | None:
@@ -141,12 +150,21 @@ def _row(block: Any, operands: tuple[Any, Any], dot: Dot) -> int | None:
     of_right = [variable for index in right.indices for variable in variables_of(index)]
     written = [_position(variables, index) for index in block.body.indices]
     for index in reversed(left.indices[:-1]):
+        if not _is_linear(index):
+            continue  # rows that follow one another must lie evenly apart
         for position in {_position(variables, variable) for variable in variables_of(index)} & set(written) - {None}:
             iter_var = block.iter_vars[position]
             moves_right = any(iter_var.var.same_as(variable) for variable in of_right)
             if int(iter_var.iter_type) == SPATIAL and int(iter_var.dom.extent) % dot.rows == 0 and not moves_right:
                 return position
     return None
+
+
+def _is_linear(index: Any) -> bool:
+    kind = type(index).__name__
+    if kind in ("Add", "Sub", "Mul"):
+        return _is_linear(index.a) and _is_linear(index.b)
+    return kind in ("Var", "IntImm")
 
 
 def _position(variables: list[Any], expr: Any) -> int | None:
