@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import random
@@ -188,17 +187,6 @@ def test_without_a_folder_each_run_has_its_own(
     assert len(folders) == 3
     assert {folder.parent for folder in folders} == {Path("runs")}
     assert all(folder.name.startswith("gemm-") for folder in folders)
-
-
-def test_while_it_goes_on_the_collector_leaves_alone_what_was_there(
-    fake: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake()
-    before, frozen = gc.get_freeze_count(), []
-    monkeypatch.setattr(Loop, "run", lambda *_: frozen.append(gc.get_freeze_count()))
-    with suppress(NothingMeasuredError):
-        rc.tune(GEMM, out=tmp_path / "run", samples=1)
-    assert frozen[0] > before + 1000 and gc.get_freeze_count() == before
 
 
 def test_progress_is_told(fake: Callable[..., None], tmp_path: Path) -> None:

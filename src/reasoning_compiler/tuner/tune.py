@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from reasoning_compiler.workload.workload import Reference
 
 _RUNS = Path("runs")
-_FROZEN_BEFORE = gc.get_freeze_count()  # Python 3.12 begins with some
 _WORKLOAD_FILE = "workload.json"
 NOT_KEPT = "the run's reference is not kept: results are compared with those of the untuned program"
 """What is said of a run with a reference of the caller's."""
@@ -273,8 +270,7 @@ def _run(
                 devices=settings.devices,
             ) as instrument:
                 loop = Loop(parts, instrument, journal, model=model, recorded=recorded, on_progress=on_progress)
-                with _little_garbage():
-                    loop.run(earlier)
+                loop.run(earlier)
     except KeyboardInterrupt:
         raise Interrupted(folder) from None
     except LLMSetupError:
@@ -282,24 +278,6 @@ def _run(
             shutil.rmtree(folder)  # there is nothing to go on with, and the next try wants the folder
         raise
     return Result(read_run(folder))
-
-
-@contextmanager
-def _little_garbage() -> Iterator[None]:
-    """Has Python's collector leave alone, until the block's end, what is there already: TVM's modules, above all.
-
-    Looking through half a million objects takes 0.1 s, and what a search makes has it done every few batches. What an
-    earlier run has left goes first.
-    """
-    if gc.get_freeze_count() > _FROZEN_BEFORE:  # the caller's program has done so, and unfreezing is its own to do
-        yield
-        return
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _recorded(settings: Settings, workload: Workload) -> Run:
