@@ -15,6 +15,7 @@ import pytest
 
 import reasoning_compiler.records
 from journal_examples import header, ok, step
+from reasoning_compiler.cli import watched
 from reasoning_compiler.journal import Journal, read_run
 from reasoning_compiler.records import Program
 from reasoning_compiler.risk import Crash, Note, Risk, at_risk, keep
@@ -256,3 +257,23 @@ def test_a_crash_survives_the_journal(tmp_path: Path, risk: Risk | None) -> None
     with Journal.resume(tmp_path / "run") as journal:
         journal.crashed(crash)
     assert read_run(tmp_path / "run").crashes == (crash,)
+
+
+def test_what_is_at_risk_may_end_while_the_watcher_looks() -> None:
+    class Ending:
+        """A note of something that ends as soon as it has been read."""
+
+        read = 0
+
+        @property
+        def risk(self) -> tuple[Risk, float] | None:
+            self.read += 1
+            return (Risk(Program()), 1e9) if self.read == 1 else None
+
+    class Signals:
+        secs_since_pause = float("inf")
+
+    assert watched._is_stuck(Ending(), Signals())
+    ended = Ending()
+    ended.read = 1
+    assert not watched._is_stuck(ended, Signals())

@@ -127,13 +127,18 @@ def _run(arguments: list[str], note: Note, signals: _Signals) -> tuple[int, bool
     while process.poll() is None:
         if select.select([alive_read], [], [], _LOOK_SECS)[0]:
             process.wait()
-        elif note.risk is not None and min(note.risk[1], signals.secs_since_pause) > _STUCK_SECS:
+        elif _is_stuck(note, signals):
             process.kill()
             stuck = True
     signals.pass_to(None)
     os.close(lifeline_write)
     os.close(alive_read)
     return process.returncode, stuck
+
+
+def _is_stuck(note: Note, signals: _Signals) -> bool:
+    risk = note.risk  # read once: the process that it is about goes on writing
+    return risk is not None and min(risk[1], signals.secs_since_pause) > _STUCK_SECS
 
 
 class _Signals:
