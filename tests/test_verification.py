@@ -318,13 +318,8 @@ class TestWorkspaces:
         runner = Runner(lambda *limit, **instead: None)
         runner.set_up(**data.payload())
         runner.run(library=str(kernel), race=asdict(Race(repeats=3)), verify=True, save_outputs=None)
-        ours, tvms = allocators[1:3]
-        assert allocators[0] == ours != tvms and len(allocators) > 5 and set(allocators[2:]) == {tvms}
-        allocators.clear()
-        with monkeypatch.context() as patched:
-            patched.setattr("reasoning_compiler.measure.runner.verdict", lambda *_: "cut")
-            runner.run(library=str(kernel), race=asdict(Race()), verify=True, save_outputs=None)
-        assert allocators == [ours], "it has lost, and need not be run again"
+        ours, tvms = allocators[:2]
+        assert ours != tvms and len(allocators) > 4 and set(allocators[1:]) == {tvms}
         allocators.clear()
         runner.check(library=str(kernel), sets=data.sets(), inputs=data.input_files(), verify=True)
         num_fenced = len(data.sets()) + len(FILLS)

@@ -156,8 +156,6 @@ class Runner:
         if save_outputs is not None:
             data.save_outputs(save_outputs)
         verify_secs = data.verify() if verify else data.look_at_fences()
-        if verify and takes_buffers and verdict(rules, first_secs, []) != "cut":
-            verify_secs += self._run_filled(kernel, Path(library))
         timed_secs = kernel.packing_secs + first_secs
         latencies: list[float] = []
         may_win = rules.best_secs is None or first_secs <= rules.cut_ratio * rules.best_secs
@@ -182,16 +180,6 @@ class Runner:
             "timed_secs": timed_secs,
             "run_secs": time.perf_counter() - started,
         }
-
-    def _run_filled(self, kernel: LoadedKernel, library: Path) -> float:
-        """Returns the seconds of a run in which what a library takes for itself is NaN before it is written.
-
-        Its result is verified. Raises Refused as `run`.
-        """
-        started = time.perf_counter()
-        with self._workspaces.fenced(library):
-            self._run_with(kernel, [NAN], on="")
-        return time.perf_counter() - started
 
     def _end_after(self, secs: float, best_secs: float) -> None:
         """Lets the race end, lost, when the first run has taken so long; on a device that may be the device's fault."""
@@ -234,7 +222,7 @@ class Runner:
         with self._workspaces.fenced(Path(library)) as takes_buffers:
             self._run_sets(kernel, sets, inputs)
             if verify and takes_buffers:
-                self._run_with(kernel, FILLS, on="run again: ")
+                self._run_filled(kernel)
         if verify:
             self._run_again(kernel)
         return {"run_secs": time.perf_counter() - started}
@@ -262,9 +250,10 @@ class Runner:
                 data.save_outputs(each["save"])
         data.fill_inputs(_read(usual))
 
-    def _run_with(self, kernel: LoadedKernel, fills: Iterable[int], *, on: str) -> None:
-        """Verifies a library on the inputs that it is timed on, its fenced buffers filled with each of these."""
-        for fill in fills:
+    def _run_filled(self, kernel: LoadedKernel) -> None:
+        """Verifies a library on the inputs that it is timed on, its fenced buffers filled with each of `FILLS`."""
+        on = "run again: "
+        for fill in FILLS:
             kernel.data.spoil_outputs()
             self._workspaces.fill_with(fill)
             kernel.time(1)
