@@ -66,9 +66,9 @@ def test_it_takes_the_input_sets_to_see_some_of_them(judged: dict[str, list[str]
     assert all("on large inputs: output 0" in outcome for outcome in judged["what is large is clipped"])
 
 
-def test_what_is_read_before_it_is_written_is_nan(judged: dict[str, list[str]]) -> None:
+def test_what_is_read_before_it_is_written_is_nan_or_far_off(judged: dict[str, list[str]]) -> None:
     for name in ("a sum that is not initialised", "memory read before it is written, times almost nothing"):
-        assert {outcome.partition(":")[0] for outcome in judged[name]} == {"nonfinite"}
+        assert {outcome.partition(":")[0] for outcome in judged[name]} <= {"nonfinite", "wrong_result"}
 
 
 @pytest.fixture(scope="module")
