@@ -252,13 +252,9 @@ class Runner:
 
     def _run_filled(self, kernel: LoadedKernel) -> None:
         """Verifies a library on the inputs that it is timed on, its fenced buffers filled with each of `FILLS`."""
-        on = "run again: "
         for fill in FILLS:
-            kernel.data.spoil_outputs()
             self._workspaces.fill_with(fill)
-            kernel.time(1)
-            self._workspaces.look(on=on)
-            kernel.data.verify(on=on)
+            self._run_once_more(kernel)
 
     def _run_again(self, kernel: LoadedKernel) -> None:
         """Verifies a library on the inputs that it is timed on, again and again, as it is when nobody looks."""
@@ -266,9 +262,15 @@ class Runner:
         for number in range(_MAX_REPEATED_RUNS):
             if number and time.perf_counter() - started > _REPEATED_SECS:
                 break
-            kernel.data.spoil_outputs()
-            kernel.time(1)
-            kernel.data.verify(on="run again: ")
+            self._run_once_more(kernel)
+
+    def _run_once_more(self, kernel: LoadedKernel) -> None:
+        """Verifies one run of a library on the inputs that it is timed on."""
+        on = "run again: "
+        kernel.data.spoil_outputs()
+        kernel.time(1)
+        self._workspaces.look(on=on)
+        kernel.data.verify(on=on)
 
     def compare(
         self, *, libraries: list[str], rounds: int, budget_secs: float, min_timing_secs: float, verify: bool

@@ -44,6 +44,7 @@ static struct block* blocks;
 static unsigned char fill = 0xFF;
 static int fills_buffers;
 static uint64_t touched_bytes; /* of the first buffer beside which something was written; 0 for none */
+
 static size_t round_up(size_t num_bytes, size_t to) { return (num_bytes + to - 1) / to * to; }
 
 static struct block* map(size_t inside) {
