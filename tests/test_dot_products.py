@@ -44,12 +44,13 @@ WITH_BOTH = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "znver5", "n
 MNEMONIC = {"uint8": "vpdpbusd", "int8": "vpdpbusd", "bfloat16": "vdpbf16ps"}
 
 
-def conv(ci: int, co: int) -> Kernel:
+def conv(ci: int, co: int, *, height: int = 5, width: int = 4) -> Kernel:
     """A 3x3 convolution of bytes, NHWC, without padding."""
-    x, w = te.placeholder((1, 7, 6, ci), "uint8", name="X"), te.placeholder((3, 3, ci, co), "int8", name="W")
+    x = te.placeholder((1, height + 2, width + 2, ci), "uint8", name="X")
+    w = te.placeholder((3, 3, ci, co), "int8", name="W")
     rh, rw, rc = (te.reduce_axis((0, n), name) for n, name in ((3, "rh"), (3, "rw"), (ci, "rc")))
     y = te.compute(
-        (1, 5, 4, co),
+        (1, height, width, co),
         lambda n, h, v, c: te.sum(
             x[n, h + rh, v + rw, rc].astype("int32") * w[rh, rw, rc, c].astype("int32"), axis=[rh, rw, rc]
         ),
@@ -58,7 +59,7 @@ def conv(ci: int, co: int) -> Kernel:
 
     def reference(x: np.ndarray, w: np.ndarray) -> np.ndarray:
         x, w = x.astype("int32"), w.astype("int32")
-        return sum(x[:, i : i + 5, j : j + 4] @ w[i, j] for i in range(3) for j in range(3))
+        return sum(x[:, i : i + height, j : j + width] @ w[i, j] for i in range(3) for j in range(3))
 
     return make([x, w, y], reference, weights=(1,))
 

@@ -24,7 +24,7 @@ from reasoning_compiler.space.analysis import analyze
 from reasoning_compiler.space.own_rules import dot_products
 from reasoning_compiler.space.space import Space
 from space_kernels import Kernel, gemm, make, te
-from test_dot_products import by_dots, compiled, inputs_of, not_constant, offered, output, space_of
+from test_dot_products import by_dots, compiled, conv, inputs_of, not_constant, offered, output, space_of
 
 pytestmark = pytest.mark.tvm
 
@@ -36,25 +36,6 @@ AMX = {
     "num-cores": 2,
 }
 WITHOUT_512 = AMX | {"mattr": AMX["mattr"][:3]}
-
-
-def conv() -> Kernel:
-    """A 3x3 convolution of bytes, NHWC, without padding."""
-    x, w = te.placeholder((1, 5, 18, 128), "uint8", name="X"), te.placeholder((3, 3, 128, 32), "int8", name="W")
-    rh, rw, rc = (te.reduce_axis((0, n), name) for n, name in ((3, "rh"), (3, "rw"), (128, "rc")))
-    y = te.compute(
-        (1, 3, 16, 32),
-        lambda n, h, v, c: te.sum(
-            x[n, h + rh, v + rw, rc].astype("int32") * w[rh, rw, rc, c].astype("int32"), axis=[rh, rw, rc]
-        ),
-        name="Y",
-    )
-
-    def reference(x: np.ndarray, w: np.ndarray) -> np.ndarray:
-        x, w = x.astype("int32"), w.astype("int32")
-        return sum(x[:, i : i + 3, j : j + 16] @ w[i, j] for i in range(3) for j in range(3))
-
-    return make([x, w, y], reference, weights=(1,))
 
 
 def twice() -> Kernel:
@@ -83,7 +64,7 @@ KERNELS = {
     "int8, transposed": lambda: gemm(16, 32, 192, dtype="int8", transposed=True),
     "uint8": lambda: gemm(32, 48, 320, dtype="uint8"),
     "bfloat16": lambda: gemm(48, 80, 160, dtype="bfloat16"),
-    "uint8, convolution": conv,
+    "uint8, convolution": lambda: conv(128, 32, height=3, width=16),
     "uint8 and bfloat16": twice,
 }
 
