@@ -21,7 +21,7 @@ from bench import RESULTS
 from scripted import Script, chance, engineer, nonsense, served, serving
 
 from reasoning_compiler.experiment import ablate
-from reasoning_compiler.tuner import LLMSettings, Settings
+from reasoning_compiler.session import LLMSettings, Settings
 
 ROOT = Path(__file__).parents[1]
 LANDSCAPES = sorted((ROOT / "tests" / "landscapes").glob("*.landscape.gz"))

@@ -22,8 +22,8 @@ from scripted import engineer, late, served, serving
 
 from reasoning_compiler.measure import instrument
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
+from reasoning_compiler.session import LLMSettings, tune
 from reasoning_compiler.space.space import Space
-from reasoning_compiler.tuner import LLMSettings, tune
 
 from fake_instrument import FakeInstrument  # isort: skip
 

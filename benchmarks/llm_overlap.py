@@ -20,9 +20,9 @@ from typing import Any
 from bench import publish, spread
 from scripted import engineer, late, run, served, serving
 
+from reasoning_compiler.core.records import Step
 from reasoning_compiler.measure import instrument
-from reasoning_compiler.records import Step
-from reasoning_compiler.tuner import loop, tune
+from reasoning_compiler.session import loop, tune
 
 Span = tuple[float, float]
 MEASURING: list[Span] = []

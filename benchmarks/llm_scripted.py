@@ -30,7 +30,7 @@ from scripted import engineer, nonsense, run, served, serving
 
 from reasoning_compiler.machine import detect, tvm_target
 from reasoning_compiler.measure.instrument import Instrument
-from reasoning_compiler.tuner import Result, tune
+from reasoning_compiler.session import Result, tune
 from reasoning_compiler.workload import parse
 
 METHODS = ("engineer", "random", "expert", "nonsense")

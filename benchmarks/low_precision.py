@@ -19,7 +19,7 @@ from typing import Any
 from bench import publish, spread
 
 from reasoning_compiler.machine import detect
-from reasoning_compiler.tuner import tune
+from reasoning_compiler.session import tune
 from reasoning_compiler.workload import parse
 
 DTYPES = ("float32", "bfloat16", "int8")

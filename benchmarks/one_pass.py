@@ -13,14 +13,14 @@ from typing import Any
 
 from bench import publish
 
+from reasoning_compiler.core.records import UNTUNED, Step
+from reasoning_compiler.core.rng import stream
+from reasoning_compiler.ir.joined_label import JOINED, PRODUCTS
 from reasoning_compiler.machine import detect, tvm_target
 from reasoning_compiler.measure.instrument import Instrument
 from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.protocol import Context
-from reasoning_compiler.records import UNTUNED, Step
-from reasoning_compiler.rng import stream
-from reasoning_compiler.space.own_rules.joined_label import JOINED, PRODUCTS
-from reasoning_compiler.space.rules import rules_of, with_own_rules
+from reasoning_compiler.rules.registry import rules_of, with_own_rules
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import parse
 

@@ -21,10 +21,10 @@ from typing import Any, ClassVar
 
 from bench import publish
 
+from reasoning_compiler.core.records import Failure, Measurement
 from reasoning_compiler.measure import instrument
-from reasoning_compiler.measure.bench import Bench, Ran
-from reasoning_compiler.records import Failure, Measurement
-from reasoning_compiler.tuner import tune
+from reasoning_compiler.measure.workers.bench import Bench, Ran
+from reasoning_compiler.session import tune
 
 WORKLOADS = ["gemm[512,4096,1024]", "llama3-attention", "llama4-mlp"]
 LIMIT_MS = 20.0

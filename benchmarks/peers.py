@@ -29,7 +29,7 @@ import numpy as np
 from bench import RESULTS, publish, spread
 
 from reasoning_compiler.machine import detect
-from reasoning_compiler.tuner import tune
+from reasoning_compiler.session import tune
 from reasoning_compiler.workload import parse
 from reasoning_compiler.workload.workload import Workload, disagreement, tolerance
 

@@ -13,11 +13,11 @@ import math
 
 from bench import publish
 
+from reasoning_compiler.core.ranking import kendall_tau
 from reasoning_compiler.machine import detect
 from reasoning_compiler.measure.instrument import Instrument
-from reasoning_compiler.ranking import kendall_tau
-from reasoning_compiler.tuner import Settings
-from reasoning_compiler.tuner.parts import Parts
+from reasoning_compiler.session import Settings
+from reasoning_compiler.session.parts import Parts
 from reasoning_compiler.workload import parse
 
 KERNELS = ["gemm[512,4096,1024]", "llama3-attention", "flux-conv", "llama4-mlp", "deepseek-moe", "flux-attention"]

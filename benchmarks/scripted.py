@@ -14,7 +14,7 @@ sys.path[:0] = [str(_TESTS / "llm"), str(_TESTS)]
 from fake_server import FakeServer, Script  # noqa: E402
 from scripted_models import Respond, chance, engineer, nonsense, served  # noqa: E402
 
-from reasoning_compiler.tuner import LLMSettings, Result, tune  # noqa: E402
+from reasoning_compiler.session import LLMSettings, Result, tune  # noqa: E402
 
 __all__ = ["FakeServer", "Respond", "Script", "chance", "engineer", "late", "nonsense", "run", "served", "serving"]
 

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 from bench import publish, spread
 
+from reasoning_compiler.core.records import ChoiceDomain, Decision, Measurement, Program, Proposal, Step, Transformation
 from reasoning_compiler.proposer.protocol import Context
-from reasoning_compiler.records import ChoiceDomain, Decision, Measurement, Program, Proposal, Step, Transformation
 from reasoning_compiler.search.search import Known, SearchConfig, TreeSearch
 
 BATCH = 4

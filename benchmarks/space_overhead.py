@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from bench import publish, spread
 
-from reasoning_compiler.errors import IllegalProgramError
+from reasoning_compiler.core.errors import IllegalProgramError
 from reasoning_compiler.machine import detect, tvm_target
 from reasoning_compiler.proposer.random import mutate
 from reasoning_compiler.space.space import Space

@@ -20,11 +20,11 @@ from typing import Any
 from bench import publish, spread
 
 from reasoning_compiler.machine import detect, num_physical_cores, tvm_target
-from reasoning_compiler.measure.bench import Bench
-from reasoning_compiler.measure.builders import Builders
-from reasoning_compiler.measure.comparison import compare
-from reasoning_compiler.measure.racing import Race
-from reasoning_compiler.measure.scratch import Scratch
+from reasoning_compiler.measure.timing.comparison import compare
+from reasoning_compiler.measure.timing.racing import Race
+from reasoning_compiler.measure.workers.bench import Bench
+from reasoning_compiler.measure.workers.builders import Builders
+from reasoning_compiler.measure.workers.scratch import Scratch
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import parse
 

@@ -19,7 +19,7 @@ import numpy as np
 from bench import publish, spread
 
 from reasoning_compiler.machine import detect
-from reasoning_compiler.tuner import tune
+from reasoning_compiler.session import tune
 from reasoning_compiler.workload import Workload, parse
 
 TORCH = Path(__file__).with_name("torch_experts.py")

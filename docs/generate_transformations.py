@@ -1,4 +1,4 @@
-"""Writes docs/transformations.md from the language itself (`reasoning_compiler.language`).
+"""Writes docs/transformations.md from the language itself (`reasoning_compiler.core.primitives`).
 
 python docs/generate_transformations.py
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from reasoning_compiler.language import (
+from reasoning_compiler.core.primitives import (
     DECISION_MEANINGS,
     KIND_MEANINGS,
     MAX_PRIMITIVES,
@@ -37,8 +37,8 @@ A language model writes both (see [language-models.md](language-models.md)), a j
 
 PYTHON = """\
 ```text
-from reasoning_compiler.language import Primitive
-from reasoning_compiler.records import UNTUNED, Transformation
+from reasoning_compiler.core.primitives import Primitive
+from reasoning_compiler.core.records import UNTUNED, Transformation
 
 tiled = Transformation((("C.i tile", (16, 4, 1, 8)), ("unroll", 16)))
 split = Transformation((), primitives=(Primitive("split", ("C.k_1", (None, 4))), Primitive("unroll", ("C.k_1_1",))))

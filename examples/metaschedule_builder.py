@@ -12,7 +12,7 @@ import tempfile
 
 import reasoning_compiler as rc
 from reasoning_compiler.machine import import_tvm, tvm_target
-from reasoning_compiler.measure.metaschedule import ReasoningBuilder, ReasoningRunner
+from reasoning_compiler.measure.executors.metaschedule import ReasoningBuilder, ReasoningRunner
 
 import_tvm()
 from tvm.s_tir import meta_schedule as ms

@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import reasoning_compiler
-from reasoning_compiler.errors import DeviceError
-from reasoning_compiler.measure.tracker import Address, Devices
+from reasoning_compiler.core.errors import DeviceError
+from reasoning_compiler.measure.executors.tracker import Address, Devices
 
 KEY = "board"
 

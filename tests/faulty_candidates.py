@@ -28,8 +28,8 @@ from measure_kernels import (
     target,
     tvm,
 )
+from reasoning_compiler.core.records import FailureKind
 from reasoning_compiler.measure.instrument import Instrument, Measured
-from reasoning_compiler.records import FailureKind
 
 _BATCH = 8
 _LIMIT_BYTES = 2 << 30

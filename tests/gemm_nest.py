@@ -8,9 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from journal_examples import MACHINE
-from reasoning_compiler.errors import IllegalProgramError
-from reasoning_compiler.proposer.random import draw
-from reasoning_compiler.records import (
+from reasoning_compiler.core.errors import IllegalProgramError
+from reasoning_compiler.core.records import (
     UNTUNED,
     ChoiceDomain,
     Decision,
@@ -19,8 +18,9 @@ from reasoning_compiler.records import (
     TileDomain,
     Transformation,
 )
-from reasoning_compiler.space.nest import Access, Loop, Nest
-from reasoning_compiler.space.tiling import TileGroup
+from reasoning_compiler.cost.tiling import TileGroup
+from reasoning_compiler.ir.nest import Access, Loop, Nest
+from reasoning_compiler.proposer.random import draw
 
 UNROLLS = (0, 16, 64, 512)
 

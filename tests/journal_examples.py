@@ -8,9 +8,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from reasoning_compiler.journal import Header, Journal
-from reasoning_compiler.language import Primitive
-from reasoning_compiler.records import (
+from reasoning_compiler.core.primitives import Primitive
+from reasoning_compiler.core.records import (
     UNTUNED,
     Comparison,
     Failure,
@@ -21,6 +20,7 @@ from reasoning_compiler.records import (
     Step,
     Transformation,
 )
+from reasoning_compiler.journal import Header, Journal
 
 MACHINE = Machine(
     name="Xeon Cascade Lake",

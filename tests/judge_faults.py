@@ -16,11 +16,11 @@ from typing import Any
 from faulty_kernels import WRONG, module
 from measure_kernels import scheduled, target, tvm
 from reasoning_compiler.machine import use_threads
-from reasoning_compiler.measure.builder import build
-from reasoning_compiler.measure.data import Data
-from reasoning_compiler.measure.racing import Race
-from reasoning_compiler.measure.runner import Runner
-from reasoning_compiler.measure.serving import Refused
+from reasoning_compiler.measure.timing.racing import Race
+from reasoning_compiler.measure.verification.data import Data
+from reasoning_compiler.measure.workers.builder import build
+from reasoning_compiler.measure.workers.runner import Runner
+from reasoning_compiler.measure.workers.serving import Refused
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import parse
 from test_workload_tvm import SMALL

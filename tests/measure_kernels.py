@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from reasoning_compiler.core.records import Argument
 from reasoning_compiler.machine import import_tvm
-from reasoning_compiler.records import Argument
 
 tvm = import_tvm()
 

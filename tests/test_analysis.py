@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemm_nest import UNROLLS, GemmSpace, gemm, group, machine, tiled
+from reasoning_compiler.core.records import Decision, Machine, TileDomain
+from reasoning_compiler.cost.analysis import analyze, analyze_block, clock_hz
+from reasoning_compiler.cost.tiling import TileGroup, tile_groups
+from reasoning_compiler.ir.nest import Access, Loop, Nest
 from reasoning_compiler.machine.presets import PRESETS
 from reasoning_compiler.proposer.expert.tiles import TileChooser
 from reasoning_compiler.proposer.random import draw
-from reasoning_compiler.records import Decision, Machine, TileDomain
-from reasoning_compiler.space.analysis import analyze, analyze_block, clock_hz
-from reasoning_compiler.space.nest import Access, Loop, Nest
-from reasoning_compiler.space.tiling import TileGroup, tile_groups
 
 M = machine()  # two cores, AVX-512, 32 KB and 1 MB of cache a core
 CUBE = group(64, 64, 64)

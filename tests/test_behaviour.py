@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from space_kernels import conv2d, depthwise, layer_norm, softmax
 
 from reasoning_compiler import workload as workloads
+from reasoning_compiler.core.records import Failure, Machine, Measurement, Program, Step
 from reasoning_compiler.machine.presets import preset
-from reasoning_compiler.records import Failure, Machine, Measurement, Program, Step
-from reasoning_compiler.tuner.parts import Parts
-from reasoning_compiler.tuner.settings import Settings
+from reasoning_compiler.session.parts import Parts
+from reasoning_compiler.session.settings import Settings
+from space_kernels import conv2d, depthwise, layer_norm, softmax
 
 pytestmark = pytest.mark.tvm
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from reasoning_compiler.measure.comparison import CONFIDENCE, compare
+from reasoning_compiler.measure.timing.comparison import CONFIDENCE, compare
 
 ROUNDS = 12
 TRIALS = 2000

@@ -16,12 +16,12 @@ pytest.importorskip("tvm")
 
 import reasoning_compiler as rc
 from fake_instrument import FakeInstrument, lasting
-from reasoning_compiler.errors import IllegalProgramError
+from reasoning_compiler.core.crash_markers import Crash, Risk
+from reasoning_compiler.core.errors import IllegalProgramError
+from reasoning_compiler.core.records import UNTUNED, Transformation
 from reasoning_compiler.journal import Journal
 from reasoning_compiler.machine import detect, tvm_target
 from reasoning_compiler.measure import instrument
-from reasoning_compiler.records import UNTUNED, Transformation
-from reasoning_compiler.risk import Crash, Risk
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import parse
 

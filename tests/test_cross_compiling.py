@@ -13,12 +13,12 @@ pytest.importorskip("tvm")
 import reasoning_compiler as rc
 from measure_kernels import Gemm
 from reasoning_compiler import machine
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.machine.targets import is_native
-from reasoning_compiler.measure.builders import Builders
-from reasoning_compiler.measure.scratch import Scratch
-from reasoning_compiler.tuner import Settings
-from reasoning_compiler.tuner.parts import make_space
+from reasoning_compiler.measure.workers.builders import Builders
+from reasoning_compiler.measure.workers.scratch import Scratch
+from reasoning_compiler.session import Settings
+from reasoning_compiler.session.parts import make_space
 
 pytestmark = pytest.mark.tvm
 

@@ -15,8 +15,8 @@ import pytest
 pytest.importorskip("tvm")
 
 from measure_kernels import Gemm, N, calling, scheduled, target, tvm
+from reasoning_compiler.core.errors import ReasoningCompilerError, UsageError
 from reasoning_compiler.deploy import TunedKernel, load, loading_code, save, time_against_untuned
-from reasoning_compiler.errors import ReasoningCompilerError, UsageError
 from reasoning_compiler.measure.instrument import Instrument
 
 pytestmark = pytest.mark.tvm

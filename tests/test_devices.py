@@ -23,11 +23,11 @@ import reasoning_compiler as rc
 from device_farm import KEY, Server, free_port, wait_for
 from measure_kernels import Gemm, calling, gemm_without_last, scheduled, slow_gemm, target, tvm
 from reasoning_compiler.cli.main import main
-from reasoning_compiler.errors import DeviceError
-from reasoning_compiler.measure import farm
+from reasoning_compiler.core.errors import DeviceError
+from reasoning_compiler.core.records import Failure
+from reasoning_compiler.measure.executors import farm
+from reasoning_compiler.measure.executors.tracker import Address, Devices
 from reasoning_compiler.measure.instrument import Instrument
-from reasoning_compiler.measure.tracker import Address, Devices
-from reasoning_compiler.records import Failure
 
 pytestmark = pytest.mark.tvm
 

@@ -10,13 +10,14 @@ from typing import get_args
 
 import pytest
 
-from reasoning_compiler import errors, language
+from reasoning_compiler.core import errors
+from reasoning_compiler.core import primitives as language
+from reasoning_compiler.core.records import DecisionKind, FailureKind
 from reasoning_compiler.journal import run as journal_run
 from reasoning_compiler.proposer.llm import answer, calls
 from reasoning_compiler.proposer.llm.settings import LLMSettings
-from reasoning_compiler.records import DecisionKind, FailureKind
 from reasoning_compiler.search.config import SearchConfig
-from reasoning_compiler.tuner import Settings
+from reasoning_compiler.session import Settings
 from reasoning_compiler.workload import CATALOGUE
 from test_architecture import ROOMS
 

@@ -17,23 +17,23 @@ import pytest
 import tvm_ffi
 
 from gemm_nest import machine
+from reasoning_compiler.codegen.dot_products import with_dot_products
+from reasoning_compiler.codegen.lowering import compile_for
+from reasoning_compiler.codegen.packing import split_packing
+from reasoning_compiler.codegen.prefetching import with_prefetches
+from reasoning_compiler.core.records import UNTUNED, Peak, Program, Transformation
+from reasoning_compiler.cost.analysis import analyze, peak_of
+from reasoning_compiler.ir.extract import nests as nests_of
 from reasoning_compiler.journal import read_run
 from reasoning_compiler.machine import detect
-from reasoning_compiler.measure.dot_products import with_dot_products
-from reasoning_compiler.measure.lowering import compile_for
-from reasoning_compiler.measure.packing import split_packing
-from reasoning_compiler.measure.prefetching import with_prefetches
 from reasoning_compiler.proposer.expert.expert import Expert
 from reasoning_compiler.proposer.random import mutate
-from reasoning_compiler.records import UNTUNED, Peak, Program, Transformation
 from reasoning_compiler.report.explain import explain_text
 from reasoning_compiler.report.units import flops_text
-from reasoning_compiler.space.analysis import analyze, peak_of
-from reasoning_compiler.space.extract import nests as nests_of
-from reasoning_compiler.space.rules import rules_of, with_own_rules
+from reasoning_compiler.rules.registry import rules_of, with_own_rules
+from reasoning_compiler.session import tune
+from reasoning_compiler.session.explaining import explained
 from reasoning_compiler.space.space import Space
-from reasoning_compiler.tuner import tune
-from reasoning_compiler.tuner.explaining import explained
 from reasoning_compiler.workload import parse
 from reasoning_compiler.workload.kernels import gemm as named_gemm
 from space_kernels import Kernel, gemm, make, te, tvm
@@ -258,7 +258,7 @@ def test_its_trace_replays_in_plain_tvm() -> None:
 _REPLAY = """
 import hashlib, json, sys
 from test_dot_products import compiled, inputs_of, output, space
-from reasoning_compiler.records import Program
+from reasoning_compiler.core.records import Program
 made, program = space("int8"), Program.from_json(json.loads(sys.argv[1]))
 print(hashlib.sha256(output(made, program, inputs_of(made, 5)).tobytes()).hexdigest())
 """

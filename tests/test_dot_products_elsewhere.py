@@ -10,12 +10,12 @@ import pytest
 
 from journal_examples import header
 from reasoning_compiler import machine
+from reasoning_compiler.core.records import UNTUNED
+from reasoning_compiler.cost.analysis import analyze
+from reasoning_compiler.ir.dots import DOTS, dot_named, dots_for
 from reasoning_compiler.machine import detect
 from reasoning_compiler.proposer.expert.expert import Expert
-from reasoning_compiler.records import UNTUNED
 from reasoning_compiler.report.explain import Explained, explain_text
-from reasoning_compiler.space.analysis import analyze
-from reasoning_compiler.space.dots import DOTS, dot_named, dots_for
 from space_kernels import Kernel, gemm, make, te
 from test_dot_products import WITH_BOTH, by_dots, compiled, inputs_of, offered, output, space_of
 

@@ -16,7 +16,8 @@ import pytest
 pytest.importorskip("tvm")
 
 from reasoning_compiler.cli.main import main
-from reasoning_compiler.errors import EnvironmentMismatchError, IllegalProgramError, UsageError
+from reasoning_compiler.core.errors import EnvironmentMismatchError, IllegalProgramError, UsageError
+from reasoning_compiler.core.records import UNTUNED, ChoiceDomain, Decision, Program, Transformation
 from reasoning_compiler.experiment import ablate, compare, fidelity
 from reasoning_compiler.experiment.experiment import PLAN_FILE, in_turn
 from reasoning_compiler.experiment.fidelity import agreement, of_landscape
@@ -27,8 +28,7 @@ from reasoning_compiler.experiment.places import Recorded
 from reasoning_compiler.experiment.tables import curves_svg, page_of, to_html, to_markdown, to_text
 from reasoning_compiler.experiment.variants import ABLATIONS, METHODS, VALUES, ablation, methods
 from reasoning_compiler.journal import read_run
-from reasoning_compiler.records import UNTUNED, ChoiceDomain, Decision, Program, Transformation
-from reasoning_compiler.tuner import LLMSettings, Settings
+from reasoning_compiler.session import LLMSettings, Settings
 
 pytestmark = pytest.mark.tvm  # a recording is compared with the kernel of its name
 

@@ -17,16 +17,16 @@ pytest.importorskip("tvm")
 
 from fake_instrument import FakeInstrument, failing
 from reasoning_compiler.cli.main import main
-from reasoning_compiler.errors import EnvironmentMismatchError, UsageError
+from reasoning_compiler.core.errors import EnvironmentMismatchError, UsageError
+from reasoning_compiler.core.records import UNTUNED, Measurement, Transformation
 from reasoning_compiler.experiment import compare, record
 from reasoning_compiler.experiment.landscape_file import read_landscape
 from reasoning_compiler.experiment.restrict import restrict
 from reasoning_compiler.journal import JOURNAL_FILE, read_run
 from reasoning_compiler.machine import detect
 from reasoning_compiler.measure import instrument
-from reasoning_compiler.records import UNTUNED, Measurement, Transformation
-from reasoning_compiler.tuner import Settings
-from reasoning_compiler.tuner.parts import with_threads
+from reasoning_compiler.session import Settings
+from reasoning_compiler.session.parts import with_threads
 from reasoning_compiler.workload import parse
 
 pytestmark = pytest.mark.tvm

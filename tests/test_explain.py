@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from journal_examples import MACHINE, header, ok
-from reasoning_compiler.records import UNTUNED, Transformation
+from reasoning_compiler.core.records import UNTUNED, Transformation
+from reasoning_compiler.cost.analysis import Analysis, BlockAnalysis, analyze
 from reasoning_compiler.report.explain import Explained, explain_json, explain_text
-from reasoning_compiler.space.analysis import Analysis, BlockAnalysis, analyze
 from reasoning_compiler.space.space import Space
 from space_kernels import conv2d, gemm, make, softmax, te, tvm
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from reasoning_compiler.records import UNTUNED, Transformation
-from reasoning_compiler.space.affine import Affine, Digit
-from reasoning_compiler.space.extract import nests
-from reasoning_compiler.space.nest import Access, Loop, Nest
+from reasoning_compiler.core.records import UNTUNED, Transformation
+from reasoning_compiler.ir.affine import Affine, Digit
+from reasoning_compiler.ir.extract import nests
+from reasoning_compiler.ir.nest import Access, Loop, Nest
 from reasoning_compiler.space.space import Space
 from space_kernels import KERNELS, attention, conv2d, gemm, gemm_vnni, softmax, te, tvm
 

@@ -12,12 +12,7 @@ import pytest
 
 from attention_kernels import KERNELS, masked, no_softmax
 from gemm_nest import machine as gemm_machine
-from reasoning_compiler.machine import detect, preset, tvm_target
-from reasoning_compiler.proposer.expert import Expert
-from reasoning_compiler.proposer.expert.fused import FusedChooser
-from reasoning_compiler.proposer.protocol import Context
-from reasoning_compiler.proposer.random import mutate
-from reasoning_compiler.records import (
+from reasoning_compiler.core.records import (
     UNTUNED,
     ChoiceDomain,
     Decision,
@@ -27,9 +22,14 @@ from reasoning_compiler.records import (
     TileDomain,
     Transformation,
 )
-from reasoning_compiler.space.own_rules.attention_chain import find_chain
-from reasoning_compiler.space.own_rules.masked_columns import Band
-from reasoning_compiler.space.rules import rules_of, with_own_rules
+from reasoning_compiler.machine import detect, preset, tvm_target
+from reasoning_compiler.proposer.expert import Expert
+from reasoning_compiler.proposer.expert.fused import FusedChooser
+from reasoning_compiler.proposer.protocol import Context
+from reasoning_compiler.proposer.random import mutate
+from reasoning_compiler.rules.attention_chain import find_chain
+from reasoning_compiler.rules.masked_columns import Band
+from reasoning_compiler.rules.registry import rules_of, with_own_rules
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import parse
 from space_kernels import Kernel, attention, make_inputs, tvm

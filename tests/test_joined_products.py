@@ -10,16 +10,16 @@ import pytest
 
 from fresh_process import schedule_hash
 from gemm_nest import machine
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.codegen.packing import split_packing
+from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.core.records import UNTUNED, Program, Transformation
+from reasoning_compiler.cost.analysis import analyze
+from reasoning_compiler.ir.joined_label import JOINED
+from reasoning_compiler.ir.nest import joined
 from reasoning_compiler.machine import detect, tvm_target
-from reasoning_compiler.measure.packing import split_packing
 from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.random import mutate
-from reasoning_compiler.records import UNTUNED, Program, Transformation
-from reasoning_compiler.space.analysis import analyze
-from reasoning_compiler.space.nest import joined
-from reasoning_compiler.space.own_rules.joined_label import JOINED
-from reasoning_compiler.space.rules import rules_of, with_own_rules
+from reasoning_compiler.rules.registry import rules_of, with_own_rules
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import Workload, parse
 from space_kernels import Kernel, make, make_inputs, te, tvm

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import reasoning_compiler.records
+import reasoning_compiler.core.records
 from journal_examples import Event, failed, header, measurements, ok, scripts, step, write_gemm
-from reasoning_compiler.errors import EnvironmentMismatchError, JournalError, UsageError
+from reasoning_compiler.core.errors import EnvironmentMismatchError, JournalError, UsageError
+from reasoning_compiler.core.records import Transformation
 from reasoning_compiler.journal import (
     ENVIRONMENT_FILE,
     JOURNAL_FILE,
@@ -28,9 +29,8 @@ from reasoning_compiler.journal import (
     check_environment,
     read_run,
 )
-from reasoning_compiler.records import Transformation
 
-SOURCE = Path(reasoning_compiler.records.__file__).parents[1]
+SOURCE = Path(reasoning_compiler.core.records.__file__).parents[1]
 
 
 @pytest.fixture

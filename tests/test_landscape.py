@@ -16,9 +16,7 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from reasoning_compiler.proposer.protocol import Context, Proposer
-from reasoning_compiler.proposer.random import RandomProposer, draw, mutate
-from reasoning_compiler.records import (
+from reasoning_compiler.core.records import (
     UNTUNED,
     Decision,
     Measurement,
@@ -28,6 +26,8 @@ from reasoning_compiler.records import (
     Transformation,
     Value,
 )
+from reasoning_compiler.proposer.protocol import Context, Proposer
+from reasoning_compiler.proposer.random import RandomProposer, draw, mutate
 from reasoning_compiler.search.search import Known, SearchConfig, TreeSearch
 from toy_space import Blind, unit
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from reasoning_compiler import machine
-from reasoning_compiler.errors import ReasoningCompilerError, UsageError
+from reasoning_compiler.core.errors import ReasoningCompilerError, UsageError
+from reasoning_compiler.core.records import Machine
 from reasoning_compiler.machine import cgroup, cores, cpu, doctor, peaks, probe, targets, toolchain
 from reasoning_compiler.machine.child import ChildError, call_in_child
-from reasoning_compiler.records import Machine
 
 MEASURED = {
     "target": {"kind": "llvm", "mcpu": "znver5", "num-cores": 2},

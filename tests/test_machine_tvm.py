@@ -12,7 +12,7 @@ import time
 import pytest
 
 from reasoning_compiler import machine
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.machine import doctor, targets
 from reasoning_compiler.machine.child import call_in_child
 

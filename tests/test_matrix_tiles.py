@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from reasoning_compiler import machine
+from reasoning_compiler.core.records import UNTUNED, Program
+from reasoning_compiler.cost.analysis import analyze
 from reasoning_compiler.machine import detect
 from reasoning_compiler.machine.toolchain import c_compiler
 from reasoning_compiler.proposer.expert.expert import Expert
 from reasoning_compiler.proposer.random import mutate
-from reasoning_compiler.records import UNTUNED, Program
-from reasoning_compiler.space.analysis import analyze
-from reasoning_compiler.space.own_rules import dot_products
+from reasoning_compiler.rules import dot_products
 from reasoning_compiler.space.space import Space
 from space_kernels import Kernel, gemm, make, te
 from test_dot_products import by_dots, compiled, conv, inputs_of, not_constant, offered, output, space_of

@@ -33,15 +33,15 @@ from measure_kernels import (
     target,
     tvm,
 )
-from reasoning_compiler.errors import ReasoningCompilerError
+from reasoning_compiler.codegen.packing import split_packing
+from reasoning_compiler.codegen.signature import KernelArgument, read_signature
+from reasoning_compiler.core.errors import ReasoningCompilerError
 from reasoning_compiler.machine import num_physical_cores
-from reasoning_compiler.measure.builders import Builders
 from reasoning_compiler.measure.instrument import Instrument, Measured
-from reasoning_compiler.measure.packing import split_packing
-from reasoning_compiler.measure.pool import Pool, Request, WorkerOptions
-from reasoning_compiler.measure.scratch import Scratch
-from reasoning_compiler.measure.signature import KernelArgument, read_signature
-from reasoning_compiler.measure.weights import PackedWeights
+from reasoning_compiler.measure.workers.builders import Builders
+from reasoning_compiler.measure.workers.pool import Pool, Request, WorkerOptions
+from reasoning_compiler.measure.workers.scratch import Scratch
+from reasoning_compiler.measure.workers.weights import PackedWeights
 
 pytestmark = pytest.mark.tvm
 
@@ -460,7 +460,7 @@ class TestMetaSchedule:
     def test_tune_tir_measures_with_our_builder_and_runner(self, tmp_path: Path) -> None:
         from tvm.s_tir import meta_schedule as ms
 
-        from reasoning_compiler.measure.metaschedule import ReasoningBuilder, ReasoningRunner
+        from reasoning_compiler.measure.executors.metaschedule import ReasoningBuilder, ReasoningRunner
 
         builder = ReasoningBuilder(num_workers=1, scratch_dir=tmp_path)
         runner = ReasoningRunner(num_threads=2, workload=Gemm(), target=target(), scratch_dir=tmp_path)
@@ -491,7 +491,7 @@ class TestMetaSchedule:
         from tvm.s_tir.meta_schedule.builder import BuilderInput
         from tvm.s_tir.meta_schedule.runner import RunnerInput
 
-        from reasoning_compiler.measure.metaschedule import ReasoningBuilder, ReasoningRunner
+        from reasoning_compiler.measure.executors.metaschedule import ReasoningBuilder, ReasoningRunner
 
         builder = ReasoningBuilder(num_workers=1, scratch_dir=tmp_path)
         runner = ReasoningRunner(

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasoning_compiler.errors import ReasoningCompilerError
-from reasoning_compiler.measure.messages import MAX_BYTES, Decoder, GarbledError, encode, receive, send
-from reasoning_compiler.measure.racing import Race, half_width, runs_per_timing, verdict
-from reasoning_compiler.measure.scratch import Scratch
-from reasoning_compiler.measure.serving import Refused, serve
-from reasoning_compiler.measure.verify import Expected, poison
+from reasoning_compiler.core.errors import ReasoningCompilerError
+from reasoning_compiler.measure.timing.racing import Race, half_width, runs_per_timing, verdict
+from reasoning_compiler.measure.verification.compare import Expected, poison
+from reasoning_compiler.measure.workers.messages import MAX_BYTES, Decoder, GarbledError, encode, receive, send
+from reasoning_compiler.measure.workers.scratch import Scratch
+from reasoning_compiler.measure.workers.serving import Refused, serve
 
 
 class TestRacing:
@@ -219,7 +219,7 @@ class TestScratch:
     def test_the_next_one_sweeps_away_what_a_killed_owner_left(self, tmp_path: Path) -> None:
         code = (
             "import os, signal; from pathlib import Path\n"
-            "from reasoning_compiler.measure.scratch import Scratch\n"
+            "from reasoning_compiler.measure.workers.scratch import Scratch\n"
             f"scratch = Scratch(Path({str(tmp_path)!r})); scratch.new_folder(); os.kill(os.getpid(), signal.SIGKILL)"
         )
         alive = Scratch(tmp_path)

@@ -11,10 +11,10 @@ import tvm_ffi
 
 from fresh_process import schedule_hash
 from gemm_nest import machine
+from reasoning_compiler.core.records import UNTUNED, Program, Transformation
 from reasoning_compiler.proposer.expert.expert import Expert
 from reasoning_compiler.proposer.random import mutate
-from reasoning_compiler.records import UNTUNED, Program, Transformation
-from reasoning_compiler.space.own_rules.packed_contraction import IN_REGISTERS
+from reasoning_compiler.rules.packed_contraction import IN_REGISTERS
 from reasoning_compiler.space.space import Space
 from space_kernels import Kernel, attention, batched_matmul, conv2d, gemm, make, make_inputs, tvm
 from test_packed_contraction import output, space_of

@@ -12,7 +12,7 @@ import pytest
 import reasoning_compiler as rc
 from reasoning_compiler.cli.main import main
 from reasoning_compiler.journal import read_run
-from reasoning_compiler.tuner import Progress
+from reasoning_compiler.session import Progress
 from reasoning_compiler.workload import from_tvm, parse
 from space_kernels import elementwise
 

@@ -11,16 +11,16 @@ import pytest
 import tvm_ffi
 
 from gemm_nest import machine
+from reasoning_compiler.codegen.lowering import compile_for
+from reasoning_compiler.codegen.packing import split_packing
+from reasoning_compiler.codegen.prefetching import with_prefetches
+from reasoning_compiler.core.records import UNTUNED, Program, Transformation
+from reasoning_compiler.cost.analysis import analyze
 from reasoning_compiler.machine import detect, tvm_target
-from reasoning_compiler.measure.lowering import compile_for
-from reasoning_compiler.measure.packing import split_packing
-from reasoning_compiler.measure.prefetching import with_prefetches
 from reasoning_compiler.proposer.expert.expert import Expert
 from reasoning_compiler.proposer.random import mutate
-from reasoning_compiler.records import UNTUNED, Program, Transformation
-from reasoning_compiler.space.analysis import analyze
-from reasoning_compiler.space.own_rules.packed_contraction import IN_REGISTERS
-from reasoning_compiler.space.rules import rules_of, with_own_rules
+from reasoning_compiler.rules.packed_contraction import IN_REGISTERS
+from reasoning_compiler.rules.registry import rules_of, with_own_rules
 from reasoning_compiler.space.space import Space
 from space_kernels import Kernel, batched_matmul, conv2d, depthwise, gemm, make_inputs, tvm
 

@@ -12,15 +12,15 @@ import tvm_ffi
 
 from fresh_process import schedule_hash
 from gemm_nest import machine
-from reasoning_compiler.errors import IllegalProgramError
-from reasoning_compiler.measure.packing import split_packing
+from reasoning_compiler.codegen.packing import split_packing
+from reasoning_compiler.core.errors import IllegalProgramError
+from reasoning_compiler.core.records import UNTUNED, Program, Transformation
+from reasoning_compiler.cost.analysis import Analysis, analyze
 from reasoning_compiler.proposer.expert.expert import Expert
 from reasoning_compiler.proposer.random import mutate
-from reasoning_compiler.records import UNTUNED, Program, Transformation
 from reasoning_compiler.report.explain import Explained, explain_text
-from reasoning_compiler.space.analysis import Analysis, analyze
-from reasoning_compiler.space.own_rules.packed_contraction import IN_REGISTERS
-from reasoning_compiler.space.rules import rules_of, space_generator, with_own_rules
+from reasoning_compiler.rules.packed_contraction import IN_REGISTERS
+from reasoning_compiler.rules.registry import rules_of, space_generator, with_own_rules
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import parse
 from space_kernels import Kernel, batched_matmul, gemm, make, make_inputs, te, tvm

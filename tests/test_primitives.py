@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from journal_examples import MACHINE
-from reasoning_compiler.errors import IllegalProgramError
+from reasoning_compiler.core.crash_markers import Risk
+from reasoning_compiler.core.errors import IllegalProgramError
+from reasoning_compiler.core.primitives import MAX_PRIMITIVES, SIGNATURES, Primitive
+from reasoning_compiler.core.records import UNTUNED, Program, Step, Transformation
+from reasoning_compiler.cost.analysis import analyze
 from reasoning_compiler.experiment.landscape_file import read_landscape
-from reasoning_compiler.language import MAX_PRIMITIVES, SIGNATURES, Primitive
 from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.expert.sums import SumsInLanes
 from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.proposer.random import mutate
-from reasoning_compiler.records import UNTUNED, Program, Step, Transformation
-from reasoning_compiler.risk import Risk
-from reasoning_compiler.space.analysis import analyze
 from reasoning_compiler.space.free import NamedBlock
 from reasoning_compiler.space.space import Space
 from space_kernels import gemm, layer_norm, tvm

@@ -11,14 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemm_nest import GemmSpace, group, machine
-from reasoning_compiler.errors import IllegalProgramError
-from reasoning_compiler.proposer.expert import Expert
-from reasoning_compiler.proposer.expert.start import Start
-from reasoning_compiler.proposer.expert.ways import Ways
-from reasoning_compiler.proposer.expert.words import describe_move, describe_tiling
-from reasoning_compiler.proposer.protocol import Context, Rejection
-from reasoning_compiler.proposer.random import RandomProposer, draw, mutate, prime_factors
-from reasoning_compiler.records import (
+from reasoning_compiler.core.errors import IllegalProgramError
+from reasoning_compiler.core.records import (
     UNTUNED,
     ChoiceDomain,
     Decision,
@@ -30,7 +24,13 @@ from reasoning_compiler.records import (
     TileDomain,
     Transformation,
 )
-from reasoning_compiler.space.analysis import analyze
+from reasoning_compiler.cost.analysis import analyze
+from reasoning_compiler.proposer.expert import Expert
+from reasoning_compiler.proposer.expert.start import Start
+from reasoning_compiler.proposer.expert.ways import Ways
+from reasoning_compiler.proposer.expert.words import describe_move, describe_tiling
+from reasoning_compiler.proposer.protocol import Context, Rejection
+from reasoning_compiler.proposer.random import RandomProposer, draw, mutate, prime_factors
 from toy_space import DOMAINS, ToySpace, edit
 
 M = machine()

@@ -27,14 +27,14 @@ from statistics import mean
 
 import pytest
 
+from reasoning_compiler.core.paired import paired
 from reasoning_compiler.experiment.cell import Cell, cell_of
 from reasoning_compiler.experiment.landscape import Landscape
 from reasoning_compiler.experiment.landscape_file import read_landscape
 from reasoning_compiler.experiment.recorded import search
 from reasoning_compiler.experiment.variants import methods
-from reasoning_compiler.paired import paired
 from reasoning_compiler.search.config import SearchConfig
-from reasoning_compiler.tuner.settings import Settings
+from reasoning_compiler.session.settings import Settings
 
 LANDSCAPES = Path(__file__).parent / "landscapes"
 KERNELS = ("attention", "conv", "gemm", "mlp", "moe")

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from journal_examples import MACHINE, measurements, programs, transformations, values
-from reasoning_compiler import stages
-from reasoning_compiler.ranking import kendall_tau
-from reasoning_compiler.records import (
+from reasoning_compiler.core import phases as stages
+from reasoning_compiler.core.phases import Stopwatch
+from reasoning_compiler.core.ranking import kendall_tau
+from reasoning_compiler.core.records import (
     UNTUNED,
     ChoiceDomain,
     Failure,
@@ -29,12 +30,11 @@ from reasoning_compiler.records import (
     as_value,
     difference,
 )
-from reasoning_compiler.rng import stream
-from reasoning_compiler.stages import Stopwatch
+from reasoning_compiler.core.rng import stream
 
 CODE = """
-from reasoning_compiler.records import Program
-from reasoning_compiler.rng import stream
+from reasoning_compiler.core.records import Program
+from reasoning_compiler.core.rng import stream
 program = Program((("C", "tiled"),), (("C.i tile", (4, 2)), ("unroll", 16), ("größe", "ü")))
 print(program.key, stream(7, "expand", 12).integers(0, 2**62, 3).tolist())
 """

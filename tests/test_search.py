@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasoning_compiler.errors import IllegalProgramError, UsageError
+from reasoning_compiler.core.errors import IllegalProgramError, UsageError
+from reasoning_compiler.core.records import UNTUNED, Failure, Measurement, Program, Proposal, Transformation
 from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.proposer.random import RandomProposer
-from reasoning_compiler.records import UNTUNED, Failure, Measurement, Program, Proposal, Transformation
 from reasoning_compiler.search.search import SearchConfig, TreeSearch
 from reasoning_compiler.surrogate.surrogate import Description, Surrogate
 from toy_space import Blind, Noisy, Script, Tape, ToySpace, chance_search, edit, latency_secs, measure, program, unit

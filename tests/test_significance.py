@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
+from reasoning_compiler.core.paired import paired
 from reasoning_compiler.experiment.significance import holm, in_words
-from reasoning_compiler.paired import paired
 
 
 def by_enumeration(differences: list[float]) -> float:

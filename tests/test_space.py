@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reasoning_compiler.errors import IllegalProgramError, UsageError
-from reasoning_compiler.language import Primitive
+from reasoning_compiler.codegen.packing import split_packing
+from reasoning_compiler.core.errors import IllegalProgramError, UsageError
+from reasoning_compiler.core.primitives import Primitive
+from reasoning_compiler.core.records import UNTUNED, ChoiceDomain, Decision, Program, TileDomain, Transformation
 from reasoning_compiler.machine import quiet_logging
-from reasoning_compiler.measure.packing import split_packing
 from reasoning_compiler.proposer.random import mutate
-from reasoning_compiler.records import UNTUNED, ChoiceDomain, Decision, Program, TileDomain, Transformation
 from reasoning_compiler.space.placing import legal_locations
 from reasoning_compiler.space.replay import Replayer
 from reasoning_compiler.space.sketch import Sketch, SketchGenerator
@@ -714,7 +714,8 @@ def test_a_sum_inside_another_blocks_reduction_loop_starts_at_zero_each_time() -
 
 def test_what_would_still_be_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     # The guard behind that repair: without the repair it has something to refuse.
-    monkeypatch.setattr("reasoning_compiler.space.postprocess._initialise_inside_foreign_loops", lambda schedule: None)
+    name = "reasoning_compiler.codegen.postprocess._initialise_inside_foreign_loops"
+    monkeypatch.setattr(name, lambda schedule: None)
     made = Space(kernel("attention").mod, this_machine())
     with pytest.raises(IllegalProgramError, match="`T_softmax_expsum` would be summed again in each iteration"):
         made.edit(UNTUNED, Transformation((("T_softmax_expsum at", 6),)))

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reasoning_compiler.core.ranking import kendall_tau
+from reasoning_compiler.core.records import UNTUNED, Program
 from reasoning_compiler.proposer.random import RandomProposer
-from reasoning_compiler.ranking import kendall_tau
-from reasoning_compiler.records import UNTUNED, Program
 from reasoning_compiler.search.search import Known, TreeSearch
 from reasoning_compiler.surrogate.surrogate import Description, Surrogate, Trust
 from toy_space import ToySpace, measure, program, unit

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasoning_compiler.records import UNTUNED, Measurement, Step
+from reasoning_compiler.core.records import UNTUNED, Measurement, Step
 from reasoning_compiler.search.tree import Tree
 from toy_space import Tape, chance_search, program
 

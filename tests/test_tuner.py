@@ -24,15 +24,15 @@ pytest.importorskip("tvm")
 
 import reasoning_compiler as rc
 from fake_instrument import UNTUNED_SECS, FakeInstrument, failing, lasting
+from reasoning_compiler.core.errors import EnvironmentMismatchError, Interrupted, NothingMeasuredError, UsageError
+from reasoning_compiler.core.records import Failure, FailureKind, Measurement
 from reasoning_compiler.deploy import export_database
-from reasoning_compiler.errors import EnvironmentMismatchError, Interrupted, NothingMeasuredError, UsageError
 from reasoning_compiler.journal import JOURNAL_FILE, canonical_lines
 from reasoning_compiler.machine import import_tvm
 from reasoning_compiler.measure import instrument
-from reasoning_compiler.records import Failure, FailureKind, Measurement
 from reasoning_compiler.report import summarize, to_text
-from reasoning_compiler.tuner import Progress, Result, load_workload, machine_of, space_of
-from reasoning_compiler.tuner.loop import Loop
+from reasoning_compiler.session import Progress, Result, load_workload, machine_of, space_of
+from reasoning_compiler.session.loop import Loop
 
 pytestmark = pytest.mark.tvm
 
@@ -557,7 +557,7 @@ def test_a_real_run_is_killed_and_goes_on(tmp_path: Path, after: int) -> None:
     assert len(nodes) == len(set(nodes))
     assert result.speedup > 1
     assert saved(folder)["node"] == result.best.step.node
-    from reasoning_compiler.measure.scratch import Scratch
+    from reasoning_compiler.measure.workers.scratch import Scratch
 
     Scratch(tmp_path).close()  # as the next run here would
     assert [path.name for path in tmp_path.iterdir()] == ["run"]  # what the killed one left behind is gone

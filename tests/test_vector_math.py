@@ -12,9 +12,9 @@ import pytest
 from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 
+from reasoning_compiler.core.records import UNTUNED, Transformation
 from reasoning_compiler.machine import detect, quiet_logging, tvm_target
-from reasoning_compiler.records import UNTUNED, Transformation
-from reasoning_compiler.space.rules import rules_of, space_generator, with_own_rules
+from reasoning_compiler.rules.registry import rules_of, space_generator, with_own_rules
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import vector_math
 from space_kernels import elementwise, make, make_inputs, softmax, te, tvm

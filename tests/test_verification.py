@@ -21,18 +21,18 @@ pytest.importorskip("tvm")
 from faulty_kernels import BESIDE, DEADLY, GEMM, WRONG, fused_gemm, module, rows_of_threads
 from judge_faults import SCHEDULES
 from measure_kernels import Gemm, scheduled, slow_gemm, target, tvm
+from reasoning_compiler.core.records import Failure
+from reasoning_compiler.ir.races import racing_loop
 from reasoning_compiler.measure import instrument as instrument_module
-from reasoning_compiler.measure.bench import Ran
-from reasoning_compiler.measure.builder import build
-from reasoning_compiler.measure.data import Data
 from reasoning_compiler.measure.instrument import Instrument
-from reasoning_compiler.measure.loaded import LoadedKernel
-from reasoning_compiler.measure.memory import Fenced
-from reasoning_compiler.measure.races import racing_loop
-from reasoning_compiler.measure.racing import Race
-from reasoning_compiler.measure.runner import Runner
-from reasoning_compiler.measure.workspaces import FILLS, Workspaces, compile_workspaces
-from reasoning_compiler.records import Failure
+from reasoning_compiler.measure.timing.racing import Race
+from reasoning_compiler.measure.verification.data import Data
+from reasoning_compiler.measure.workers.bench import Ran
+from reasoning_compiler.measure.workers.builder import build
+from reasoning_compiler.measure.workers.loaded import LoadedKernel
+from reasoning_compiler.measure.workers.memory import Fenced
+from reasoning_compiler.measure.workers.runner import Runner
+from reasoning_compiler.measure.workers.workspaces import FILLS, Workspaces, compile_workspaces
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import CATALOGUE, parse
 from test_workload_tvm import SMALL
@@ -197,8 +197,8 @@ def test_caches_are_cold_after_an_eviction() -> None:
     code = (
         "import time, statistics, numpy as np\n"
         "from reasoning_compiler.machine import import_tvm; import_tvm()\n"
-        "from reasoning_compiler.measure.eviction import Eviction\n"
-        "from reasoning_compiler.measure.bench import bytes_to_flush\n"
+        "from reasoning_compiler.measure.timing.eviction import Eviction\n"
+        "from reasoning_compiler.measure.workers.bench import bytes_to_flush\n"
         "eviction, data, out = Eviction(bytes_to_flush()), np.ones(1 << 18, 'float32'), np.empty(1 << 18, 'float32')\n"
         "def secs(cold):\n"
         "    np.add(data, data, out=out)\n"
@@ -276,7 +276,7 @@ class TestFences:
         code = (
             "import ctypes, os, numpy as np\n"
             "from reasoning_compiler.machine import import_tvm; import_tvm()\n"
-            "from reasoning_compiler.measure.memory import Fenced\n"
+            "from reasoning_compiler.measure.workers.memory import Fenced\n"
             "fenced = Fenced.allocate((1024,), 'float32'); at = fenced.values.ctypes.data\n"
             "fenced.tensor.copyfrom(np.zeros(1024, 'float32')); fenced.allow_writing(False)\n"
             "harmless = lambda: ctypes.string_at(at, 4096)\n"

@@ -13,14 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-import reasoning_compiler.records
+import reasoning_compiler.core.records
 from journal_examples import header, ok, step
 from reasoning_compiler.cli import watched
+from reasoning_compiler.core.crash_markers import Crash, Note, Risk, at_risk, keep
+from reasoning_compiler.core.records import Program
 from reasoning_compiler.journal import Journal, read_run
-from reasoning_compiler.records import Program
-from reasoning_compiler.risk import Crash, Note, Risk, at_risk, keep
 
-SOURCE = Path(reasoning_compiler.records.__file__).parents[1]
+SOURCE = Path(reasoning_compiler.core.records.__file__).parents[1]
 # Python imports this by itself when it starts; the watcher's own process is left as it is.
 PLANTED = """
 import sys
@@ -28,8 +28,8 @@ if any("cli.watched import work" in argument for argument in sys.orig_argv):
     import ctypes, os, pathlib, signal, time
     import reasoning_compiler.cli.main as cli
     from reasoning_compiler.journal import Journal
-    from reasoning_compiler.records import Measurement, Program
-    from reasoning_compiler.risk import Risk, at_risk, works_on
+    from reasoning_compiler.core.records import Measurement, Program
+    from reasoning_compiler.core.crash_markers import Risk, at_risk, works_on
     starts = pathlib.Path("starts")
     with starts.open("a") as file:
         file.write(" ".join(sys.orig_argv[5:]) + chr(10))
@@ -228,7 +228,7 @@ def test_who_is_stuck_is_ended(start: Start, tmp_path: Path) -> None:
 
 
 def test_a_note_says_the_innermost_of_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reasoning_compiler.risk._note", None)
+    monkeypatch.setattr("reasoning_compiler.core.crash_markers._note", None)
     note = Note.create()
     outer, inner = Risk(DEADLY, (("unroll", 64), ("C.i tile", (4, 4)))), Risk(DEADLY)
     with at_risk(outer):

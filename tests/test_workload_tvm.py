@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from reasoning_compiler import workload as workloads
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.machine import import_tvm
 from reasoning_compiler.workload import (
     CATALOGUE,

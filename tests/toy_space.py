@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from reasoning_compiler.errors import IllegalProgramError
-from reasoning_compiler.proposer.protocol import Context
-from reasoning_compiler.proposer.random import RandomProposer, draw
-from reasoning_compiler.records import (
+from reasoning_compiler.core.errors import IllegalProgramError
+from reasoning_compiler.core.records import (
     ChoiceDomain,
     Decision,
     Failure,
@@ -24,6 +22,8 @@ from reasoning_compiler.records import (
     Transformation,
     Value,
 )
+from reasoning_compiler.proposer.protocol import Context
+from reasoning_compiler.proposer.random import RandomProposer, draw
 from reasoning_compiler.search.search import Known, TreeSearch
 
 DOMAINS: dict[str, TileDomain | ChoiceDomain] = {

@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from reasoning_compiler.journal import read_run as read_run
     from reasoning_compiler.machine import detect as detect
     from reasoning_compiler.search.search import SearchConfig as SearchConfig
-    from reasoning_compiler.tuner import Result as Result
-    from reasoning_compiler.tuner import Settings as Settings
-    from reasoning_compiler.tuner import resume as resume
-    from reasoning_compiler.tuner import tune as tune
+    from reasoning_compiler.session import Result as Result
+    from reasoning_compiler.session import Settings as Settings
+    from reasoning_compiler.session import resume as resume
+    from reasoning_compiler.session import tune as tune
 
 _HOMES = {
-    "Result": "tuner",
+    "Result": "session",
     "SearchConfig": "search.search",
-    "Settings": "tuner",
+    "Settings": "session",
     "detect": "machine",
     "load": "deploy",
     "read_run": "journal",
-    "resume": "tuner",
-    "tune": "tuner",
+    "resume": "session",
+    "tune": "session",
 }
 
 __all__ = [*sorted(_HOMES), "workloads"]

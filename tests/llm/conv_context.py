@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from reasoning_compiler.proposer.llm.prompt import Kernel
-from reasoning_compiler.proposer.protocol import Context, Rejection
-from reasoning_compiler.records import (
+from reasoning_compiler.core.records import (
     UNTUNED,
     Argument,
     ChoiceDomain,
@@ -18,6 +16,8 @@ from reasoning_compiler.records import (
     Transformation,
     Value,
 )
+from reasoning_compiler.proposer.llm.prompt import Kernel
+from reasoning_compiler.proposer.protocol import Context, Rejection
 from reasoning_compiler.space.free import NamedBlock, NamedLoop
 
 MACHINE = Machine(

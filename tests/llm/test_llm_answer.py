@@ -9,11 +9,11 @@ from typing import Any, get_args
 import pytest
 from conv_context import START, conv_context, table
 
-from reasoning_compiler.language import Primitive
+from reasoning_compiler.core.primitives import Primitive
+from reasoning_compiler.core.records import ChoiceDomain, Decision, TileDomain
 from reasoning_compiler.proposer.llm.answer import MAX_ANSWER_CHARS, Answer, RejectionKind, parse_answer
 from reasoning_compiler.proposer.llm.loose_json import find_containers
 from reasoning_compiler.proposer.llm.values import coerce
-from reasoning_compiler.records import ChoiceDomain, Decision, TileDomain
 
 TABLE = conv_context().table
 H, W, CO, UNROLL = "conv2d.h tile", "conv2d.w tile", "conv2d.co tile", "unroll"

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.proposer.llm.budget import Budget, BudgetRefusal, Reservation
 from reasoning_compiler.proposer.llm.prices import Price, PriceList, Usage
 from reasoning_compiler.proposer.llm.scrub import Scrubber

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fake_server import KEY, FakeServer, Script, error
 
-from reasoning_compiler.errors import LLMSetupError
+from reasoning_compiler.core.errors import LLMSetupError
 from reasoning_compiler.proposer.llm import client as client_module
 from reasoning_compiler.proposer.llm.calls import CallFailure, Message, Reply
 from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient

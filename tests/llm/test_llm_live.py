@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from conv_context import ANALYSIS, KERNEL, MACHINE, conv_context
 
+from reasoning_compiler.core.records import Proposal
 from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient
 from reasoning_compiler.proposer.llm.metered import MeteredModel
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
 from reasoning_compiler.proposer.protocol import Context
-from reasoning_compiler.records import Proposal
 
 MODEL = os.environ.get("REASONC_LIVE_MODEL", "")
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conv_context import conv_context, program, root_context
 
+from reasoning_compiler.core.records import ChoiceDomain, Decision, Program, Proposal, Transformation
 from reasoning_compiler.proposer.llm.calls import CallFailure, Message, Reply
 from reasoning_compiler.proposer.llm.metered import MeteredModel
 from reasoning_compiler.proposer.llm.paper import (
@@ -21,7 +22,6 @@ from reasoning_compiler.proposer.llm.paper import (
 from reasoning_compiler.proposer.llm.prices import Usage
 from reasoning_compiler.proposer.llm.transcript import Transcript, read_transcript
 from reasoning_compiler.proposer.protocol import Context
-from reasoning_compiler.records import ChoiceDomain, Decision, Program, Proposal, Transformation
 
 TABLE = conv_context().table
 

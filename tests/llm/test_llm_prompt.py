@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import pytest
 from conv_context import ANALYSIS, BLOCKS, KERNEL, MACHINE, PROGRAM_TEXT, START, conv_context, program, root_context
 
-from reasoning_compiler.language import Primitive
+from reasoning_compiler.core.primitives import Primitive
+from reasoning_compiler.core.records import UNTUNED, Peak, Step, Transformation
 from reasoning_compiler.proposer.llm.answer import Item
 from reasoning_compiler.proposer.llm.calls import estimate_tokens
 from reasoning_compiler.proposer.llm.node import changes_text, node_text
 from reasoning_compiler.proposer.llm.prompt import build_prompt, repair_text, tiling_notes
 from reasoning_compiler.proposer.llm.shorten import compact, shorten
 from reasoning_compiler.proposer.protocol import SAME_PROGRAM, Rejection
-from reasoning_compiler.records import UNTUNED, Peak, Step, Transformation
 
 BRINGS = {
     ("conv2d", "cached"): (("copy tile", (64, 1)), ("copy at", -1)),

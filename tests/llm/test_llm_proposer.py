@@ -14,8 +14,9 @@ import pytest
 from conv_context import ANALYSIS, KERNEL, MACHINE, conv_context
 from fake_server import KEY, FakeServer, Script, error
 
-from reasoning_compiler.errors import LLMSetupError, UsageError
-from reasoning_compiler.language import Primitive
+from reasoning_compiler.core.errors import LLMSetupError, UsageError
+from reasoning_compiler.core.primitives import Primitive
+from reasoning_compiler.core.records import Program, Proposal, Transformation
 from reasoning_compiler.proposer.llm import client as client_module
 from reasoning_compiler.proposer.llm.budget import Budget
 from reasoning_compiler.proposer.llm.calls import Message
@@ -26,7 +27,6 @@ from reasoning_compiler.proposer.llm.proposer import LLMProposer
 from reasoning_compiler.proposer.llm.settings import LLMSettings, open_model
 from reasoning_compiler.proposer.llm.transcript import Transcript, read_transcript, spending
 from reasoning_compiler.proposer.protocol import Context
-from reasoning_compiler.records import Program, Proposal, Transformation
 
 pytest.importorskip("pydantic_ai", reason="the `llm` extra is not installed")
 

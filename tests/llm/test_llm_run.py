@@ -28,14 +28,14 @@ pytest.importorskip("pydantic_ai", reason="the `llm` extra is not installed")
 import reasoning_compiler as rc
 from fake_instrument import FakeInstrument
 from reasoning_compiler.cli.main import app
-from reasoning_compiler.errors import Interrupted, LLMSetupError, UsageError
+from reasoning_compiler.core.errors import Interrupted, LLMSetupError, UsageError
 from reasoning_compiler.journal import Run
 from reasoning_compiler.measure import instrument
 from reasoning_compiler.proposer.llm import client as client_module
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
 from reasoning_compiler.proposer.llm.transcript import Exchange, read_transcript
-from reasoning_compiler.tuner import LLMSettings, Result
-from reasoning_compiler.tuner.loop import Loop
+from reasoning_compiler.session import LLMSettings, Result
+from reasoning_compiler.session.loop import Loop
 
 pytestmark = [pytest.mark.tvm, pytest.mark.filterwarnings("ignore:coroutine.*never awaited")]
 
@@ -382,7 +382,7 @@ sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]}
 import reasoning_compiler as rc
 from fake_instrument import FakeInstrument
 from reasoning_compiler.measure import instrument
-from reasoning_compiler.tuner import LLMSettings
+from reasoning_compiler.session import LLMSettings
 instrument.Instrument = FakeInstrument
 def watch(progress):
     if progress.num_samples == 6:

@@ -11,6 +11,8 @@ from fake_server import FakeServer
 from scripted_models import Respond, chance, engineer, nonsense, served
 
 from gemm_nest import GemmSpace, group, machine
+from reasoning_compiler.core.records import Measurement, Program, Transformation
+from reasoning_compiler.cost.analysis import analyze
 from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient
 from reasoning_compiler.proposer.llm.metered import LLMStats, MeteredModel
@@ -19,10 +21,8 @@ from reasoning_compiler.proposer.llm.proposer import LLMProposer
 from reasoning_compiler.proposer.llm.transcript import Transcript
 from reasoning_compiler.proposer.protocol import Proposer
 from reasoning_compiler.proposer.random import RandomProposer
-from reasoning_compiler.records import Measurement, Program, Transformation
 from reasoning_compiler.search.search import Known, TreeSearch
-from reasoning_compiler.space.analysis import analyze
-from reasoning_compiler.tuner.thinking import Thinker
+from reasoning_compiler.session.thinking import Thinker
 from toy_space import unit
 
 pytest.importorskip("pydantic_ai", reason="the `llm` extra is not installed")

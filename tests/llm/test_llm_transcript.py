@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from reasoning_compiler.errors import JournalError
+from reasoning_compiler.core.errors import JournalError
+from reasoning_compiler.core.records import Transformation
 from reasoning_compiler.proposer.llm.calls import Attempt, Message, prompt_hash
 from reasoning_compiler.proposer.llm.prices import Usage
 from reasoning_compiler.proposer.llm.scrub import Scrubber
 from reasoning_compiler.proposer.llm.transcript import Exchange, Outcome, Transcript, read_transcript, spending
-from reasoning_compiler.records import Transformation
 
 MESSAGES = (Message("system", "s"), Message("user", "ü\ud800"))
 EDIT = Transformation((("a tile", (1, 2)), ("unroll", 16)), "faster")

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reasoning_compiler.errors import JournalError, LLMSetupError
+from reasoning_compiler.core.errors import JournalError, LLMSetupError
+from reasoning_compiler.core.records import Proposal, Transformation
 from reasoning_compiler.proposer.llm.metered import LLMStats
 from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.proposer.random import RandomProposer, mutate
-from reasoning_compiler.records import Proposal, Transformation
 from reasoning_compiler.search.search import TreeSearch
-from reasoning_compiler.tuner.thinking import Thinker
+from reasoning_compiler.session.thinking import Thinker
 from toy_space import Blind, ToySpace, measure
 
 
@@ -234,7 +234,7 @@ def test_what_no_later_call_mends_ends_the_run_before_it_measures(close: Any, er
 
 
 def test_the_first_look_does_not_wait_for_a_slow_model(close: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reasoning_compiler.tuner.thinking._FIRST_LOOK_SECS", 0.1)
+    monkeypatch.setattr("reasoning_compiler.session.thinking._FIRST_LOOK_SECS", 0.1)
     rig = Rig(Slow(gate=True))
     close(rig)
     started = time.perf_counter()

@@ -18,7 +18,7 @@ from reasoning_compiler.cli.model_options import (
     model_settings,
 )
 from reasoning_compiler.cli.options import Json, Quiet, Threads, Timeout, command_line
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
 
 _ALL = "all"
 
@@ -62,7 +62,7 @@ def ablate(
     """Compare runs that differ in one setting."""
     from reasoning_compiler.experiment.compare import ablate as ablate_setting
     from reasoning_compiler.experiment.compare import new_folder
-    from reasoning_compiler.tuner import Settings
+    from reasoning_compiler.session import Settings
 
     given = {
         "context-depth": context_depth,

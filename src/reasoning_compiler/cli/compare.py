@@ -67,7 +67,7 @@ def compare(
     """Compare methods: one instrument, equal samples, seeds in turns, and whether what differs is more than luck."""
     from reasoning_compiler.experiment.compare import compare as compare_methods
     from reasoning_compiler.experiment.compare import new_folder
-    from reasoning_compiler.tuner import Settings
+    from reasoning_compiler.session import Settings
 
     folder = out or new_folder("compare")
     model = model_settings(

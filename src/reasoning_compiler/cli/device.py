@@ -32,10 +32,10 @@ def serve(
     It is TVM's RPC server, which has neither passwords nor encryption: whoever can connect runs any code here. Use it
     in a network that you trust, or through an SSH tunnel.
     """
-    from reasoning_compiler.errors import UsageError
+    from reasoning_compiler.core.errors import UsageError
     from reasoning_compiler.machine import chosen_threads, num_physical_cores, why_not_tvm
     from reasoning_compiler.measure import device_server
-    from reasoning_compiler.measure.tracker import Address, Devices
+    from reasoning_compiler.measure.executors.tracker import Address, Devices
 
     wrong = why_not_tvm()
     if wrong is not None:

@@ -28,7 +28,7 @@ def explain(
     """
     from reasoning_compiler.journal import read_run
     from reasoning_compiler.report.explain import explain_json, explain_text
-    from reasoning_compiler.tuner import explained, machine_of
+    from reasoning_compiler.session import explained, machine_of
 
     found = read_run(run)
     programs = explained(found, node)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +39,7 @@ def export(
         save(library, out, about=about)
         typer.echo(f"# {out} holds the best program of {run}. To use it:\n\n{loading_code(out)}")
     if database is not None:
-        from reasoning_compiler.tuner import space_of
+        from reasoning_compiler.session import space_of
 
         count = export_database(found, database, space=space_of(found))
         typer.echo(f"# {database} holds {count} tuning records in MetaSchedule's format.")

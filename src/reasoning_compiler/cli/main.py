@@ -31,7 +31,7 @@ from reasoning_compiler.cli import (
     tune,
     workloads,
 )
-from reasoning_compiler.errors import ReasoningCompilerError
+from reasoning_compiler.core.errors import ReasoningCompilerError
 
 app = typer.Typer(
     name="reasonc",

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from reasoning_compiler.tuner import LLMSettings
+    from reasoning_compiler.session import LLMSettings
 
 LLM_PANEL = {"rich_help_panel": "Language model"}
 
@@ -40,7 +40,7 @@ def model_settings(llm: str | None, *, base_url: str | None, **options: Any) -> 
     Raises:
         UsageError: a server without a model.
     """
-    from reasoning_compiler.tuner import LLMSettings
+    from reasoning_compiler.session import LLMSettings
 
     if llm is None:
         if base_url is not None:

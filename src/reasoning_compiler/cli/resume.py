@@ -29,7 +29,7 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """Go on with a run that was interrupted, or let it take more samples."""
-    from reasoning_compiler.tuner import resume as resume_run
+    from reasoning_compiler.session import resume as resume_run
 
     conduct(
         lambda watch: resume_run(

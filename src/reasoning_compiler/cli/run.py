@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from reasoning_compiler.cli.options import Json
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def run(
     from reasoning_compiler.deploy.best import LIBRARY_FILE
     from reasoning_compiler.journal import read_run
     from reasoning_compiler.report.units import time_text
-    from reasoning_compiler.tuner import NOT_KEPT, devices_of, load_workload
+    from reasoning_compiler.session import NOT_KEPT, devices_of, load_workload
 
     found = read_run(run)
     library = run / "best" / LIBRARY_FILE

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from reasoning_compiler.cli.options import Json
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +25,7 @@ def transcript(
     from reasoning_compiler.journal import read_run
     from reasoning_compiler.proposer.llm.transcript import read_transcript
     from reasoning_compiler.report.exchange import exchange_line, exchange_text
-    from reasoning_compiler.tuner.model import TRANSCRIPT_FILE
+    from reasoning_compiler.session.model import TRANSCRIPT_FILE
 
     found = read_run(run)
     path = run / TRANSCRIPT_FILE

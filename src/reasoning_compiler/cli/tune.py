@@ -67,8 +67,8 @@ def tune(
     quiet: Quiet = False,
 ) -> None:
     """Tune a kernel: search for a fast program, verify it, save it as a library."""
-    from reasoning_compiler.tuner import Settings
-    from reasoning_compiler.tuner import tune as tune_workload
+    from reasoning_compiler.session import Settings
+    from reasoning_compiler.session import tune as tune_workload
 
     model = model_settings(
         llm,

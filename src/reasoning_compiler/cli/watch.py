@@ -17,9 +17,9 @@ import typer
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from reasoning_compiler.core.records import Step
     from reasoning_compiler.journal import Run
-    from reasoning_compiler.records import Step
-    from reasoning_compiler.tuner import Progress, Result
+    from reasoning_compiler.session import Progress, Result
 
 _DOING = {
     "starting": "starting",
@@ -42,7 +42,7 @@ def conduct(work: Callable[[Callable[[Progress], None]], Result], *, quiet: bool
         quiet: show no progress.
         as_json: print one JSON object at the end, and nothing else.
     """
-    from reasoning_compiler.errors import Interrupted
+    from reasoning_compiler.core.errors import Interrupted
 
     try:
         with _watching(quiet=quiet or as_json) as watch:

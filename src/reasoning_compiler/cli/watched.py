@@ -25,9 +25,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.errors import CrashedError, ReasoningCompilerError
-from reasoning_compiler.lifeline import follow_the_parent
-from reasoning_compiler.risk import Crash, Note, has_ended, keep
+from reasoning_compiler.core.crash_markers import Crash, Note, has_ended, keep
+from reasoning_compiler.core.errors import CrashedError, ReasoningCompilerError
+from reasoning_compiler.core.parent_death import follow_the_parent
 
 _EXPERIMENTS = ("compare", "ablate")  # whose runs lie in FOLDER/cells/, and which go on with `--out FOLDER`
 _QUIET = ("--json", "--quiet", "-q")

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reasoning_compiler.core.errors import JournalError
+from reasoning_compiler.core.records import Step
 from reasoning_compiler.deploy.library import write_library
-from reasoning_compiler.errors import JournalError
-from reasoning_compiler.records import Step
 
 LIBRARY_FILE = "kernel.so"
 _PROGRAM_FILE = "program.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reasoning_compiler.errors import IllegalProgramError, UsageError
+from reasoning_compiler.core.errors import IllegalProgramError, UsageError
 from reasoning_compiler.journal import Run, unknown_here
 from reasoning_compiler.machine import import_tvm
 

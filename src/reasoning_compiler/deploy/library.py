@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reasoning_compiler.errors import ReasoningCompilerError, UsageError
+from reasoning_compiler.codegen.signature import KernelArgument, Signature, read_signature, signature_path
+from reasoning_compiler.core.errors import ReasoningCompilerError, UsageError
 from reasoning_compiler.machine.toolchain import use_threads
-from reasoning_compiler.measure.signature import KernelArgument, Signature, read_signature, signature_path
 from reasoning_compiler.workload.workload import numpy_dtype
 
 if TYPE_CHECKING:
-    from reasoning_compiler.measure.tracker import Devices
-    from reasoning_compiler.records import Measurement
+    from reasoning_compiler.core.records import Measurement
+    from reasoning_compiler.measure.executors.tracker import Devices
 
 
 def save(artifact: Path, path: Path, *, about: Mapping[str, str | int | float] | None = None) -> Path:

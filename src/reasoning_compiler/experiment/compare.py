@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.errors import JournalError, UsageError
+from reasoning_compiler.core.errors import JournalError, UsageError
 from reasoning_compiler.experiment import variants
 from reasoning_compiler.experiment.experiment import Watched, run_experiment
 from reasoning_compiler.experiment.landscape_file import is_landscape
 from reasoning_compiler.experiment.places import Recorded, open_place
 from reasoning_compiler.experiment.tables import curves_svg, page_of, to_html, to_text
 from reasoning_compiler.experiment.variants import BASELINE, Variant
-from reasoning_compiler.tuner.settings import LLMSettings, Settings
+from reasoning_compiler.session.settings import LLMSettings, Settings
 
 PAGE_FILE, CURVES_FILE, TEXT_FILE = "results.html", "curves.svg", "results.txt"
 
@@ -112,7 +112,7 @@ def _run(
         raise UsageError(f"`repeats` is {repeats!r}; it must be a whole number of at least 1")
     for variant in chosen:
         if variant.settings is not None and variant.settings.llm is not None:
-            from reasoning_compiler.tuner.model import Model
+            from reasoning_compiler.session.model import Model
 
             Model(variant.settings)  # says now what is wrong with the model, its key or its budget
     if len({is_landscape(text) for text in workloads}) > 1:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from reasoning_compiler.errors import NothingMeasuredError
+from reasoning_compiler.core.errors import NothingMeasuredError
 from reasoning_compiler.machine import detect, import_tvm, quiet_logging, tvm_target
 
 
@@ -44,7 +44,7 @@ def evolutionary(
     from tvm.ir.utils import derived_object
     from tvm.s_tir import meta_schedule as ms
 
-    from reasoning_compiler.measure.metaschedule import ReasoningBuilder, ReasoningRunner
+    from reasoning_compiler.measure.executors.metaschedule import ReasoningBuilder, ReasoningRunner
 
     best_secs, best_mod = math.inf, None
 

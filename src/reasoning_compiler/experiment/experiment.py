@@ -10,13 +10,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.errors import EnvironmentMismatchError, JournalError, NothingMeasuredError, UsageError
+from reasoning_compiler.core.errors import EnvironmentMismatchError, JournalError, NothingMeasuredError, UsageError
 from reasoning_compiler.experiment.cell import Cell
 from reasoning_compiler.experiment.places import Place, failed_cell
 from reasoning_compiler.experiment.variants import Variant, line_to_reach
 from reasoning_compiler.journal import package_version
 from reasoning_compiler.machine import differences
-from reasoning_compiler.tuner.settings import Progress
+from reasoning_compiler.session.settings import Progress
 
 FORMAT_VERSION = 1
 PLAN_FILE, RESULTS_FILE = "experiment.json", "results.json"

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.core.ranking import kendall_tau
+from reasoning_compiler.core.rng import stream
 from reasoning_compiler.experiment.experiment import PLAN_FILE, RESULTS_FILE
 from reasoning_compiler.experiment.landscape import Landscape
 from reasoning_compiler.experiment.landscape_file import is_landscape, read_landscape
 from reasoning_compiler.journal import JOURNAL_FILE, Run, read_run
-from reasoning_compiler.ranking import kendall_tau
 from reasoning_compiler.report.fidelity import Agreement, Stage, agreement, of_runs, predicts_scores
-from reasoning_compiler.rng import stream
 
 _SEEN = (0, 16, 64, 256)  # programs of a recording that the surrogate has seen
 
@@ -81,7 +81,7 @@ def of_landscape(landscape: Landscape, *, seed: int = 0) -> Fidelity:
         seed: of the draw of what it sees; the rest is what it is asked about.
     """
     from reasoning_compiler.experiment.recorded import RecordedParts
-    from reasoning_compiler.tuner.settings import Settings
+    from reasoning_compiler.session.settings import Settings
 
     entries = landscape.measured
     order = stream(seed, "fidelity").permutation(len(entries))

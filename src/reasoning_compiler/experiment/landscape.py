@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from reasoning_compiler.errors import IllegalProgramError
-from reasoning_compiler.proposer.random import draw
-from reasoning_compiler.records import (
+from reasoning_compiler.core.errors import IllegalProgramError
+from reasoning_compiler.core.records import (
     Argument,
     Decision,
     Machine,
@@ -24,10 +23,11 @@ from reasoning_compiler.records import (
     Transformation,
     Value,
 )
+from reasoning_compiler.cost.tiling import TileGroup
+from reasoning_compiler.ir.nest import Nest
+from reasoning_compiler.proposer.random import draw
 from reasoning_compiler.space.free import NamedBlock
-from reasoning_compiler.space.nest import Nest
 from reasoning_compiler.space.replay import edits_of, plainest, show
-from reasoning_compiler.space.tiling import TileGroup
 
 _MAX_DRAWS = 64
 _OUTSIDE = "it lies outside of what was recorded"

@@ -17,9 +17,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.errors import JournalError, UsageError
-from reasoning_compiler.experiment.landscape import Entry, Landscape, RecordedWorkload
-from reasoning_compiler.records import (
+from reasoning_compiler.core.errors import JournalError, UsageError
+from reasoning_compiler.core.records import (
     Argument,
     ChoiceDomain,
     Decision,
@@ -30,8 +29,9 @@ from reasoning_compiler.records import (
     TileDomain,
     as_value,
 )
-from reasoning_compiler.space.nest import Access, Loop, Nest
-from reasoning_compiler.space.tiling import TileGroup
+from reasoning_compiler.cost.tiling import TileGroup
+from reasoning_compiler.experiment.landscape import Entry, Landscape, RecordedWorkload
+from reasoning_compiler.ir.nest import Access, Loop, Nest
 
 FORMAT_VERSION = 2
 SUFFIX = ".landscape.gz"

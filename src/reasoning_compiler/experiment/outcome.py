@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reasoning_compiler.core.paired import Paired, paired
 from reasoning_compiler.experiment.cell import Cell
 from reasoning_compiler.experiment.significance import holm
-from reasoning_compiler.paired import Paired, paired
 
 DEFINITIONS = (
     ("speed-up", "time of the untuned program over time of the run's winner; winners of one seed timed in turns"),

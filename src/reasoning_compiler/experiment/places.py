@@ -9,16 +9,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from reasoning_compiler.core.crash_markers import works_on
+from reasoning_compiler.core.errors import Interrupted, NothingMeasuredError, ReasoningCompilerError, UsageError
+from reasoning_compiler.core.records import Machine, Measurement
 from reasoning_compiler.deploy.best import LIBRARY_FILE
-from reasoning_compiler.errors import Interrupted, NothingMeasuredError, ReasoningCompilerError, UsageError
 from reasoning_compiler.experiment.cell import Cell, cell_of
 from reasoning_compiler.experiment.landscape_file import is_landscape, read_landscape
 from reasoning_compiler.experiment.recorded import check, search
 from reasoning_compiler.experiment.variants import Variant
 from reasoning_compiler.journal import JOURNAL_FILE, read_run
-from reasoning_compiler.records import Machine, Measurement
-from reasoning_compiler.risk import works_on
-from reasoning_compiler.tuner.settings import Progress, Settings
+from reasoning_compiler.session.settings import Progress, Settings
 
 if TYPE_CHECKING:
     from reasoning_compiler.measure.instrument import Instrument
@@ -90,7 +90,7 @@ class Recorded:
 
     def check_kernel(self) -> None:
         """Raises UsageError where the recording does not fit the workload that its spec names today."""
-        from reasoning_compiler.tuner.tune import as_workload
+        from reasoning_compiler.session.tune import as_workload
 
         workload = self._landscape.workload
         if as_workload(workload.spec).key != workload.key:
@@ -126,8 +126,8 @@ class Hardware:
 
     def __init__(self, spec: str, settings: Settings) -> None:
         from reasoning_compiler.machine import chosen_threads, detect, fingerprint
-        from reasoning_compiler.tuner.parts import with_threads
-        from reasoning_compiler.tuner.tune import as_workload
+        from reasoning_compiler.session.parts import with_threads
+        from reasoning_compiler.session.tune import as_workload
 
         found = detect()
         threads = chosen_threads(settings.threads, found.num_cores)
@@ -141,7 +141,7 @@ class Hardware:
         if variant.settings is None:
             shutil.rmtree(folder, ignore_errors=True)
             return self._evolutionary(variant, seed, folder, samples=samples, watch=watch)
-        from reasoning_compiler.tuner.tune import resume, tune
+        from reasoning_compiler.session.tune import resume, tune
 
         journal = folder / JOURNAL_FILE
         try:
@@ -167,8 +167,8 @@ class Hardware:
         from reasoning_compiler.deploy.library import write_library
         from reasoning_compiler.experiment.evolutionary import evolutionary
         from reasoning_compiler.machine import tvm_target
-        from reasoning_compiler.space.rules import space_generator
-        from reasoning_compiler.tuner.parts import space_rules
+        from reasoning_compiler.rules.registry import space_generator
+        from reasoning_compiler.session.parts import space_rules
 
         works_on(None)
         started = time.perf_counter()

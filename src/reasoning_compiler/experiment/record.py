@@ -10,16 +10,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.errors import EnvironmentMismatchError, IllegalProgramError, JournalError, UsageError
+from reasoning_compiler.core.errors import EnvironmentMismatchError, IllegalProgramError, JournalError, UsageError
+from reasoning_compiler.core.records import UNTUNED, Failure, Measurement, Program, Transformation
+from reasoning_compiler.core.rng import stream
 from reasoning_compiler.experiment.landscape import Landscape, RecordedWorkload
 from reasoning_compiler.experiment.landscape_file import SUFFIX, header_json, read_rows, row_json, write_landscape
 from reasoning_compiler.experiment.restrict import Restricted, restrict
 from reasoning_compiler.machine import detect, differences, fingerprint, tvm_target
 from reasoning_compiler.measure.instrument import Instrument
-from reasoning_compiler.records import UNTUNED, Failure, Measurement, Program, Transformation
-from reasoning_compiler.rng import stream
-from reasoning_compiler.tuner.parts import with_threads
-from reasoning_compiler.tuner.tune import as_workload
+from reasoning_compiler.session.parts import with_threads
+from reasoning_compiler.session.tune import as_workload
 
 _BATCH = 8  # programs built together
 

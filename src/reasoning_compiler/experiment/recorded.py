@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.core.records import Measurement, Program, Step
 from reasoning_compiler.experiment.landscape import Landscape
 from reasoning_compiler.journal import Header, Journal, Run, read_run
 from reasoning_compiler.measure.instrument import Measured
-from reasoning_compiler.records import Measurement, Program, Step
-from reasoning_compiler.tuner.loop import Loop
-from reasoning_compiler.tuner.parts import Parts
-from reasoning_compiler.tuner.settings import Progress, Settings
+from reasoning_compiler.session.loop import Loop
+from reasoning_compiler.session.parts import Parts
+from reasoning_compiler.session.settings import Progress, Settings
 
 _UNTUNED = Path("untuned")
 
@@ -42,7 +42,7 @@ def search(
     check(settings)
     model = None
     if settings.llm is not None:
-        from reasoning_compiler.tuner.model import Model
+        from reasoning_compiler.session.model import Model
 
         model = Model(settings)
     parts = RecordedParts(landscape, settings)

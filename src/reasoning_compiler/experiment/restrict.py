@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from reasoning_compiler.errors import IllegalProgramError, UsageError
+from reasoning_compiler.core.errors import IllegalProgramError, UsageError
+from reasoning_compiler.core.records import UNTUNED, Decision, Machine, Program, Step, Transformation
+from reasoning_compiler.core.rng import stream
+from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.experiment.landscape import Structure, values_of
 from reasoning_compiler.machine import import_tvm, tvm_target
 from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.protocol import Context
-from reasoning_compiler.records import UNTUNED, Decision, Machine, Program, Step, Transformation
-from reasoning_compiler.rng import stream
-from reasoning_compiler.space.rules import rules_of
+from reasoning_compiler.rules.registry import rules_of
 from reasoning_compiler.space.space import Space
-from reasoning_compiler.space.tiling import TileGroup
 
 if TYPE_CHECKING:
     from reasoning_compiler.workload import Workload

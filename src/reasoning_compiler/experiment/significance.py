@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from reasoning_compiler.paired import ALPHA, Paired
+from reasoning_compiler.core.paired import ALPHA, Paired
 
 _SMALL = 0.01  # of a ratio: told apart, and of no use
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.journal import read_run
 from reasoning_compiler.search.config import SearchConfig
-from reasoning_compiler.tuner.settings import LLMSettings, Settings
+from reasoning_compiler.session.settings import LLMSettings, Settings
 
 METHODS = {
     "evolutionary": "TVM's evolutionary search in TVM's own space, upstream defaults",

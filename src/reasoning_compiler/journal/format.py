@@ -30,8 +30,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.errors import JournalError, UsageError
-from reasoning_compiler.records import Machine, Peak
+from reasoning_compiler.core.errors import JournalError, UsageError
+from reasoning_compiler.core.records import Machine, Peak
 
 FORMAT_VERSION = 3
 """2: programs, transformations and risks may have `primitives`. 3: the header may have `peak` and

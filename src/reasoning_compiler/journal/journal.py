@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.errors import JournalError, UsageError
+from reasoning_compiler.core.crash_markers import Crash
+from reasoning_compiler.core.errors import JournalError, UsageError
+from reasoning_compiler.core.records import Measurement, Noise, Step, Transformation
 from reasoning_compiler.journal.format import ENVIRONMENT_FILE, JOURNAL_FILE, Header, encode, whole_size
 from reasoning_compiler.journal.run import Rejected, read_run
-from reasoning_compiler.records import Measurement, Noise, Step, Transformation
-from reasoning_compiler.risk import Crash
 
 try:
     import fcntl

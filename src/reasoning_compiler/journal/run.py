@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.errors import EnvironmentMismatchError, JournalError, UsageError
+from reasoning_compiler.core.crash_markers import Crash
+from reasoning_compiler.core.errors import EnvironmentMismatchError, JournalError, UsageError
+from reasoning_compiler.core.records import Measurement, Noise, Program, Step, Transformation
 from reasoning_compiler.journal.format import FORMAT_VERSION, JOURNAL_FILE, Header, damaged, read_events
-from reasoning_compiler.records import Measurement, Noise, Program, Step, Transformation
-from reasoning_compiler.risk import Crash
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.machine.cgroup import cpu_quota
 
 _CPU_DIR = Path("/sys/devices/system/cpu")

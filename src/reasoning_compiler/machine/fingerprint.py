@@ -7,8 +7,8 @@ import json
 import platform
 from typing import Any
 
+from reasoning_compiler.core.records import Machine
 from reasoning_compiler.machine.toolchain import installed_version
-from reasoning_compiler.records import Machine
 
 _PACKAGES = ("apache-tvm", "apache-tvm-ffi", "numpy", "reasoning-compiler")
 

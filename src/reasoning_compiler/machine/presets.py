@@ -12,9 +12,9 @@ import json
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.core.records import Machine
 from reasoning_compiler.machine.targets import VectorUnit
-from reasoning_compiler.records import Machine
 
 _KIB, _MIB = 1 << 10, 1 << 20
 _GIGA = 1e9

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import psutil
 
-from reasoning_compiler.errors import ReasoningCompilerError, UsageError
+from reasoning_compiler.core.errors import ReasoningCompilerError, UsageError
+from reasoning_compiler.core.records import Machine
 from reasoning_compiler.machine.cgroup import memory_limit_bytes
 from reasoning_compiler.machine.child import ChildError, call_in_child
 from reasoning_compiler.machine.cores import num_physical_cores
 from reasoning_compiler.machine.cpu import Cpu, read_cpu
 from reasoning_compiler.machine.targets import vector_unit
 from reasoning_compiler.machine.toolchain import TVM_VERSION, why_not_tvm
-from reasoning_compiler.records import Machine
 
 # Raised when the probe measures or records something else than before.
 _PROBE_VERSION = 1

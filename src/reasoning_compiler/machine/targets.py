@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.core.records import Machine
 from reasoning_compiler.machine.toolchain import import_tvm
-from reasoning_compiler.records import Machine
 
 if TYPE_CHECKING:
     import tvm

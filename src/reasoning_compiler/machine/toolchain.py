@@ -16,8 +16,12 @@ from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.machine.cores import allowed_cpus
+
+TVM_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+"""What TVM raises where it refuses something: `ScheduleError` and `InternalError` are RuntimeErrors, and a failed check
+may carry the name of any of Python's own exceptions."""
 
 TVM_VERSION = "0.27.0.post1"
 FFI_VERSIONS = ">=0.1.14.post0,<0.1.15"
@@ -170,3 +174,12 @@ def _quick_inspect_stack() -> Iterator[None]:
         yield
     finally:
         inspect.stack = original
+
+
+def last_line(error: Exception) -> str:
+    """Returns what a TVM exception has to say, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for line in reversed(lines):
+        if line.startswith("Error message:"):
+            return line.removeprefix("Error message:").strip()[:300]
+    return (lines[-1] if lines else type(error).__name__)[:300]

@@ -10,15 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.core.records import Failure, Measurement, Noise
 from reasoning_compiler.machine.cores import num_physical_cores
-from reasoning_compiler.measure.bench import LONG_TIMEOUT_SECS, Bench, FarBench, Ran, bytes_to_flush
-from reasoning_compiler.measure.builders import Builders, Built
-from reasoning_compiler.measure.comparison import compare
-from reasoning_compiler.measure.racing import Race, fastest_right
-from reasoning_compiler.measure.scratch import Scratch
-from reasoning_compiler.measure.tracker import Devices
-from reasoning_compiler.records import Failure, Measurement, Noise
+from reasoning_compiler.measure.executors.tracker import Devices
+from reasoning_compiler.measure.timing.comparison import compare
+from reasoning_compiler.measure.timing.racing import Race, fastest_right
+from reasoning_compiler.measure.workers.bench import LONG_TIMEOUT_SECS, Bench, FarBench, Ran, bytes_to_flush
+from reasoning_compiler.measure.workers.builders import Builders, Built
+from reasoning_compiler.measure.workers.scratch import Scratch
 from reasoning_compiler.workload.workload import Workload
 
 # The untuned program may be slow. Where it is the reference, this much time is spent on input sets beyond the first.

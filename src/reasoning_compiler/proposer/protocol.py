@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from reasoning_compiler.records import Decision, Proposal, Step, Transformation
+from reasoning_compiler.core.records import Decision, Proposal, Step, Transformation
 
 SAME_PROGRAM = "the same program as"
 """How the reason begins for which a transformation to a known program is refused."""

@@ -6,8 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from reasoning_compiler.proposer.protocol import Context
-from reasoning_compiler.records import (
+from reasoning_compiler.core.records import (
     ChoiceDomain,
     Decision,
     Program,
@@ -17,6 +16,7 @@ from reasoning_compiler.records import (
     Value,
     difference,
 )
+from reasoning_compiler.proposer.protocol import Context
 
 # MetaSchedule's own mutation probabilities, with a share for structure, which its mutators never change.
 _KIND_WEIGHTS = {"tile": 0.80, "location": 0.07, "choice": 0.07, "structure": 0.06}

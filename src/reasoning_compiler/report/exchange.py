@@ -9,9 +9,9 @@ from reasoning_compiler.report.text import printable
 from reasoning_compiler.report.units import time_text
 
 if TYPE_CHECKING:
+    from reasoning_compiler.core.records import Measurement
     from reasoning_compiler.journal import Run
     from reasoning_compiler.proposer.llm.transcript import Exchange, Outcome
-    from reasoning_compiler.records import Measurement
 
 
 def exchange_line(exchange: Exchange, run: Run) -> str:

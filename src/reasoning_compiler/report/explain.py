@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from reasoning_compiler.core.records import Machine, Measurement, Peak, Program
+from reasoning_compiler.cost.analysis import Analysis, BlockAnalysis, roofline_secs
+from reasoning_compiler.ir.dots import dot_named, registers_of
 from reasoning_compiler.journal import Header
-from reasoning_compiler.records import Machine, Measurement, Peak, Program
 from reasoning_compiler.report.units import bandwidth_text, flops_text, ratio_text, share_text, size_text, time_text
-from reasoning_compiler.space.analysis import Analysis, BlockAnalysis, roofline_secs
-from reasoning_compiler.space.dots import dot_named, registers_of
 
 _MIN_SHARE = 0.02  # of the estimated time, for a paragraph of its own
 

@@ -8,8 +8,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from reasoning_compiler.core.ranking import kendall_tau
 from reasoning_compiler.journal import Run
-from reasoning_compiler.ranking import kendall_tau
 
 _STAGES = (16, 32, 64, 128, 256, 512, 1024)  # a stage ends with this sample
 _TOP = (1, 5)

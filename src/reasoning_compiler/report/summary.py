@@ -6,8 +6,8 @@ import statistics
 from collections import Counter
 from dataclasses import dataclass
 
+from reasoning_compiler.core.records import UNTUNED, Measurement, Noise, Step, Value, difference, primitive_changes
 from reasoning_compiler.journal import Header, ModelUse, Run
-from reasoning_compiler.records import UNTUNED, Measurement, Noise, Step, Value, difference, primitive_changes
 from reasoning_compiler.report.fidelity import Agreement, Stage, of_runs, predicts_scores
 
 

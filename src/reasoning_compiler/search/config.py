@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
 
 _LEAST = {"branching": 1, "root_branching": 1, "nodes_per_sample": 1, "rollout_depth": 0}
 

@@ -14,10 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from reasoning_compiler.errors import IllegalProgramError
-from reasoning_compiler.proposer.protocol import SAME_PROGRAM, Context, Proposer, Rejection
-from reasoning_compiler.proposer.random import mutate
-from reasoning_compiler.records import (
+from reasoning_compiler.core.errors import IllegalProgramError
+from reasoning_compiler.core.records import (
     UNTUNED,
     Decision,
     Measurement,
@@ -26,7 +24,9 @@ from reasoning_compiler.records import (
     Step,
     Transformation,
 )
-from reasoning_compiler.rng import stream
+from reasoning_compiler.core.rng import stream
+from reasoning_compiler.proposer.protocol import SAME_PROGRAM, Context, Proposer, Rejection
+from reasoning_compiler.proposer.random import mutate
 from reasoning_compiler.search.config import SearchConfig
 from reasoning_compiler.search.tree import Tree
 from reasoning_compiler.search.waiting import Waiting

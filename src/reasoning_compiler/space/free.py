@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reasoning_compiler.errors import IllegalProgramError
-from reasoning_compiler.language import (
+from reasoning_compiler.core.errors import IllegalProgramError
+from reasoning_compiler.core.primitives import (
     MAX_LANES,
     MAX_PARTS,
     MAX_PRIMITIVES,
@@ -25,9 +25,8 @@ from reasoning_compiler.language import (
     split_dimension,
     split_loop,
 )
-from reasoning_compiler.machine.toolchain import import_tvm
-from reasoning_compiler.space.sketch import TVM_ERRORS, last_line
-from reasoning_compiler.space.walk import blocks, bound_variables
+from reasoning_compiler.ir.walk import blocks, bound_variables
+from reasoning_compiler.machine.toolchain import TVM_ERRORS, import_tvm, last_line
 
 _PARALLEL, _VECTORIZED = 1, 2  # TVM's kinds of loops
 _MAX_NEW_BYTES = 1 << 30  # of one buffer that primitives make

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reasoning_compiler.space.nest import Nest
+from reasoning_compiler.ir.nest import Nest
 
 
 def why_wrong(nests: Sequence[Nest]) -> str | None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from reasoning_compiler.records import ChoiceDomain
-from reasoning_compiler.space.sketch import TVM_ERRORS
-from reasoning_compiler.space.walk import blocks, bound_variables, is_unit
+from reasoning_compiler.core.records import ChoiceDomain
+from reasoning_compiler.ir.walk import blocks, bound_variables, is_unit
+from reasoning_compiler.machine.toolchain import TVM_ERRORS
 
 ROOT, INLINE = -1, -2  # MetaSchedule's locations that are no loop
 

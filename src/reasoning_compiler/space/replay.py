@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from reasoning_compiler.errors import IllegalProgramError
-from reasoning_compiler.machine.toolchain import import_tvm
-from reasoning_compiler.records import ChoiceDomain, DecisionKind, TileDomain, Transformation, Value, as_value
-from reasoning_compiler.space.nest import PREFETCH_WORDS
+from reasoning_compiler.core.errors import IllegalProgramError
+from reasoning_compiler.core.records import ChoiceDomain, DecisionKind, TileDomain, Transformation, Value, as_value
+from reasoning_compiler.ir.nest import PREFETCH_WORDS
+from reasoning_compiler.machine.toolchain import TVM_ERRORS, import_tvm, last_line
 from reasoning_compiler.space.placing import ROOT, is_location, legal_locations, place
-from reasoning_compiler.space.sketch import TVM_ERRORS, Sketch, last_line, unique
+from reasoning_compiler.space.sketch import Sketch, unique
 
 _KINDS: dict[str, DecisionKind] = {"SampleCategorical": "choice", "SampleComputeLocation": "location"}
 _ANNOTATION_WORDS = {

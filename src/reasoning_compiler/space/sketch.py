@@ -13,30 +13,26 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from reasoning_compiler.errors import UsageError
-from reasoning_compiler.machine.toolchain import import_tvm
-from reasoning_compiler.records import ChoiceDomain
-from reasoning_compiler.space.intrinsics import mend_vnni_intrinsic
-from reasoning_compiler.space.own_rules.joined_label import PRODUCTS
-from reasoning_compiler.space.own_rules.marks import NO_RULES, PACKED, PADDED, STRUCTURE
-from reasoning_compiler.space.own_rules.postprocs import with_own_postprocs
-from reasoning_compiler.space.walk import blocks
-
-TVM_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
-"""What TVM raises where it refuses something: `ScheduleError` and `InternalError` are RuntimeErrors, and a failed check
-may carry the name of any of Python's own exceptions."""
+from reasoning_compiler.codegen.intrinsics import mend_vnni_intrinsic
+from reasoning_compiler.codegen.postprocs import with_own_postprocs
+from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.core.records import ChoiceDomain
+from reasoning_compiler.ir.joined_label import PRODUCTS
+from reasoning_compiler.ir.marks import NO_RULES, PACKED, PADDED, STRUCTURE
+from reasoning_compiler.ir.walk import blocks
+from reasoning_compiler.machine.toolchain import TVM_ERRORS, import_tvm, last_line
 
 CONTRACTION = "contraction"
-"""What the site is called at which `own_rules/packed_contraction.py` gives a block its choice."""
+"""What the site is called at which `rules/packed_contraction.py` gives a block its choice."""
 
 INSTRUCTION = "instruction"
-"""What that of `own_rules/dot_products.py` is called."""
+"""What that of `rules/dot_products.py` is called."""
 
 PACKING = "packing"
-"""What that of `own_rules/operand_packing.py` is called."""
+"""What that of `rules/operand_packing.py` is called."""
 
 PADDING = "padding"
-"""What that of `own_rules/padded_contraction.py` is called."""
+"""What that of `rules/padded_contraction.py` is called."""
 
 _SITE_WORDS = {
     "MultiLevelTiling": "tiling",
@@ -263,15 +259,6 @@ class SketchGenerator:
         for part in parts:
             part._initialize_with_tune_context(self._context)
         return parts
-
-
-def last_line(error: Exception) -> str:
-    """Returns what a TVM exception has to say, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    for line in reversed(lines):
-        if line.startswith("Error message:"):
-            return line.removeprefix("Error message:").strip()[:300]
-    return (lines[-1] if lines else type(error).__name__)[:300]
 
 
 def unique(name: str, taken: list[str]) -> str:

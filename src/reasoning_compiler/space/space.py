@@ -12,23 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from reasoning_compiler.errors import IllegalProgramError, UsageError
-from reasoning_compiler.language import MAX_PRIMITIVES, Primitive
+from reasoning_compiler.codegen.postprocess import postprocess, repeats_a_reduction
+from reasoning_compiler.core.crash_markers import Risk, at_risk
+from reasoning_compiler.core.errors import IllegalProgramError, UsageError
+from reasoning_compiler.core.primitives import MAX_PRIMITIVES, Primitive
+from reasoning_compiler.core.records import ChoiceDomain, Decision, Program, Transformation, Value
+from reasoning_compiler.cost.tiling import TileGroup, joined_group, tile_groups
+from reasoning_compiler.ir.extract import nests
+from reasoning_compiler.ir.joined_label import JOINED, PRODUCTS
+from reasoning_compiler.ir.marks import PACKED
+from reasoning_compiler.ir.nest import Nest
+from reasoning_compiler.ir.walk import blocks
 from reasoning_compiler.machine.toolchain import import_tvm
-from reasoning_compiler.records import ChoiceDomain, Decision, Program, Transformation, Value
-from reasoning_compiler.risk import Risk, at_risk
-from reasoning_compiler.space.extract import nests
+from reasoning_compiler.rules.packed_contraction import IN_REGISTERS
 from reasoning_compiler.space.free import NamedBlock, apply_primitives, apply_what_fits, named_blocks
 from reasoning_compiler.space.legality import why_wrong
-from reasoning_compiler.space.nest import Nest
-from reasoning_compiler.space.own_rules.joined_label import JOINED, PRODUCTS
-from reasoning_compiler.space.own_rules.marks import PACKED
-from reasoning_compiler.space.own_rules.packed_contraction import IN_REGISTERS
-from reasoning_compiler.space.postprocess import postprocess, repeats_a_reduction
 from reasoning_compiler.space.replay import Replay, Replayer, edits_of, show
 from reasoning_compiler.space.sketch import INSTRUCTION, PACKING, PADDING, Sketch, SketchGenerator
-from reasoning_compiler.space.tiling import TileGroup, joined_group, tile_groups
-from reasoning_compiler.space.walk import blocks
 
 _KEPT_SCHEDULES = 512
 _MAX_DRAWS = 32

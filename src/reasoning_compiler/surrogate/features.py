@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from reasoning_compiler.records import Program, Value
-from reasoning_compiler.space.analysis import Analysis
+from reasoning_compiler.core.records import Program, Value
+from reasoning_compiler.cost.analysis import Analysis
 
 _BLOCKS = 4  # the slowest ones, by the analysis, that get columns of their own
 _PER_BLOCK = 9

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from reasoning_compiler.core.records import Program
+from reasoning_compiler.core.rng import stream
 from reasoning_compiler.machine.toolchain import import_tvm
-from reasoning_compiler.records import Program
-from reasoning_compiler.rng import stream
 
 Known = tuple[Program, float]
 

@@ -15,8 +15,8 @@ from typing import Literal, get_args
 import ml_dtypes
 import numpy as np
 
-from reasoning_compiler.records import Argument
-from reasoning_compiler.rng import stream
+from reasoning_compiler.core.records import Argument
+from reasoning_compiler.core.rng import stream
 from reasoning_compiler.workload.workload import numpy_dtype
 
 InputSet = Literal["mixed", "large", "negative", "zeros", "denormal"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, get_args, get_origin, get_type_hints
 
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.machine import import_tvm
 from reasoning_compiler.workload.primfunc import LAYOUT_FREE_ATTR, arguments, require_tunable
 from reasoning_compiler.workload.workload import Draw, Reference, Workload

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.core.records import Argument
 from reasoning_compiler.machine import import_tvm
-from reasoning_compiler.records import Argument
 
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.machine import import_tvm
 from reasoning_compiler.workload.primfunc import arguments, require_tunable
 from reasoning_compiler.workload.workload import Workload

@@ -1,6 +1,6 @@
 """The expert: what an experienced kernel engineer would try, and why, computed from the analysis of the program.
 
-From the analysis (`space/analysis.py`) to proposals, with a sentence of reasoning for each:
+From the analysis (`cost/analysis.py`) to proposals, with a sentence of reasoning for each:
 
 1. What can be done. `ways.py`: how each block may be tiled, with the best tilings of each way (`tiles.py`). `fused.py`:
    sizes for attention that is fused over rows. `sums.py`: sums that could fill the vector lanes.
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from reasoning_compiler.core.records import Machine, Proposal, Transformation
 from reasoning_compiler.proposer.expert.experience import Experience
 from reasoning_compiler.proposer.expert.ideas import CURIOSITY, Idea, varied
 from reasoning_compiler.proposer.expert.moves import Moves
@@ -27,7 +28,6 @@ from reasoning_compiler.proposer.expert.sums import SumsInLanes
 from reasoning_compiler.proposer.expert.ways import Ways
 from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.proposer.random import mutate
-from reasoning_compiler.records import Machine, Proposal, Transformation
 
 
 class Expert:

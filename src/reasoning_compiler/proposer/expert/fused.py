@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from reasoning_compiler.core.records import ChoiceDomain, Decision, Machine, TileDomain, Value
+from reasoning_compiler.cost.analysis import clock_hz
+from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.proposer.expert.ideas import Edits
 from reasoning_compiler.proposer.expert.tiles import prime_moves
-from reasoning_compiler.records import ChoiceDomain, Decision, Machine, TileDomain, Value
-from reasoning_compiler.space.analysis import clock_hz
-from reasoning_compiler.space.own_rules.fused_label import FUSED, MASKED
-from reasoning_compiler.space.tiling import TileGroup
+from reasoning_compiler.rules.fused_label import FUSED, MASKED
 
 _CACHE_SHARE = 0.75
 _L2_BYTES_PER_CYCLE, _L3_BYTES_PER_CYCLE = 32, 16

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reasoning_compiler.language import Primitive
-from reasoning_compiler.records import Transformation, Value
+from reasoning_compiler.core.primitives import Primitive
+from reasoning_compiler.core.records import Transformation, Value
 
 _PRIMITIVES = "primitives"
 """Stands for an idea's primitives among the names of its decisions."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from reasoning_compiler.core.records import Machine
 from reasoning_compiler.proposer.expert.fused import fused_chooser, is_fused
 from reasoning_compiler.proposer.expert.ideas import CURIOSITY, Idea
 from reasoning_compiler.proposer.expert.space import ExpertSpace
@@ -15,7 +16,6 @@ from reasoning_compiler.proposer.expert.values import alternatives
 from reasoning_compiler.proposer.expert.ways import Ways, tiles_of
 from reasoning_compiler.proposer.expert.words import describe_move, describe_tiling
 from reasoning_compiler.proposer.protocol import Context
-from reasoning_compiler.records import Machine
 
 
 class Moves:

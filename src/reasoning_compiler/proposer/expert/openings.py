@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 
+from reasoning_compiler.core.records import ChoiceDomain, Machine, Value
 from reasoning_compiler.proposer.expert.fused import FusedChoice, FusedChooser, fused_chooser, is_fused
 from reasoning_compiler.proposer.expert.ideas import Edits, Idea
 from reasoning_compiler.proposer.expert.space import ExpertSpace
@@ -15,7 +16,6 @@ from reasoning_compiler.proposer.expert.sums import SumsInLanes
 from reasoning_compiler.proposer.expert.values import alternatives
 from reasoning_compiler.proposer.expert.ways import NUM_TILINGS, Ways, tiles_of
 from reasoning_compiler.proposer.expert.words import describe_move, describe_tiling
-from reasoning_compiler.records import ChoiceDomain, Machine, Value
 
 _NUM_JOINED = 3
 _CLEARLY_BETTER = 0.97

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from reasoning_compiler.records import Decision, Program, Transformation
+from reasoning_compiler.core.records import Decision, Program, Transformation
+from reasoning_compiler.cost.tiling import TileGroup
+from reasoning_compiler.ir.nest import Nest
 from reasoning_compiler.space.free import NamedBlock
-from reasoning_compiler.space.nest import Nest
-from reasoning_compiler.space.tiling import TileGroup
 
 
 class ExpertSpace(Protocol):

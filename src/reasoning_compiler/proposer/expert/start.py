@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from functools import cached_property
 
-from reasoning_compiler.errors import IllegalProgramError
-from reasoning_compiler.proposer.expert.ideas import Edits
-from reasoning_compiler.proposer.expert.space import ExpertSpace
-from reasoning_compiler.records import (
+from reasoning_compiler.core.errors import IllegalProgramError
+from reasoning_compiler.core.records import (
     UNTUNED,
     Decision,
     Machine,
@@ -16,7 +14,9 @@ from reasoning_compiler.records import (
     Transformation,
     Value,
 )
-from reasoning_compiler.space.analysis import analyze
+from reasoning_compiler.cost.analysis import analyze
+from reasoning_compiler.proposer.expert.ideas import Edits
+from reasoning_compiler.proposer.expert.space import ExpertSpace
 
 
 class Start:

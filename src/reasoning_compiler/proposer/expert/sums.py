@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from reasoning_compiler.errors import IllegalProgramError
-from reasoning_compiler.language import Primitive
+from reasoning_compiler.core.errors import IllegalProgramError
+from reasoning_compiler.core.primitives import Primitive
+from reasoning_compiler.core.records import Machine, Program, Transformation
+from reasoning_compiler.cost.analysis import Analysis, BlockAnalysis, analyze
 from reasoning_compiler.proposer.expert.ideas import Idea
 from reasoning_compiler.proposer.expert.space import ExpertSpace
-from reasoning_compiler.records import Machine, Program, Transformation
-from reasoning_compiler.space.analysis import Analysis, BlockAnalysis, analyze
 from reasoning_compiler.space.free import NamedBlock
 
 _MIN_SHARE = 0.05  # of the estimated time

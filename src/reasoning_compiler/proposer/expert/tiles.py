@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reasoning_compiler.core.records import Machine, TileDomain
+from reasoning_compiler.cost.analysis import BlockAnalysis, analyze_block
+from reasoning_compiler.cost.register_tile import NUM_RUNS, RUN_STEPS
+from reasoning_compiler.cost.tiling import TileGroup
+from reasoning_compiler.ir.dots import registers_of
 from reasoning_compiler.proposer.random import prime_factors
-from reasoning_compiler.records import Machine, TileDomain
-from reasoning_compiler.space.analysis import BlockAnalysis, analyze_block
-from reasoning_compiler.space.dots import registers_of
-from reasoning_compiler.space.register_tile import NUM_RUNS, RUN_STEPS
-from reasoning_compiler.space.tiling import TileGroup
 
 Factors = tuple[tuple[int, ...], ...]  # one tuple of factors per tiled loop, in the group's order
 

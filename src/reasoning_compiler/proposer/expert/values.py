@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from reasoning_compiler.core.records import ChoiceDomain, Decision, TileDomain, Value
 from reasoning_compiler.proposer.expert.fused import is_fused
-from reasoning_compiler.records import ChoiceDomain, Decision, TileDomain, Value
 
 
 def alternatives(decision: Decision) -> Iterator[Value]:

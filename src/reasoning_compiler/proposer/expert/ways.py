@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 
+from reasoning_compiler.core.records import ChoiceDomain, Decision, Machine, Value
 from reasoning_compiler.proposer.expert.space import ExpertSpace
 from reasoning_compiler.proposer.expert.start import Start
 from reasoning_compiler.proposer.expert.tiles import TileChooser, Tiling
 from reasoning_compiler.proposer.expert.words import describe_tiling
-from reasoning_compiler.records import ChoiceDomain, Decision, Machine, Value
 
 NUM_TILINGS = 12
 """Of each way, the best."""

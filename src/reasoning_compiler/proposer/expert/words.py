@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from reasoning_compiler.core.records import ChoiceDomain, Decision, Machine, Value
+from reasoning_compiler.cost.tiling import TileGroup
+from reasoning_compiler.ir.dots import registers_of
 from reasoning_compiler.proposer.expert.tiles import Tiling
-from reasoning_compiler.records import ChoiceDomain, Decision, Machine, Value
-from reasoning_compiler.space.dots import registers_of
-from reasoning_compiler.space.tiling import TileGroup
 
 
 def describe_tiling(group: TileGroup, tiling: Tiling, machine: Machine) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.proposer.llm.prices import PriceList, Usage
 
 MIN_OUTPUT_TOKENS = 256

@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from reasoning_compiler.errors import LLMSetupError
+from reasoning_compiler.core.errors import LLMSetupError
 from reasoning_compiler.proposer.llm.calls import (
     SETUP_KINDS,
     Attempt,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reasoning_compiler.errors import LLMSetupError
+from reasoning_compiler.core.errors import LLMSetupError
 from reasoning_compiler.proposer.llm.budget import Budget, BudgetRefusal, Spending
 from reasoning_compiler.proposer.llm.calls import (
     CallFailure,

@@ -11,10 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from reasoning_compiler.language import DECISION_MEANINGS, Primitive
-from reasoning_compiler.proposer.llm.values import clip
-from reasoning_compiler.proposer.protocol import Context
-from reasoning_compiler.records import (
+from reasoning_compiler.core.primitives import DECISION_MEANINGS, Primitive
+from reasoning_compiler.core.records import (
     ChoiceDomain,
     Decision,
     Program,
@@ -25,6 +23,8 @@ from reasoning_compiler.records import (
     difference,
     primitive_changes,
 )
+from reasoning_compiler.proposer.llm.values import clip
+from reasoning_compiler.proposer.protocol import Context
 
 if TYPE_CHECKING:
     from reasoning_compiler.space.free import NamedBlock

@@ -19,15 +19,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from reasoning_compiler.proposer.llm.answer import MAX_REASONING_CHARS
-from reasoning_compiler.proposer.llm.calls import Message, Reply
-from reasoning_compiler.proposer.llm.loose_json import find_containers
-from reasoning_compiler.proposer.llm.metered import Asked, LLMStats, MeteredModel, Question
-from reasoning_compiler.proposer.llm.proposer import Check
-from reasoning_compiler.proposer.llm.transcript import Outcome
-from reasoning_compiler.proposer.llm.values import clip, shown
-from reasoning_compiler.proposer.protocol import Context, Proposer
-from reasoning_compiler.records import (
+from reasoning_compiler.core.records import (
     ChoiceDomain,
     Decision,
     Program,
@@ -37,6 +29,14 @@ from reasoning_compiler.records import (
     Transformation,
     Value,
 )
+from reasoning_compiler.proposer.llm.answer import MAX_REASONING_CHARS
+from reasoning_compiler.proposer.llm.calls import Message, Reply
+from reasoning_compiler.proposer.llm.loose_json import find_containers
+from reasoning_compiler.proposer.llm.metered import Asked, LLMStats, MeteredModel, Question
+from reasoning_compiler.proposer.llm.proposer import Check
+from reasoning_compiler.proposer.llm.transcript import Outcome
+from reasoning_compiler.proposer.llm.values import clip, shown
+from reasoning_compiler.proposer.protocol import Context, Proposer
 
 Mutator = Literal["TileSize", "Parallel", "ComputeLocation", "Unroll"]
 MUTATORS: tuple[Mutator, ...] = get_args(Mutator)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from reasoning_compiler.language import MAX_PRIMITIVES, SIGNATURES, Primitive, checked
+from reasoning_compiler.core.primitives import MAX_PRIMITIVES, SIGNATURES, Primitive, checked
 from reasoning_compiler.proposer.llm.values import shown
 
 _CALL = re.compile(r"\s*(?:\w+\.)?(\w{1,40})\s*\((.*)\)\s*;?\s*", re.DOTALL)

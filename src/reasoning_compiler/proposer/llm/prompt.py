@@ -10,18 +10,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reasoning_compiler.language import SIGNATURES
+from reasoning_compiler.core.primitives import SIGNATURES
+from reasoning_compiler.core.records import Argument, Machine, Peak
 from reasoning_compiler.proposer.llm.answer import Item
 from reasoning_compiler.proposer.llm.calls import Message, estimate_tokens
 from reasoning_compiler.proposer.llm.node import NOTHING_BROUGHT, Brings, node_text
 from reasoning_compiler.proposer.llm.shorten import shorten
 from reasoning_compiler.proposer.llm.values import clip
 from reasoning_compiler.proposer.protocol import Context
-from reasoning_compiler.records import Argument, Machine, Peak
 
 if TYPE_CHECKING:
+    from reasoning_compiler.cost.tiling import TileGroup
     from reasoning_compiler.space.free import NamedBlock
-    from reasoning_compiler.space.tiling import TileGroup
 
 PROMPT_VERSION = "3"
 """Changes with every change of the text; transcripts name it."""

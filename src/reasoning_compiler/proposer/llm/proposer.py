@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reasoning_compiler.core.records import Decision, Machine, Program, Proposal, Step, Transformation, Value
 from reasoning_compiler.proposer.llm.answer import Item, parse_answer
 from reasoning_compiler.proposer.llm.calls import CallFailure, Message, Reply
 from reasoning_compiler.proposer.llm.metered import Asked, LLMStats, MeteredModel, Question
@@ -22,7 +23,6 @@ from reasoning_compiler.proposer.llm.prompt import (
 from reasoning_compiler.proposer.llm.transcript import Outcome
 from reasoning_compiler.proposer.llm.values import clip
 from reasoning_compiler.proposer.protocol import Context, Proposer
-from reasoning_compiler.records import Decision, Machine, Program, Proposal, Step, Transformation, Value
 
 if TYPE_CHECKING:
     from reasoning_compiler.space.free import NamedBlock

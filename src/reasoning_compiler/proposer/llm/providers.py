@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from reasoning_compiler.errors import LLMSetupError
+from reasoning_compiler.core.errors import LLMSetupError
 from reasoning_compiler.proposer.llm.scrub import Scrubber, is_secret_name
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reasoning_compiler.errors import UsageError
+from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.proposer.llm.budget import Budget, Spending
 from reasoning_compiler.proposer.llm.calls import Client
 from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient

@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.errors import JournalError
+from reasoning_compiler.core.errors import JournalError
+from reasoning_compiler.core.records import Transformation
 from reasoning_compiler.proposer.llm.answer import RejectionKind
 from reasoning_compiler.proposer.llm.budget import Spending
 from reasoning_compiler.proposer.llm.calls import Attempt, CallFailureKind, Message
 from reasoning_compiler.proposer.llm.prices import Usage
 from reasoning_compiler.proposer.llm.scrub import Scrubber
-from reasoning_compiler.records import Transformation
 
 VERSION = 1
 

@@ -1,0 +1,1 @@
+"""Everything between a scheduled module and machine code."""

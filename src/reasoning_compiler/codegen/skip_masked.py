@@ -1,0 +1,98 @@
+"""A postprocessor that makes marked loops over blocks of keys skip those that a mask leaves out for all their rows.
+
+No schedule primitive bounds a loop by another one's variable. So a rule marks the loops, which it may do where the
+program lets it (`masked_columns`), and here an `if` goes around their bodies. All loops that share a block of rows test
+the same thing, so that what one of them has not written no other reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from reasoning_compiler.codegen.rewriting import Annotations, replace_all
+from reasoning_compiler.ir.marks import SETTLED, SKIP_MASKED
+from reasoning_compiler.ir.walk import bindings
+from reasoning_compiler.machine.toolchain import import_tvm
+
+_PARALLEL = 1  # in TVM's ForKind
+
+
+def skip_masked(sch: Any, annotations: Annotations) -> None:
+    """Puts an `if` around the bodies of the marked loops; see `rewriting`."""
+    if SKIP_MASKED not in annotations:
+        return
+    tvm = import_tvm()
+    conditions: dict[Any, Any] = {}
+    for part in _parts(sch.mod["main"].body.block.body):
+        if type(part).__name__ == "For" and int(part.kind) == _PARALLEL and SETTLED in part.annotations:
+            conditions |= _conditions(tvm, part)
+
+    def guarded(loop: Any) -> Any:
+        if SKIP_MASKED not in loop.annotations:
+            return loop
+        kept = {key: value for key, value in loop.annotations.items() if key != SKIP_MASKED}
+        body = tvm.tirx.IfThenElse(conditions[loop.loop_var], loop.body, None)
+        return tvm.tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, loop.thread_binding, kept)
+
+    replace_all(sch, tvm.tirx.For, guarded)
+
+
+def _parts(stmt: Any) -> list[Any]:
+    return list(stmt.seq) if hasattr(stmt, "seq") else [stmt]
+
+
+def _conditions(tvm: Any, nest: Any) -> dict[Any, Any]:
+    """Returns for each marked loop of a nest, by its variable, when its body may be needed.
+
+    The rows are all those of one iteration of the nest's outermost loop.
+    """
+    import tvm_ffi
+
+    analyzer = tvm.sym.Analyzer()
+    inner = []
+    tvm_ffi.structural_walk(nest.body, (tvm.tirx.For, inner.append))
+    everywhere = {loop.loop_var: _interval(tvm, loop) for loop in inner}
+    found = {}
+    for loop in inner:
+        if SKIP_MASKED not in loop.annotations:
+            continue
+        access, row_dim, column_dim, first, last, *lanes = json.loads(str(loop.annotations[SKIP_MASKED]))
+        row, column = _indices(tvm, loop, access, row_dim, column_dim, *lanes)
+        below = []
+        tvm_ffi.structural_walk(loop.body, (tvm.tirx.For, below.append))
+        rows = analyzer.int_set(row, everywhere)
+        columns = analyzer.int_set(column, {each.loop_var: everywhere[each.loop_var] for each in below})
+        needed = []
+        if last is not None:
+            needed.append(columns.min_value <= rows.max_value + last)
+        if first is not None:
+            needed.append(columns.max_value >= rows.min_value + first)
+        found[loop.loop_var] = analyzer.simplify(tvm.tirx.all(*needed))
+    return found
+
+
+def _interval(tvm: Any, loop: Any) -> Any:
+    return tvm.sym.IntervalSet(loop.min, loop.min + loop.extent - 1)
+
+
+def _indices(tvm: Any, loop: Any, access: int, row_dim: int, column_dim: int, lanes: int = 1) -> tuple[Any, Any]:
+    """Returns row and column of an access in a loop's body, see `mark`, in loop variables."""
+    import tvm_ffi
+
+    realizes: list[Any] = []
+    tvm_ffi.structural_walk(loop.body, (tvm.s_tir.SBlockRealize, realizes.append))
+    realize = next(realize for realize in realizes if len(realize.block.reads))
+    written = realize.block.writes[0]
+    others = [region for region in realize.block.reads if not region.source.same_as(written.source)]
+    region = (written if access < 0 else others[access]).region
+    known = partial(_known, bindings(realize))
+    column = region[column_dim].min if lanes == 1 else region[column_dim].min * lanes + region[column_dim + 1].min
+    row, column = (tvm_ffi.structural_map(index, (tvm.tirx.Var, known)) for index in (region[row_dim].min, column))
+    return row, column
+
+
+def _known(values: Mapping[Any, Any], variable: Any) -> Any:
+    return values.get(variable, variable)

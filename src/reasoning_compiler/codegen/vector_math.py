@@ -1,0 +1,35 @@
+"""Calls of the C library's functions on float32 as arithmetic, which LLVM makes vectors of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from reasoning_compiler.codegen.rewriting import Annotations, replace_all
+from reasoning_compiler.ir.marks import VECTOR_MATH
+from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.workload import vector_math as arithmetic
+
+_ARITHMETIC: dict[str, Callable[[Any], Any]] = {
+    "tirx.exp": arithmetic.exp,
+    "tirx.sigmoid": arithmetic.sigmoid,
+    "tirx.tanh": arithmetic.tanh,
+    "tirx.erf": arithmetic.erf,
+}
+
+
+def write_vector_math(sch: Any, annotations: Annotations) -> None:
+    """Puts arithmetic in place of calls where the root block is marked; see `rewriting`."""
+    if VECTOR_MATH in annotations and int(sch.mod["main"].body.block.annotations.get(VECTOR_MATH, 0)):
+        replace_all(sch, import_tvm().ir.Call, _rewritten)
+
+
+def _rewritten(call: Any) -> Any:
+    made = in_arithmetic(call)
+    return call if made is None else made
+
+
+def in_arithmetic(call: Any) -> Any:
+    """Returns what a call comes to in arithmetic; None for one that has to stay."""
+    made = _ARITHMETIC.get(str(getattr(call.op, "name", "")))
+    return made(call.args[0]) if made is not None and str(call.ty.dtype) == "float32" else None

@@ -1,0 +1,166 @@
+"""Tile groups: the tile decisions that together tile one block, with the block's plain loop nest."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from reasoning_compiler.core.records import Decision, TileDomain
+from reasoning_compiler.ir.nest import PREFETCH_WORDS, Access, Loop, LoopKind, Nest, in_one_pass
+
+WHOLE_REDUCTION = "SSRRS"
+"""How our own rules tile: a register tile takes the whole reduction, outermost loops first."""
+
+
+@dataclass(frozen=True)
+class TileGroup:
+    """One block that multi-level tiling splits.
+
+    Args:
+        block: its name.
+        structure: as "SSRSRS".
+        nest: its loops before tiling.
+        decisions: (loop name, decision name, domain) of each tiled loop, in the nest's order.
+        max_jobs: the largest product of outer loops that the compiler runs in parallel.
+        max_vector: the largest extent that it vectorizes.
+        needs: the structure choices, (site, alternative), under which the block has these decisions.
+        prefetch: the decision on how many bytes ahead its streams are prefetched; None where there is none.
+        copies: what is copied in each call for this way of tiling.
+        packed: the buffers of those copies that are laid out in the order in which the tiled block reads them.
+        products: blocks that are summed up in one pass with it, see `rules/joined_products.py`. The rule itself has
+            made the outermost tiles parallel and unrolled the register tile.
+    """
+
+    block: str
+    structure: str
+    nest: Nest
+    decisions: tuple[tuple[str, str, TileDomain], ...]
+    max_jobs: int
+    max_vector: int
+    needs: tuple[tuple[str, str], ...] = ()
+    prefetch: Decision | None = None
+    copies: tuple[Nest, ...] = ()
+    packed: frozenset[str] = frozenset()
+    products: tuple[str, ...] = ()
+
+    @property
+    def prefetch_bytes(self) -> int:
+        """A distance that suits most machines: some hundred nanoseconds ahead of a core's share of the bandwidth."""
+        values = self.prefetch.domain.values if self.prefetch is not None else (0,)
+        return int(sorted(values)[len(values) // 2])
+
+    def tiled(self, factors: Mapping[str, Sequence[int]], *, unroll_limit: int, prefetch_bytes: int = 0) -> Nest:
+        """Returns the nest with these factors by loop name, parallel and vectorized as MetaSchedule will do it."""
+        nest = self.nest.tiled(self.structure, factors, unroll_limit=unroll_limit).reading_in_order(self.packed)
+        loops = list(nest.loops)
+        if self.products:
+            return replace(nest, loops=tuple(_settled(loops)), prefetch_bytes=prefetch_bytes)
+        jobs = 1
+        for index, loop in enumerate(loops):
+            if loop.reduces or jobs > self.max_jobs:
+                break
+            jobs *= loop.extent
+            loops[index] = replace(loop, kind="parallel")
+        last = loops[-1]
+        if not last.reduces and last.kind == "serial" and 1 < last.extent <= self.max_vector:
+            loops[-1] = replace(last, kind="vectorized")
+        return replace(nest, loops=tuple(loops), prefetch_bytes=prefetch_bytes)
+
+
+def tile_groups(
+    raw: Sequence[Nest],
+    table: Sequence[Decision],
+    *,
+    max_jobs: int,
+    max_vector: int,
+    own: Collection[str],
+    packing: Collection[str] = (),
+) -> tuple[TileGroup, ...]:
+    """Returns the tile groups of a program whose tiles are all whole.
+
+    Args:
+        raw: the program's nests before the postprocessors.
+        table: its decisions.
+        max_jobs: see `TileGroup`.
+        max_vector: see `TileGroup`.
+        own: the kernel's own blocks; what a tiled block reads of others is a copy.
+        packing: the blocks that copy an operand into the order in which it is read.
+    """
+    by_name = {d.name: d for d in table if isinstance(d.domain, TileDomain)}
+    groups = []
+    for nest in raw:
+        if not nest.tiling:
+            continue
+        kept = [i for i, loop in enumerate(nest.loops) if loop.name.endswith("_0")]
+        loops = tuple(replace(nest.loops[i], name=nest.loops[i].name.removesuffix("_0")) for i in kept)
+        accesses = tuple(replace(a, steps=tuple(tuple(dim[i] for i in kept) for dim in a.steps)) for a in nest.accesses)
+        decisions = tuple(
+            (loop.name, f"{nest.block}.{loop.name} tile", by_name[f"{nest.block}.{loop.name} tile"].domain)
+            for loop in loops
+            if f"{nest.block}.{loop.name} tile" in by_name
+        )
+        if len(decisions) == len(loops):
+            plain = replace(nest, loops=loops, accesses=accesses, tiling="")
+            prefetch = next((d for d in table if d.name == f"{nest.block} {PREFETCH_WORDS}"), None)
+            read = {access.buffer for access in nest.accesses if not access.writes}
+            made = [each for each in raw if each.block not in own and each.output and each.output.buffer in read]
+            copies = tuple(_in_parallel(each, max_vector) for each in made)
+            packed = frozenset(each.output.buffer for each in made if each.block in packing and each.output)
+            groups.append(
+                TileGroup(nest.block, nest.tiling, plain, decisions, max_jobs, max_vector, (), prefetch, copies, packed)
+            )
+    return tuple(groups)
+
+
+def joined_group(
+    block: str, site: tuple[str, str], raw: Sequence[Nest], table: Sequence[Decision], plain: Sequence[Nest]
+) -> TileGroup | None:
+    """Returns the tile group of a block that is computed in one pass with its products; None where it is not.
+
+    Args:
+        block: its name.
+        site: the structure choice, with the alternative.
+        raw: the nests of a program with that structure, before the postprocessors.
+        table: its decisions.
+        plain: the nests of the kernel as it is written.
+    """
+    by_name = {nest.block: nest for nest in plain}
+    own = next((nest for nest in raw if nest.block == block), None)
+    if own is None or not own.loops or block not in by_name:
+        return None
+    inside = [nest for nest in raw if nest.loops and nest.loops[0].id == own.loops[0].id and nest.reduces]
+    products = tuple(nest.block.removesuffix("_update") for nest in inside)
+    if len(products) < 2 or not by_name.keys() >= set(products):
+        return None
+    sums = [by_name[name] for name in products]
+    nest = functools.reduce(in_one_pass, (replace(each, accesses=_in_registers(each.accesses)) for each in sums))
+    spatial = by_name[block].loops
+    nest = replace(nest, loops=(*spatial, *nest.loops[len(spatial) :]))
+    names = [f"{block if i < len(spatial) else products[0]}.{loop.name} tile" for i, loop in enumerate(nest.loops)]
+    domains = {d.name: d.domain for d in table if isinstance(d.domain, TileDomain)}
+    if not domains.keys() >= set(names):
+        return None
+    decisions = tuple((loop.name, name, domains[name]) for loop, name in zip(nest.loops, names, strict=True))
+    prefetch = next((d for d in table if d.name == f"{products[0]} {PREFETCH_WORDS}"), None)
+    return TileGroup(block, WHOLE_REDUCTION, nest, decisions, 0, 0, (site,), prefetch, products=products)
+
+
+def _in_registers(accesses: Sequence[Access]) -> tuple[Access, ...]:
+    return tuple(replace(access, in_registers=True) if access.writes else access for access in accesses)
+
+
+def _settled(loops: Sequence[Loop]) -> Iterator[Loop]:
+    """Yields loops as the rule for products in one pass leaves them: outermost tiles parallel, the last a vector."""
+    levels = sum(not loop.reduces for loop in loops) // WHOLE_REDUCTION.count("S")
+    for index, loop in enumerate(loops):
+        kind: LoopKind = "parallel" if index < levels else "unrolled" if index >= len(loops) - levels else "serial"
+        yield replace(loop, kind="vectorized" if index == len(loops) - 1 else kind)
+
+
+def _in_parallel(copy: Nest, max_vector: int) -> Nest:
+    """Returns a nest as the postprocessors will leave it: the outermost loop parallel, the innermost in vectors."""
+    first, *rest = copy.loops
+    if rest and rest[-1].extent <= max_vector:
+        rest[-1] = replace(rest[-1], kind="vectorized")
+    return replace(copy, loops=(replace(first, kind="parallel"), *rest))

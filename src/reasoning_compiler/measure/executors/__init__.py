@@ -1,0 +1,1 @@
+"""Where programs are measured: here, or on devices behind TVM's RPC tracker."""

@@ -1,0 +1,1 @@
+"""When to stop timing a program, and which of two is faster."""

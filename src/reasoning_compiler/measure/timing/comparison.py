@@ -1,0 +1,45 @@
+"""Whether one program is faster than another, from timings that were taken in turns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from reasoning_compiler.core.paired import paired
+from reasoning_compiler.core.records import Comparison
+
+CONFIDENCE = 0.99
+NEGLIGIBLE = 0.005
+"""A difference that timings may show and nobody should act on: where code lies in memory changes as much."""
+
+
+def compare(first_secs: Sequence[float], second_secs: Sequence[float]) -> Comparison:
+    """Returns whether the first program is faster, slower or neither, and by how much.
+
+    Timings of one round make a pair, so what slows the machine down for longer than a round hits both. The pairs' log
+    ratios give an estimate (Hodges and Lehmann, 1963) and an interval (Tukey's, by the null distribution of Wilcoxon's
+    signed ranks), for which one wild timing is one wild timing. They assume no normal distribution, only that of two
+    equal programs neither has the better moments, which turns see to, every other round in reverse.
+
+    Args:
+        first_secs: timings of the first program, one per round; longer than the other, its end is left out.
+        second_secs: timings of the second.
+
+    Raises:
+        ValueError: one of the two is empty, or a timing is not positive.
+    """
+    pairs = list(zip(first_secs, second_secs, strict=False))
+    if not pairs:
+        raise ValueError("`first_secs` and `second_secs` must have a timing each")
+    logs = [math.log(first / second) for first, second in pairs]
+    found = paired(logs, alpha=1 - CONFIDENCE)
+    assert found.median is not None
+    # Too few pairs cannot speak: even if all of them agreed, chance could have done it.
+    can_tell = found.low is not None and found.high is not None
+    low, high = (found.low, found.high) if can_tell else (min(logs), max(logs))
+    ratio, low, high = map(math.exp, (found.median, low, high))
+    if can_tell and high < 1 and ratio < 1 - NEGLIGIBLE:
+        return Comparison("faster", ratio, low, high, len(pairs))
+    if can_tell and low > 1 and ratio > 1 + NEGLIGIBLE:
+        return Comparison("slower", ratio, low, high, len(pairs))
+    return Comparison("no difference", ratio, low, high, len(pairs))

@@ -1,0 +1,1 @@
+"""The processes that build and run programs, and may die."""

@@ -1,0 +1,35 @@
+"""The decision how many bytes ahead of its loads a block announces what it streams from memory, see `PREFETCH`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from reasoning_compiler.ir.extract import buffer_bytes
+from reasoning_compiler.ir.nest import PREFETCH
+from reasoning_compiler.ir.walk import constants
+
+_DISTANCES_BYTES = (0, 4096, 8192, 16384)
+
+
+def announce_streams(sch: Any, blocks: Sequence[Any], *, stream_bytes: int) -> None:
+    """Makes the distance a decision, the same for all, where a block reads a constant of more than `stream_bytes`.
+
+    Args:
+        sch: a schedule that has tiled the blocks with their sums in registers.
+        blocks: what is computed in one pass.
+        stream_bytes: what fits into a core's caches is not worth it.
+    """
+    if max(_largest_constant_bytes(sch, block) for block in blocks) > stream_bytes:
+        chance = 1 / len(_DISTANCES_BYTES)
+        distance = sch.sample_categorical(list(_DISTANCES_BYTES), [chance] * len(_DISTANCES_BYTES))
+        for block in blocks:
+            sch.annotate(block, PREFETCH, distance)
+
+
+def _largest_constant_bytes(sch: Any, block: Any) -> int:
+    """Returns the size of the largest constant that a block reads: only those are laid out in the order of reading."""
+    known = constants(sch.mod["main"])
+    read = [region.source for region in sch.get(block).reads]
+    sizes = (buffer_bytes(buffer) for buffer in read if any(buffer.same_as(constant) for constant in known))
+    return max(sizes, default=0)

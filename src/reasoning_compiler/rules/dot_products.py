@@ -1,0 +1,261 @@
+"""Contractions by the machine's dot-product instructions, see `ir/dots.py`.
+
+Tiled like `packed_contraction`, with the sums of a register tile in registers over the whole reduction; the tile counts
+vectors of columns, and the reduction groups of terms:
+
+    for i_0, j_0, i_1, j_1:                                # j counts vectors of, say, 16 columns
+        for k_0, k_1: for i_2: for j_2:                    # k counts groups of 4 (2 in bfloat16)
+            for lane: for term: C_local[i, 16 * j + lane] += A[i, 4 * k + term] * B[4 * k + term, 16 * j + lane]
+
+The last two loops are marked, and the builder puts the instruction in their place (`codegen/dot_products.py`). Where it
+multiplies tiles, two more stand before them, over 16 rows and 16 groups, and the tile counts tiles. As they stand last,
+MetaSchedule's `RewriteLayout` packs a constant B into [..., 16, 4], which is what the instruction reads.
+What is not constant a block of its own copies there in each call; the analysis counts it.
+Which instruction, and so how many columns and terms, is the target's: the same rule serves AMX, AVX-512, AVX2 and Arm.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from reasoning_compiler.cost.tiling import WHOLE_REDUCTION
+from reasoning_compiler.ir.dots import DOT, Dot, dots_for
+from reasoning_compiler.ir.marks import STRUCTURE
+from reasoning_compiler.ir.walk import REDUCTION, SPATIAL, constants, factors
+from reasoning_compiler.ir.walk import variables as variables_of
+from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.rules.announced import announce_streams
+from reasoning_compiler.rules.attempted import attempted
+
+_MAX_ROWS = 32  # of a register tile, in each loop
+_MAX_VECTORS = 8
+_MAX_TILES = 2  # of rows and of columns: those of the sums, of A and of B then take all eight registers
+_FIRST_LLVM = 22  # its instructions take bytes and bfloat16 as such; those before it want 32-bit integers
+
+
+class _Place(NamedTuple):
+    """Where an instruction fits.
+
+    Args:
+        dot: the instruction.
+        column: the position of the loop over columns.
+        term: the position of the loop over terms.
+        row: the position of the loop over rows; None where the instruction takes one row.
+        packed: which of the block's reads is packed in each call; None where B is laid out ahead of time.
+        order: of B's dimensions, those of columns and terms last.
+    """
+
+    dot: Dot
+    column: int
+    term: int
+    row: int | None
+    packed: int | None
+    order: tuple[int, ...]
+
+
+def dot_products(stream_bytes: int) -> Any:
+    """Returns the rule, which goes before all that tile: what it has tiled, they leave alone.
+
+    Args:
+        stream_bytes: a constant that is larger may be prefetched; what fits into a core's caches.
+    """
+    import_tvm()
+    from tvm.ir.utils import derived_object
+    from tvm.s_tir.meta_schedule.schedule_rule import PyScheduleRule
+
+    @derived_object
+    class DotProducts(PyScheduleRule):
+        """Offers the block as it is, and by an instruction that the target has."""
+
+        features: frozenset[str] = frozenset()
+
+        def _initialize_with_tune_context(self, context: Any) -> None:
+            self.features = _features(context.target)
+
+        def apply(self, sch: Any, block: Any) -> list[Any]:
+            places = _places(sch, block, self.features) if self.features else []
+            tried = (attempted(sch, _tile, block, place, stream_bytes) for place in places)
+            return [sch, *(tiled for tiled in tried if tiled is not None)]
+
+        def clone(self) -> Any:
+            return DotProducts()
+
+    return DotProducts()
+
+
+def _features(target: Any) -> frozenset[str]:
+    """Returns the CPU's features by LLVM's names; none where TVM's LLVM cannot be given the instructions.
+
+    A process has to ask its system for tiles, and ours ask Linux.
+    """
+    from tvm.target.codegen import llvm_get_cpu_features, llvm_version_major
+
+    if target.kind.name != "llvm" or llvm_version_major() < _FIRST_LLVM:
+        return frozenset()
+    features = frozenset(map(str, llvm_get_cpu_features(target)))
+    asks = "linux" in str(target.attrs.get("mtriple") or sys.platform)
+    return features if asks else frozenset(name for name in features if not name.startswith("amx"))
+
+
+def _places(sch: Any, name: Any, features: frozenset[str]) -> list[_Place]:
+    """Returns where instructions fit into a block: the best whose sums are vectors, and the best by tiles behind it.
+
+    Whoever runs the program in the end may not be given tiles.
+    """
+    found: dict[bool, _Place] = {}
+    for place in _fitting(sch, name, features):
+        found.setdefault(place.dot.by_tiles, place)
+    return [found[by_tiles] for by_tiles in (False, True) if by_tiles in found]
+
+
+def _fitting(sch: Any, name: Any, features: frozenset[str]) -> Iterator[_Place]:
+    """Yields where each instruction fits into a block, the best first."""
+    block = sch.get(name)
+    operands = factors(block)
+    if operands is None or block.init is None or len(sch.get_loops(name)) != len(block.iter_vars):
+        return
+    variables = [iter_var.var for iter_var in block.iter_vars]
+    written = block.writes[0].source
+    for left, right in (operands, operands[::-1]):
+        dots = dots_for((str(x.dtype) for x in (left.source, right.source, written)), features)
+        term, column = _position(variables, left.indices[-1]), _position(variables, block.body.indices[-1])
+        if term is None or column is None:
+            continue
+        if any(variable.same_as(variables[column]) for index in left.indices for variable in variables_of(index)):
+            continue  # the instruction takes one group of A's terms for all columns
+        steps = [_position(variables, index) for index in right.indices]
+        reduces = [int(iter_var.iter_type) == REDUCTION for iter_var in block.iter_vars]
+        if not reduces[term] or reduces[column] or not steps.count(term) == steps.count(column) == 1:
+            continue
+        is_constant = any(right.source.same_as(each) for each in constants(sch.mod["main"]))
+        terms, columns = (int(block.iter_vars[at].dom.extent) for at in (term, column))
+        for dot in dots:
+            fits = terms % dot.depth == 0 and terms > dot.depth and columns % dot.lanes == 0
+            row = _row(block, (left, right), dot) if dot.by_tiles else None
+            if dot.by_tiles and (row is None or not is_constant):
+                continue
+            if fits and _may_be_laid_out(sch, left.source, dot, is_constant=is_constant):
+                others = (at for at, step in enumerate(steps) if step not in (column, term))
+                order = (*others, steps.index(column), steps.index(term))
+                reads = [region.source.same_as(right.source) for region in block.reads]
+                yield _Place(dot, column, term, row, None if is_constant else reads.index(True), order)
+
+
+def _row(block: Any, operands: tuple[Any, Any], dot: Dot) -> int | None:
+    """Returns the position of the innermost loop over whole tiles of rows: of A and of the sums, not of B."""
+    left, right = operands
+    variables = [iter_var.var for iter_var in block.iter_vars]
+    of_right = [variable for index in right.indices for variable in variables_of(index)]
+    written = [_position(variables, index) for index in block.body.indices]
+    for index in reversed(left.indices[:-1]):
+        if not _is_linear(index):
+            continue  # rows that follow one another must lie evenly apart
+        for position in {_position(variables, variable) for variable in variables_of(index)} & set(written) - {None}:
+            iter_var = block.iter_vars[position]
+            moves_right = any(iter_var.var.same_as(variable) for variable in of_right)
+            if int(iter_var.iter_type) == SPATIAL and int(iter_var.dom.extent) % dot.rows == 0 and not moves_right:
+                return position
+    return None
+
+
+def _is_linear(index: Any) -> bool:
+    kind = type(index).__name__
+    if kind in ("Add", "Sub", "Mul"):
+        return _is_linear(index.a) and _is_linear(index.b)
+    return kind in ("Var", "IntImm")
+
+
+def _position(variables: list[Any], expr: Any) -> int | None:
+    return next((i for i, variable in enumerate(variables) if variable.same_as(expr)), None)
+
+
+def _may_be_laid_out(sch: Any, left: Any, dot: Dot, *, is_constant: bool) -> bool:
+    """Tells whether A lies as the instruction reads it, and B can be laid out for it, ahead of time or in each call.
+
+    Of bfloat16, TVM keeps its own buffers as float32; what is shifted has to be there before the loops begin.
+    """
+    plain = dot.left != "bfloat16" and not dot.shifted and not dot.by_tiles
+    given = any(left.same_as(parameter) for parameter in sch.mod["main"].params)
+    return (plain or given) and (is_constant or dot.left != "bfloat16")
+
+
+def _pack(sch: Any, block: Any, place: _Place) -> None:
+    """Copies B in each call, as the instruction reads it: [..., vectors of columns, groups of terms, lanes, terms]."""
+    lanes, terms = place.dot.lanes, place.dot.terms
+
+    def vectors(*at: Any) -> list[Any]:
+        *others, column, term = (at[dimension] for dimension in place.order)
+        return [*others, column // lanes, term // terms, column % lanes, term % terms]
+
+    copy = sch.cache_read(block, place.packed, "global")
+    sch.transform_layout(block, ("read", place.packed), vectors)
+    *others, column, term = (sch.get_loops(copy)[dimension] for dimension in place.order)
+    columns, lane = sch.split(column, [None, lanes])
+    groups, term = sch.split(term, [None, terms])
+    sch.reorder(*others, columns, groups, lane, term)
+
+
+def _tile(sch: Any, block: Any, place: _Place, stream_bytes: int) -> None:
+    dot = place.dot
+    if place.packed is not None:
+        _pack(sch, block, place)
+    reduces = [int(iter_var.iter_type) == REDUCTION for iter_var in sch.get(block).iter_vars]
+    loops = list(sch.get_loops(block))
+    loops[place.column], lanes = sch.split(loops[place.column], [None, dot.lanes])
+    if place.row is None:
+        loops[place.term], terms = sch.split(loops[place.term], [None, dot.terms])
+        inner = [lanes, terms]
+    else:
+        loops[place.term], groups, terms = sch.split(loops[place.term], [None, dot.groups, dot.terms])
+        loops[place.row], rows = sch.split(loops[place.row], [None, dot.rows])
+        inner = [rows, groups, lanes, terms]
+    spatial: list[list[Any]] = [[], [], []]
+    reducing: list[list[Any]] = [[], []]
+    for index, loop in enumerate(loops):
+        levels = reducing if reduces[index] else spatial
+        limit = _limit(place, index, reduces=reduces[index])
+        sampled = sch.sample_perfect_tile(loop, n=len(levels), max_innermost_factor=limit)
+        for level, part in zip(levels, sch.split(loop, sampled), strict=True):
+            level.append(part)
+    sch.reorder(*spatial[0], *spatial[1], *reducing[0], *reducing[1], *spatial[2], *inner)
+    consumer = _only_consumer(sch, block)
+    if consumer is None:
+        consumer = sch.cache_write(block, 0, "local")
+    else:
+        sch.set_scope(block, 0, "local")
+    sch.reverse_compute_at(consumer, spatial[1][-1], preserve_unit_loops=True)
+    sch.annotate(block, "meta_schedule.tiling_structure", WHOLE_REDUCTION)
+    sch.annotate(block, STRUCTURE, dot.label if place.packed is None else f"{dot.label}, operand packed in each call")
+    sch.annotate(block, DOT, dot.name)
+    if not dot.by_tiles:
+        announce_streams(sch, [block], stream_bytes=stream_bytes)
+
+
+def _limit(place: _Place, index: int, *, reduces: bool) -> int:
+    """Returns the largest innermost factor of the loop at a position."""
+    if place.row is None or reduces:
+        return _MAX_VECTORS if index == place.column else _MAX_ROWS
+    return _MAX_TILES if index in (place.row, place.column) else 1
+
+
+def _only_consumer(sch: Any, block: Any) -> Any:
+    """Returns the one block that takes the result element by element; None where it is not one, or does more.
+
+    What else that reads must be there from the beginning.
+    """
+    consumers, result = list(sch.get_consumers(block)), sch.get(block).writes[0].source
+    arguments = list(sch.mod["main"].params)
+    if len(consumers) != 1 or any(result.same_as(argument) for argument in arguments):
+        return None
+    user = sch.get(consumers[0])
+    variables = [iter_var.var for iter_var in user.iter_vars]
+    if type(user.body).__name__ != "BufferStore" or any(int(v.iter_type) == REDUCTION for v in user.iter_vars):
+        return None
+    read = [region for region in user.reads if region.source.same_as(result)]
+    regions = [read[0].region, user.writes[0].region] if len(read) == 1 else []
+    plain = [[_position(variables, part.min) for part in region] == list(range(len(variables))) for region in regions]
+    others = [region.source for region in user.reads if not region.source.same_as(result)]
+    there = all(any(other.same_as(argument) for argument in arguments) for other in others)
+    return consumers[0] if there and plain == [True, True] else None

@@ -1,0 +1,359 @@
+"""A rule that computes softmax(Q·Kᵀ)·V block of rows by block of rows, so that the scores never leave the cache.
+
+For each head and block of rows: the scores of these rows with all keys, by a register tile whose sums live in
+registers; the softmax on them, in vectors; the product with V, by another register tile. K is packed first, so that
+a tile reads it in vectors: [..., keys / lanes, depth, lanes]. FlashAttention (Dao et al., 2022) goes on to blocks of
+keys; on a CPU a block of whole rows fits the second-level cache until sequences are very long.
+
+Where only short vectors divide the keys, or none, what is reduced is laid out in whole ones, filled up with what
+changes no result: a predicate of a reduction would be lost where TVM moves it. The loops over panels of keys are marked
+for TVM to split off the iteration in which the last vector is cut, element by element.
+
+Where a causal or windowed mask leaves scores out, the loops over blocks of keys are marked, and `skip_masked` makes
+them skip those that do not count. Without it the program is right, too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from reasoning_compiler.ir.marks import NO_RULES, SETTLED, SKIP_MASKED, STRUCTURE
+from reasoning_compiler.ir.walk import REDUCTION
+from reasoning_compiler.machine.targets import target_vector_unit
+from reasoning_compiler.machine.toolchain import TVM_ERRORS, import_tvm
+from reasoning_compiler.rules.attempted import attempted
+from reasoning_compiler.rules.attention_chain import Chain, Product, Stage, find_chain
+from reasoning_compiler.rules.fused_label import FUSED, MASKED
+from reasoning_compiler.rules.vector_math import mark_vector_math
+
+_FLOAT_BYTES = 4
+_MIN_LANES = 4
+_MIN_ROWS = 16  # that share the packed keys; packing costs as much as a few rows' products
+_MIN_TILE_ROWS = 4  # where the last vector of keys is not whole
+_MAX_TILE_ROWS, _MAX_TILE_VECTORS = 16, 8
+_STEPS = (1, 2, 4)  # of the sums, unrolled
+_MAX_WASTE = 1 / 8  # of the last vector of keys, of all
+_NEUTRAL = {"Add": 0.0, "Max": -3.4028234663852886e38}
+_PARTITION = "pragma_loop_partition_hint"  # TVM's own: iterations in which a condition always holds go apart
+
+
+def fused_attention() -> Any:
+    """Returns the rule: an alternative for the last product of each attention that it finds, `fused over rows`.
+
+    It is not offered where too few rows share the keys, or where no vectors divide the keys and the last one would be a
+    large part of all or no register tile divides the rows; then nothing would be gained.
+    """
+    import_tvm()
+    from tvm.ir.utils import derived_object
+    from tvm.s_tir.meta_schedule.schedule_rule import PyScheduleRule
+
+    @derived_object
+    class FusedAttention(PyScheduleRule):
+        """Offers the program as it is, and fused."""
+
+        lanes = 0
+
+        def _initialize_with_tune_context(self, context: Any) -> None:
+            if context.target.kind.name == "llvm":
+                self.lanes = target_vector_unit(context.target).vector_bytes // _FLOAT_BYTES
+
+        def apply(self, sch: Any, block: Any) -> list[Any]:
+            found = sch.get(block)
+            chain = find_chain(sch.mod, str(found.name_hint)) if self.lanes and found.init is not None else None
+            for lanes in _lanes(chain, self.lanes) if chain is not None else []:
+                fused = attempted(sch, _fuse, chain, *lanes)
+                if fused is not None:
+                    return [sch, fused]
+            return [sch]
+
+        def clone(self) -> Any:
+            return FusedAttention()
+
+    return FusedAttention()
+
+
+def _lanes(chain: Chain, widest: int) -> list[tuple[int, int]]:
+    """Returns vector lengths over keys and over depth, the better ones first; none where the rule is not worth it."""
+    scores, out = chain.scores, chain.out
+    keys, depth = (math.gcd(p.extents[p.column], widest) for p in (scores, out))
+    # Query heads that share a KV head share its packed keys, too.
+    rows, num_keys = scores.extents[scores.row], scores.extents[scores.column]
+    if depth < _MIN_LANES or rows < _MIN_ROWS:
+        return []
+    whole = [(keys, depth)] if keys >= _MIN_LANES else []
+    is_short = 2 * keys < widest or keys < _MIN_LANES
+    little = -num_keys % widest <= _MAX_WASTE * num_keys
+    fills = is_short and little and _has_tile(rows) and _num_bounds(chain.stages) <= 1
+    return [(widest, depth), *whole] if fills else whole
+
+
+def _num_bounds(stages: Sequence[Stage]) -> int:
+    """Returns how many comparisons of places, as a mask makes, decide what stages compute.
+
+    TVM cuts a loop where each of them changes. The last vector is one such place, and a mask's bound another; with a
+    third, as of a window, it now and then, not in every process, computes a vector too many, behind a buffer's end.
+    """
+    tvm = import_tvm()
+    import tvm_ffi
+
+    count = 0
+    for stage in stages:
+        for kind in (tvm.tirx.LT, tvm.tirx.LE, tvm.tirx.GT, tvm.tirx.GE, tvm.tirx.EQ, tvm.tirx.NE):
+            found: list[Any] = []
+            tvm_ffi.structural_walk(stage.statement.value, (kind, found.append))
+            for comparison in found:
+                loads: list[Any] = []
+                tvm_ffi.structural_walk(comparison, (tvm.ir.TensorLoad, loads.append))
+                count += not loads
+    return count
+
+
+def _has_tile(rows: int) -> bool:
+    return any(rows % size == 0 for size in range(_MIN_TILE_ROWS, _MAX_TILE_ROWS + 1))
+
+
+def _fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int) -> None:
+    is_odd = chain.scores.extents[chain.scores.column] % lanes > 0
+    if is_odd:  # what follows the scores fills up their last vector, which a product cannot
+        chain = replace(chain, after_scores=())
+    scores, out = sch.get_sblock(chain.scores.name, "main"), sch.get_sblock(chain.out.name, "main")
+    stages = {stage.name: sch.get_sblock(stage.name, "main") for stage in chain.stages}
+    tail = [sch.get_sblock(name, "main") for name in chain.tail]
+    own = [scores, out, *stages.values(), *tail]
+    alone = len(sch.get_child_blocks(sch.get_sblock("root", "main"))) == len(own)
+    for block in own:
+        sch.annotate(block, NO_RULES, "None")
+    sch.annotate(out, STRUCTURE, FUSED + (f", {MASKED}" if chain.live is not None else ""))
+
+    inlined = _inline(sch, chain, stages)
+    placed = [s for s in chain.stages if s.name not in inlined and s.name not in chain.after_scores]
+    padded = _fill_last_vector(sch, placed, stages, lanes) if is_odd else {}
+    partial = {s.name: _split_reduction(sch, s, stages[s.name], lanes) for s in placed if s.reduces}
+    _pack(sch, scores, chain.scores, lanes)
+    if chain.out.right_column != chain.out.right_rank - 1:
+        _pack(sch, out, chain.out, depth_lanes)
+
+    rows, depths, keys, steps = _sample(sch, out, chain, lanes, depth_lanes)
+    out_copy = sch.cache_write(out, 0, "local")
+    last = _inline_tail(sch, tail) or out_copy
+    loops = sch.get_loops(last)
+    block, rest = sch.split(loops[chain.out.result_row], [rows[0], None])
+    shared = [loop for i, loop in enumerate(loops) if i not in (chain.out.result_row, chain.out.result_column)]
+    sch.reorder(*shared, block, rest, loops[chain.out.result_column])
+    if last is out_copy:
+        copied = [rest, loops[chain.out.result_column]]
+    else:
+        sch.compute_at(out_copy, block, preserve_unit_loops=True)
+        inner = sch.get_loops(out_copy)[-len(loops) :]
+        copied = [inner[chain.out.result_row], inner[chain.out.result_column]]
+        _vectorize(sch, sch.get_loops(last)[-1], depth_lanes)
+    _, tile = _tile_copy(sch, *copied, rows[1:], [*depths, depth_lanes])
+    out_sums = _tile_sums(sch, out, chain.out, tile, depth_lanes, [*keys, None, steps])
+    panels = [(out_sums[0], chain.weights, 1)]
+
+    # What the block of rows needs, computed in front of it, last things first.
+    for stage in reversed(placed):
+        sch.compute_at(stages[stage.name], block, preserve_unit_loops=True)
+        if stage.reduces:
+            sch.compute_at(partial[stage.name], block, preserve_unit_loops=True)
+    score_copy = sch.cache_write(scores, 0, "local")
+    for name in chain.after_scores:
+        sch.reverse_compute_inline(stages[name])
+    sch.compute_at(score_copy, block, preserve_unit_loops=True)
+    copied = sch.get_loops(score_copy)[1 - len(chain.scores.extents) :]
+    panel, tile = _tile_copy(sch, copied[chain.row_dim], copied[chain.column_dim], rows[1:], [*keys, lanes])
+    panels.append((panel, -1, 1))
+    score_sums = _tile_sums(sch, scores, chain.scores, tile, lanes, [None, steps])
+
+    # In parallel before the sums are split from their zeros: TVM's proof needs them whole.
+    jobs = sch.fuse(*shared, block)
+    sch.parallel(jobs)
+    sch.annotate(jobs, SETTLED, 1)
+    for stage in placed:
+        if stage.reduces:
+            panel = _vectorize_reduction(sch, stage, partial[stage.name], keys)
+            panels.append((panel, stage.over, lanes if is_odd else 1))
+        elif stage.column is not None:
+            loops = sch.get_loops(stages[stage.name])
+            if stage.name in padded:
+                lane = loops[-1]
+                panel, vector = sch.split(loops[-2], keys)
+            else:
+                panel, vector, lane = sch.split(loops[stage.column - len(stage.loops)], [*keys, lanes])
+            _vectorize(sch, lane)
+            sch.unroll(vector)
+            panels.append((panel, stage.over, lanes if stage.name in padded else 1))
+    for init in (sch.decompose_reduction(scores, score_sums[0]), sch.decompose_reduction(out, out_sums[0])):
+        *_, init_row, init_vector, init_lane = sch.get_loops(init)
+        sch.unroll(init_row)
+        sch.unroll(init_vector)
+        _vectorize(sch, init_lane)
+    for loop, access, width in panels:
+        if chain.live is not None:
+            sch.annotate(loop, SKIP_MASKED, mark(chain, access, width))
+        if is_odd:
+            sch.annotate(loop, _PARTITION, 1)
+    if alone:  # nothing is left for other rules
+        mark_vector_math(sch)
+        sch.annotate(sch.get_sblock("root", "main"), NO_RULES, "None")
+
+
+def _sample(sch: Any, out: Any, chain: Chain, lanes: int, depth_lanes: int) -> tuple[Any, Any, Any, Any]:
+    """Returns the decisions: rows as [blocks, tiles, rows of a tile]; vectors of depth and of keys as [panels, vectors
+    of a tile]; how many steps of the sums are unrolled. Both products have the rows and steps in common."""
+    product = chain.out
+    loops = sch.get_loops(out)
+    row, depth, key = (loops[product.loops[i]] for i in (product.row, product.column, product.reduced))
+    rows = sch.sample_perfect_tile(row, n=3, max_innermost_factor=_MAX_TILE_ROWS)
+    vectors, _ = sch.split(depth, [None, depth_lanes])
+    depths = sch.sample_perfect_tile(vectors, n=2, max_innermost_factor=_MAX_TILE_VECTORS)
+    vectors, lane = sch.split(key, [None, lanes])
+    keys = sch.sample_perfect_tile(vectors, n=2, max_innermost_factor=_MAX_TILE_VECTORS)
+    possible = [s for s in _STEPS if math.gcd(lanes, chain.scores.extents[chain.scores.reduced]) % s == 0]
+    steps = sch.sample_categorical(possible, [1 / len(possible)] * len(possible))
+    sch.split(lane, [None, steps])
+    return rows, depths, keys, steps
+
+
+def _inline_tail(sch: Any, tail: list[Any]) -> Any:
+    """Inlines what follows the second product into it; returns the last block where it reads something else, too."""
+    for position, block in enumerate(tail):
+        try:
+            sch.reverse_compute_inline(block)
+        except TVM_ERRORS:
+            for middle in tail[position:-1]:
+                sch.compute_inline(middle)
+            return tail[-1]
+    return None
+
+
+def _tile_copy(sch: Any, row: Any, column: Any, rows: Any, columns: list[Any]) -> tuple[Any, Any]:
+    """Tiles the block that writes a product's sums back; returns its loops over panels and over tiles in a panel."""
+    tile, row = sch.split(row, rows)
+    panel, vector, lane = sch.split(column, columns)
+    sch.reorder(panel, tile, row, vector, lane)
+    sch.unroll(row)
+    sch.unroll(vector)
+    _vectorize(sch, lane)
+    return panel, tile
+
+
+def _tile_sums(sch: Any, block: Any, product: Product, tile: Any, lanes: int, steps: list[Any]) -> list[Any]:
+    """Computes a product's sums in a tile of its copy, in registers; returns the loops of its reduction."""
+    sch.compute_at(block, tile, preserve_unit_loops=True)
+    inner = sch.get_loops(block)[-len(product.extents) :]
+    row, column, reduced = (inner[i] for i in (product.row, product.column, product.reduced))
+    sums = sch.split(reduced, steps)
+    vector, lane = sch.split(column, [None, lanes])
+    sch.reorder(*sums, row, vector, lane)
+    for loop in (sums[-1], row, vector):
+        sch.unroll(loop)
+    _vectorize(sch, lane)
+    return list(sums)
+
+
+def _inline(sch: Any, chain: Chain, stages: dict[str, Any]) -> set[str]:
+    """Inlines elementwise stages into the one elementwise stage that reads them; returns their names."""
+    names = set()
+    for stage in chain.stages:
+        readers = [s for s in chain.stages if any(x.source.same_as(stage.buffer) for x in s.statement.loads)]
+        alone = len(readers) == 1 and not readers[0].reduces and readers[0].column is not None
+        if alone and not stage.reduces and stage.column is not None and stage.name not in chain.after_scores:
+            sch.compute_inline(stages[stage.name])
+            names.add(stage.name)
+    return names
+
+
+def _fill_last_vector(sch: Any, placed: list[Stage], stages: dict[str, Any], lanes: int) -> dict[str, float]:
+    """Lays out what is reduced as [..., columns / lanes, lanes], with what changes no result behind the last column.
+
+    A reduction over whole vectors is right then. Returns that by the names of the stages that make it.
+
+    Raises:
+        LookupError: what is reduced is made by none of the stages, or reduced by other than sum and maximum.
+        ValueError: it is reduced in two ways, or no float32 with the columns last.
+    """
+    fillers: dict[str, float] = {}
+    makers = {stage.buffer: stage for stage in placed}
+    for stage in placed:
+        if stage.reduces:
+            made = makers[stage.statement.block.reads[stage.over].source]
+            filler = _NEUTRAL[type(stage.statement.value).__name__]
+            is_last = made.column is not None and made.loops[made.column] == len(made.loops) - 1
+            if fillers.setdefault(made.name, filler) != filler or not is_last or made.buffer.dtype != "float32":
+                raise ValueError(f"`{made.name}` cannot be filled up")
+    for name, filler in fillers.items():
+        sch.transform_layout(
+            stages[name], ("write", 0), lambda *at: (*at[:-1], at[-1] // lanes, at[-1] % lanes), pad_value=filler
+        )
+    return fillers
+
+
+def _pack(sch: Any, block: Any, product: Product, lanes: int) -> None:
+    """Lays out the right operand as [..., columns / lanes, reduced, lanes], all of it, in parallel."""
+    column, reduced = product.right_column, product.right_reduced
+    others = [i for i in range(product.right_rank) if i not in (column, reduced)]
+    packed = sch.cache_read(block, product.right, "global")
+    sch.transform_layout(
+        block,
+        ("read", product.right),
+        lambda *at: (*(at[i] for i in others), at[column] // lanes, at[reduced], at[column] % lanes),
+        assume_injective_transform=bool(product.extents[product.column] % lanes),  # the rest of the last is never read
+    )
+    loops = sch.get_loops(packed)
+    outer, lane = sch.split(loops[column], [None, lanes])
+    sch.reorder(*(loops[i] for i in others), outer, loops[reduced], lane)
+    _vectorize(sch, lane)
+    jobs = sch.fuse(*(loops[i] for i in others), outer)
+    sch.parallel(jobs)
+    sch.annotate(jobs, SETTLED, 1)
+
+
+def _split_reduction(sch: Any, stage: Stage, block: Any, lanes: int) -> Any:
+    """Reduces over vectors first; returns the block that does, the given one reduces the last vector."""
+    assert stage.column is not None
+    _, lane = sch.split(sch.get_loops(block)[stage.loops[stage.column]], [None, lanes])
+    return sch.rfactor(lane, len(stage.statement.indices))
+
+
+def _vectorize_reduction(sch: Any, stage: Stage, partial: Any, keys: Any) -> Any:
+    """Makes a split reduction a vector of reductions; returns its loop over panels of keys."""
+    iterations = sch.get(partial).iter_vars
+    loops = sch.get_loops(partial)[-len(iterations) :]
+    names = [str(variable.name) for variable in stage.statement.variables]
+    row = next(i for i, each in enumerate(iterations) if str(each.var.name) == names[stage.row])
+    outer = next(i for i, each in enumerate(iterations) if int(each.iter_type) == REDUCTION)
+    lane = next(i for i, each in enumerate(iterations) if i != outer and str(each.var.name) not in names)
+    panel, vector = sch.split(loops[outer], keys)
+    sch.reorder(loops[row], panel, vector, loops[lane])
+    sch.unroll(vector)
+    _vectorize(sch, loops[lane])
+    _vectorize(sch, sch.get_loops(sch.decompose_reduction(partial, panel))[-1])
+    return panel
+
+
+def _vectorize(sch: Any, loop: Any, lanes: int = 0) -> None:
+    """Makes a loop a vector; where `lanes` are given, an unrolled loop of vectors of so many."""
+    if lanes:
+        outer, loop = sch.split(loop, [None, lanes])
+        sch.unroll(outer)
+    sch.vectorize(loop)
+    sch.annotate(loop, SETTLED, 1)
+
+
+def mark(chain: Chain, access: int, lanes: int = 1) -> str:
+    """Returns the value of the mark on a loop over blocks of keys.
+
+    Args:
+        chain: what is computed, with a mask.
+        access: which read of the first block in the loop that reads anything has rows and columns, its own result not
+            counted; -1 where that result has.
+        lanes: of the vectors in which its columns lie, in two dimensions; 1 where they lie in one.
+    """
+    assert chain.live is not None
+    told = [access, chain.row_dim, chain.column_dim, chain.live.first, chain.live.last]
+    return json.dumps(told if lanes == 1 else [*told, lanes])

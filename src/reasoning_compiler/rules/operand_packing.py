@@ -1,0 +1,106 @@
+"""Operands that are no constants, copied in each call into the order in which the register tiles read them.
+
+A constant is laid out ahead of time. Any other operand is read where it lies: a tile of a few vectors' columns then
+walks down its rows, a page or more apart where it is wide, and rows that are a power of two apart share a few sets of
+each cache. A copy is read as one stream (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication",
+2008, pack both operands in each call; here the one that is read in vectors):
+
+    for j_0, k: for j_1: B_packed[j_0, k, j_1] = B[k, j_0 * 32 + j_1]     # in parallel
+    for i, j_0, k: for j_1: C[i, j_0 * 32 + j_1] += A[i, k] * B_packed[j_0, k, j_1]
+
+The order is known when all tiles are, so a postprocessor makes it (`padded_layout`). The copy is a block like others,
+which the analysis counts.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from reasoning_compiler.ir.extract import buffer_bytes
+from reasoning_compiler.ir.marks import NO_RULES, PACKED, SETTLED
+from reasoning_compiler.ir.walk import blocks
+from reasoning_compiler.machine.targets import target_vector_unit
+from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.rules.attempted import attempted
+from reasoning_compiler.rules.attention_chain import find_chain
+from reasoning_compiler.rules.padded_contraction import Contraction, plain_contraction
+
+_MIN_BYTES = 1 << 17  # of the operand; a smaller one is in the second-level cache, whatever its order
+_MIN_ROWS = 32  # that share it
+_MIN_LANES = 4
+_VECTORS = (4, 2, 1)  # of a row that are copied together
+_ROWS_OF_A_JOB = 64
+
+
+def operand_packing() -> Any:
+    """Returns the rule, which goes before all tiling and behind what pads: what that copies is left as it is."""
+    import_tvm()
+    from tvm.ir.utils import derived_object
+    from tvm.s_tir.meta_schedule.schedule_rule import PyScheduleRule
+
+    @derived_object
+    class OperandPacking(PyScheduleRule):
+        """Offers the block as it is, and with the operand copied that is read in vectors."""
+
+        unit = None
+        attentions: frozenset[str] = frozenset()
+
+        def _initialize_with_tune_context(self, context: Any) -> None:
+            if context.target.kind.name == "llvm":
+                self.unit = target_vector_unit(context.target)
+                self.attentions = _products_of_attentions(context.mod)
+
+        def apply(self, sch: Any, block: Any) -> list[Any]:
+            found = plain_contraction(sch, block) if self.unit is not None else None
+            if found is None or found.is_constant or str(sch.get(block).name_hint) in self.attentions:
+                return [sch]
+            lanes = math.gcd(found.extents[found.column], max(1, self.unit.vector_bytes // found.item_bytes))
+            if lanes < _MIN_LANES or not _is_worth_it(sch, found):
+                return [sch]
+            packed = attempted(sch, _pack, block, found, lanes)
+            return [sch] if packed is None else [sch, packed]
+
+        def clone(self) -> Any:
+            return OperandPacking()
+
+    return OperandPacking()
+
+
+def _is_worth_it(sch: Any, found: Contraction) -> bool:
+    """Tells whether an operand is a large argument, read as a whole, that many rows share."""
+    operand = next((p for p in sch.mod["main"].params if str(p.name) == found.right), None)
+    if operand is None or math.prod(found.extents[i] for i in found.rows) < _MIN_ROWS:
+        return False
+    if int(operand.shape[found.order[-1]]) != found.extents[found.column]:
+        return False
+    return buffer_bytes(operand) >= _MIN_BYTES
+
+
+def _products_of_attentions(mod: Any) -> frozenset[str]:
+    """Returns the names of the products of attentions, which have a rule of their own; it packs the keys."""
+    chains = (find_chain(mod, str(realize.block.name_hint)) for realize, _ in blocks(mod["main"].body))
+    return frozenset(product.name for chain in chains if chain for product in (chain.scores, chain.out))
+
+
+def _pack(sch: Any, block: Any, found: Contraction, lanes: int) -> None:
+    """Copies the operand in front of the block, in parallel, a few rows of some vectors in each job."""
+    reads = [str(region.source.name) for region in sch.get(block).reads]
+    copy = sch.cache_read(block, reads.index(found.right), "global")
+    sch.annotate(copy, NO_RULES, "None")
+    sch.annotate(copy, PACKED, f"{found.right} packed in each call")
+    loops = sch.get_loops(copy)
+    *others, column = found.order
+    extents = [int(sch.get(loop).extent) for loop in loops]
+    vectors = next(count for count in _VECTORS if extents[column] % (count * lanes) == 0)
+    rows = max(d for d in range(1, _ROWS_OF_A_JOB + 1) if extents[others[-1]] % d == 0)
+    outer, vector, lane = sch.split(loops[column], [None, vectors, lanes])
+    chunk, row = sch.split(loops[others[-1]], [None, rows])
+    around = [*(loops[dimension] for dimension in others[:-1]), outer, chunk]
+    sch.reorder(*around, row, vector, lane)
+    jobs = sch.fuse(*around)
+    sch.parallel(jobs)
+    sch.unroll(vector)
+    sch.vectorize(lane)
+    for loop in (jobs, lane):
+        sch.annotate(loop, SETTLED, 1)

@@ -1,0 +1,174 @@
+"""Proposals under way while other things happen: a slow model thinks, the hardware measures."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Protocol
+
+from reasoning_compiler.core.errors import JournalError, LLMSetupError
+from reasoning_compiler.core.records import Proposal, Step
+from reasoning_compiler.proposer.llm.metered import LLMStats
+from reasoning_compiler.proposer.llm.scrub import Scrubber
+from reasoning_compiler.proposer.llm.values import clip
+from reasoning_compiler.proposer.protocol import Proposer
+from reasoning_compiler.search.search import Expansion, TreeSearch
+
+_FIRST_LOOK_SECS = 2.0  # a refused key or an unknown model shows within this time, before anything is measured
+_FIRST_LOOK_EXPANSIONS = 16  # the paper's preset draws its first nodes at random
+_MAX_WHY_CHARS = 300
+_CLOSE_SECS = 5.0  # for threads to come back whose calls have ended
+
+
+class SlowProposer(Proposer, Protocol):
+    """A proposer whose answers take long: a language model."""
+
+    @property
+    def stats(self) -> LLMStats:
+        """What the model did so far."""
+        ...
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know of it."""
+        ...
+
+    def close(self) -> None:
+        """Ends the calls under way."""
+        ...
+
+
+class Thinker:
+    """Asks a slow proposer for several nodes at once, and a quick one when there is nothing left to measure.
+
+    Nodes for which answers are under way count as visited (virtual loss), so the next question goes elsewhere. What
+    comes back is taken in where the search is at rest: before a batch is asked for, and between two measurements.
+    An answer that cannot be had, for whatever reason, is a refused one; the search then has its fallback propose.
+
+    Args:
+        search: which nodes to expand, and where the answers go.
+        proposer: the slow one; called from threads.
+        concurrency: nodes under way at once.
+        children: transformations asked for at once.
+        stand_in: the quick one; None to wait instead.
+        max_stood_in: most of the programs picked that may be the stand-in's. It may use them all while the first
+            answers are under way: later, more of them come at once.
+        settled: ask only about programs that have been measured, one question about each at a time; otherwise about
+            any, and for as many programs more than are measured as the search's configuration says.
+    """
+
+    def __init__(
+        self,
+        search: TreeSearch,
+        proposer: SlowProposer,
+        *,
+        concurrency: int,
+        children: int,
+        stand_in: Proposer | None,
+        max_stood_in: int,
+        settled: bool = True,
+    ) -> None:
+        self._search, self._proposer = search, proposer
+        self._concurrency, self._children = concurrency, children
+        self._stand_in, self._max_stood_in = stand_in, max_stood_in
+        self._settled = settled
+        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="proposer")
+        self._under_way: list[tuple[Expansion, Future[Proposal]]] = []
+        self._num_stood_in = 0
+        self.waited_secs = 0.0
+
+    @property
+    def num_under_way(self) -> int:
+        """Nodes for which answers have not been taken in."""
+        return len(self._under_way)
+
+    def first_look(self) -> None:
+        """Starts thinking, and raises at once what shows at once that the model cannot be used.
+
+        Raises:
+            LLMSetupError: the key is refused, or there is no such model.
+        """
+        until = time.perf_counter() + _FIRST_LOOK_SECS
+        for _ in range(_FIRST_LOOK_EXPANSIONS):
+            self.tend()
+            left = until - time.perf_counter()
+            if self._proposer.stats.calls or left <= 0 or not self._under_way:
+                return
+            wait([future for _, future in self._under_way], timeout=left, return_when=FIRST_COMPLETED)
+
+    def ask(self, num: int) -> list[Step]:
+        """Returns up to `num` programs to be measured; waits for the proposer only where nothing else can be done.
+
+        Raises:
+            LLMSetupError: no call to the model can succeed, and none has.
+            JournalError: what the model said could not be written.
+        """
+        self.tend()
+        while self._wants_more(num) and (self._fill() or self._wait()):
+            self.tend()
+        picked = self._search.pick(num)
+        stand_in = self._stand_in.name if self._stand_in else None
+        self._num_stood_in += sum(step.proposer == stand_in for step in picked)
+        return picked
+
+    def tend(self) -> None:
+        """Takes in what has come back, and asks anew; to be called when the search is at rest. Raises as `ask`."""
+        self._take_in()
+        while len(self._under_way) < self._concurrency:
+            expansion = self._search.next_expansion(max_num=self._children, settled=self._settled)
+            if expansion is None:
+                return
+            draws = self._search.draws(expansion)
+            future = self._pool.submit(self._proposer.propose, expansion.context, expansion.num, draws)
+            self._under_way.append((expansion, future))
+
+    def close(self, *, at_rest: bool) -> None:
+        """Ends the calls under way, and forgets for which nodes they were.
+
+        Args:
+            at_rest: the search is, so what has come back by now can be taken in.
+        """
+        if at_rest:
+            self._take_in()
+        self._proposer.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        wait([future for _, future in self._under_way], timeout=_CLOSE_SECS)
+        for expansion, _ in self._under_way:
+            self._search.forget(expansion)
+        self._under_way = []
+
+    def _wants_more(self, num: int) -> bool:
+        return self._search.num_waiting < num if self._settled else self._search.wants_more(num)
+
+    def _take_in(self) -> None:
+        for expansion, future in [entry for entry in self._under_way if entry[1].done()]:
+            try:
+                proposal, said = future.result(), {}
+            except (LLMSetupError, JournalError):
+                raise
+            except Exception as error:  # whatever is wrong with a proposer, the run goes on without it
+                why = f"the proposer failed with {type(error).__name__}: {error}"
+                proposal = Proposal(self._proposer.name, "", ())
+                said = {"why_empty": Scrubber().scrub(clip(why, _MAX_WHY_CHARS))}
+            self._under_way.remove((expansion, future))
+            self._search.expand(expansion, proposal, **said)
+
+    def _fill(self) -> bool:
+        """Lets the stand-in expand one node; returns whether there is more to try."""
+        if self._stand_in is None or self._num_stood_in >= self._max_stood_in:
+            return False
+        expansion = self._search.next_expansion(max_num=self._children)
+        if expansion is None:
+            return False
+        draws = self._search.draws(expansion)
+        self._search.expand(expansion, self._stand_in.propose(expansion.context, expansion.num, draws))
+        return True
+
+    def _wait(self) -> bool:
+        """Waits for the next answer; returns whether there was one to wait for."""
+        if not self._under_way:
+            return False
+        started = time.perf_counter()
+        wait([future for _, future in self._under_way], return_when=FIRST_COMPLETED)
+        self.waited_secs += time.perf_counter() - started
+        return True
