@@ -7,11 +7,10 @@ from typing import Any
 from reasoning_compiler.codegen.padded_layout import padded_layout
 from reasoning_compiler.codegen.padded_reads import drop_padded_conditions
 from reasoning_compiler.codegen.rewriting import rewriting
-from reasoning_compiler.codegen.single_lanes import make_single_lanes_serial
 from reasoning_compiler.codegen.skip_masked import skip_masked
 from reasoning_compiler.codegen.vector_math import write_vector_math
 
-_OURS = (drop_padded_conditions, skip_masked, make_single_lanes_serial, write_vector_math)
+_OURS = (drop_padded_conditions, skip_masked, write_vector_math)
 _LAYOUT = "RewriteLayout"
 
 

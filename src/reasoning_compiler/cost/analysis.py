@@ -16,7 +16,7 @@ from reasoning_compiler.core.records import Machine, Peak
 from reasoning_compiler.cost.cache_traffic import LevelTraffic, cache_traffic
 from reasoning_compiler.cost.register_tile import RegisterTile
 from reasoning_compiler.ir.dots import dots_for
-from reasoning_compiler.ir.nest import Nest, Padding, joined
+from reasoning_compiler.ir.nest import Nest, Padding
 
 _BYTES_PER_CYCLE = {"L2": 32, "L3": 16}  # into the next inner level, per core
 _ONE_CORES_BANDWIDTH = 0.6  # of the memory's, where one core of several works
@@ -128,7 +128,7 @@ def analyze(nests: Sequence[Nest], machine: Machine, *, kernel_flops: float = 0,
     flops = kernel_flops or sum(n.flops * n.iterations for n in nests)
     peak = peak_of(nests, machine)
     return Analysis(
-        tuple(analyze_block(n, machine) for n in joined(nests)),
+        tuple(analyze_block(n, machine) for n in nests),
         roofline_secs(flops, kernel_bytes, machine, peak_flops=peak.flops),
         flops / kernel_bytes if kernel_bytes else 0.0,
         peak,

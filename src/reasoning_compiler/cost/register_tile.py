@@ -58,7 +58,7 @@ class RegisterTile:
         self.loops = tuple((loop.name, loop.extent) for _, loop in extents if loop.extent > 1)
         self.rows = math.prod(loop.extent for i, loop in extents if i not in self.vector_loops)
         vectors = self.rows * math.ceil(self.vector_extent / self.full_lanes)
-        self.accumulators = nest.sums * vectors + self._shift_sums()
+        self.accumulators = vectors + self._shift_sums()
         self.steps = self._reduction_steps()
         self.runs = self._runs()
         rolled = math.prod(x.extent for i, x in extents if i not in self.vector_loops and x.kind != "unrolled")
@@ -73,7 +73,7 @@ class RegisterTile:
         nest, machine = self.nest, self.machine
         times = nest.iterations / max(1, self.rows * self.vector_extent)
         vectors = max(1, self.accumulators)
-        arithmetic = vectors / nest.sums * max(nest.flops, 1.0) / 2 / machine.fma_per_cycle
+        arithmetic = vectors * max(nest.flops, 1.0) / 2 / machine.fma_per_cycle
         if nest.dot is not None:
             arithmetic = vectors / (machine.fma_per_cycle * nest.dot.per_fma)
         reads = [a for a in nest.accesses if not a.writes]

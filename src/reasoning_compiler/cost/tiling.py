@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reasoning_compiler.core.records import Decision, TileDomain
-from reasoning_compiler.ir.nest import PREFETCH_WORDS, Access, Loop, LoopKind, Nest, in_one_pass
+from reasoning_compiler.ir.nest import PREFETCH_WORDS, Nest
 
 WHOLE_REDUCTION = "SSRRS"
 """How our own rules tile: a register tile takes the whole reduction, outermost loops first."""
@@ -28,8 +27,6 @@ class TileGroup:
         prefetch: the decision on how many bytes ahead its streams are prefetched; None where there is none.
         copies: what is copied in each call for this way of tiling.
         packed: the buffers of those copies that are laid out in the order in which the tiled block reads them.
-        products: blocks that are summed up in one pass with it, see `rules/joined_products.py`. The rule itself has
-            made the outermost tiles parallel and unrolled the register tile.
     """
 
     block: str
@@ -42,7 +39,6 @@ class TileGroup:
     prefetch: Decision | None = None
     copies: tuple[Nest, ...] = ()
     packed: frozenset[str] = frozenset()
-    products: tuple[str, ...] = ()
 
     @property
     def prefetch_bytes(self) -> int:
@@ -54,8 +50,6 @@ class TileGroup:
         """Returns the nest with these factors by loop name, parallel and vectorized as MetaSchedule will do it."""
         nest = self.nest.tiled(self.structure, factors, unroll_limit=unroll_limit).reading_in_order(self.packed)
         loops = list(nest.loops)
-        if self.products:
-            return replace(nest, loops=tuple(_settled(loops)), prefetch_bytes=prefetch_bytes)
         jobs = 1
         for index, loop in enumerate(loops):
             if loop.reduces or jobs > self.max_jobs:
@@ -111,51 +105,6 @@ def tile_groups(
                 TileGroup(nest.block, nest.tiling, plain, decisions, max_jobs, max_vector, (), prefetch, copies, packed)
             )
     return tuple(groups)
-
-
-def joined_group(
-    block: str, site: tuple[str, str], raw: Sequence[Nest], table: Sequence[Decision], plain: Sequence[Nest]
-) -> TileGroup | None:
-    """Returns the tile group of a block that is computed in one pass with its products; None where it is not.
-
-    Args:
-        block: its name.
-        site: the structure choice, with the alternative.
-        raw: the nests of a program with that structure, before the postprocessors.
-        table: its decisions.
-        plain: the nests of the kernel as it is written.
-    """
-    by_name = {nest.block: nest for nest in plain}
-    own = next((nest for nest in raw if nest.block == block), None)
-    if own is None or not own.loops or block not in by_name:
-        return None
-    inside = [nest for nest in raw if nest.loops and nest.loops[0].id == own.loops[0].id and nest.reduces]
-    products = tuple(nest.block.removesuffix("_update") for nest in inside)
-    if len(products) < 2 or not by_name.keys() >= set(products):
-        return None
-    sums = [by_name[name] for name in products]
-    nest = functools.reduce(in_one_pass, (replace(each, accesses=_in_registers(each.accesses)) for each in sums))
-    spatial = by_name[block].loops
-    nest = replace(nest, loops=(*spatial, *nest.loops[len(spatial) :]))
-    names = [f"{block if i < len(spatial) else products[0]}.{loop.name} tile" for i, loop in enumerate(nest.loops)]
-    domains = {d.name: d.domain for d in table if isinstance(d.domain, TileDomain)}
-    if not domains.keys() >= set(names):
-        return None
-    decisions = tuple((loop.name, name, domains[name]) for loop, name in zip(nest.loops, names, strict=True))
-    prefetch = next((d for d in table if d.name == f"{products[0]} {PREFETCH_WORDS}"), None)
-    return TileGroup(block, WHOLE_REDUCTION, nest, decisions, 0, 0, (site,), prefetch, products=products)
-
-
-def _in_registers(accesses: Sequence[Access]) -> tuple[Access, ...]:
-    return tuple(replace(access, in_registers=True) if access.writes else access for access in accesses)
-
-
-def _settled(loops: Sequence[Loop]) -> Iterator[Loop]:
-    """Yields loops as the rule for products in one pass leaves them: outermost tiles parallel, the last a vector."""
-    levels = sum(not loop.reduces for loop in loops) // WHOLE_REDUCTION.count("S")
-    for index, loop in enumerate(loops):
-        kind: LoopKind = "parallel" if index < levels else "unrolled" if index >= len(loops) - levels else "serial"
-        yield replace(loop, kind="vectorized" if index == len(loops) - 1 else kind)
 
 
 def _in_parallel(copy: Nest, max_vector: int) -> Nest:

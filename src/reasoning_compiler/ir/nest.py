@@ -136,7 +136,6 @@ class Nest:
         dtypes: of the two buffers whose product it sums up and of the sums; empty where it does anything else.
         dot: the instruction that does the work of the innermost loops, which then are not among `loops`, see `by_dots`.
         padded: its loops that have iterations more than there are results.
-        sums: to how many sums each iteration adds: as many products as are summed up in one pass, see `joined`.
     """
 
     block: str
@@ -151,7 +150,6 @@ class Nest:
     dtypes: tuple[str, ...] = ()
     dot: Dot | None = None
     padded: tuple[Padding, ...] = ()
-    sums: int = 1
 
     @cached_property
     def iterations(self) -> int:
@@ -302,36 +300,3 @@ class Nest:
             for a in self.accesses
         )
         return replace(self, loops=tuple(loops), accesses=accesses, unroll_limit=unroll_limit, tiling=structure)
-
-
-def joined(nests: Sequence[Nest]) -> tuple[Nest, ...]:
-    """Returns the nests with those as one that are summed up in one pass: in the same iterations of their reduction."""
-    result: list[Nest] = []
-    for nest in nests:
-        if result and _in_one_pass(result[-1], nest):
-            result[-1] = in_one_pass(result[-1], nest)
-        else:
-            result.append(nest)
-    return tuple(result)
-
-
-def _in_one_pass(first: Nest, second: Nest) -> bool:
-    end = first.innermost_reduction
-    if end is None or end != second.innermost_reduction or len(first.loops) != len(second.loops):
-        return False
-    pairs = list(zip(first.loops, second.loops, strict=True))
-    shared = all(a.id == b.id != 0 for a, b in pairs[: end + 1])
-    return shared and all((a.extent, a.kind) == (b.extent, b.kind) for a, b in pairs[end + 1 :])
-
-
-def in_one_pass(first: Nest, second: Nest) -> Nest:
-    """Returns two nests that have the same loops as one; what both read in the same order is read once."""
-    again = {(access.buffer, access.steps) for access in second.accesses}
-    kept = tuple(access for access in first.accesses if (access.buffer, access.steps) not in again)
-    return replace(
-        first,
-        block=f"{first.block} + {second.block}",
-        accesses=kept + second.accesses,
-        flops=first.flops + second.flops,
-        sums=first.sums + second.sums,
-    )

@@ -164,6 +164,4 @@ def _disk() -> Check:
     folders = (Path.cwd(), Path(tempfile.gettempdir()))
     free_bytes = {folder: shutil.disk_usage(folder).free for folder in folders}
     detail = ", ".join(f"{free / 1e9:.1f} GB free in {folder}" for folder, free in free_bytes.items())
-    return Check(
-        "disk", min(free_bytes.values()) >= _MIN_FREE_BYTES, detail, "make room: a run may need a gigabyte"
-    )
+    return Check("disk", min(free_bytes.values()) >= _MIN_FREE_BYTES, detail, "make room: a run may need a gigabyte")

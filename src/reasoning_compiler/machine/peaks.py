@@ -22,9 +22,7 @@ _MAX_READ_BYTES = 1 << 30
 _FLOAT_BYTES = 4
 
 
-def measure_peaks(
-    num_cores: int, os_features: list[str], l3_bytes: int, max_read_bytes: int
-) -> dict[str, Any]:
+def measure_peaks(num_cores: int, os_features: list[str], l3_bytes: int, max_read_bytes: int) -> dict[str, Any]:
     """Returns what only compiled code can tell of this machine, as JSON: its target, features and peaks.
 
     To be called in a process of its own: it starts TVM's threads and runs for two to five seconds. Where
@@ -138,9 +136,7 @@ def _read_bandwidth(target: dict[str, Any], num_threads: int, lanes: int, num_by
             for row in T.serial(num_rows):
                 for c in T.unroll(num_chains):
                     for lane in T.vectorized(lanes):
-                        sums[c * lanes + lane] = (
-                            sums[c * lanes + lane] + data[part, thread, row, c * lanes + lane]
-                        )
+                        sums[c * lanes + lane] = sums[c * lanes + lane] + data[part, thread, row, c * lanes + lane]
             for c in T.unroll(num_chains):
                 for lane in T.vectorized(lanes):
                     out[thread, c * lanes + lane] = sums[c * lanes + lane]

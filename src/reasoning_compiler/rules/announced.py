@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from reasoning_compiler.ir.extract import buffer_bytes
@@ -12,19 +11,18 @@ from reasoning_compiler.ir.walk import constants
 _DISTANCES_BYTES = (0, 4096, 8192, 16384)
 
 
-def announce_streams(sch: Any, blocks: Sequence[Any], *, stream_bytes: int) -> None:
-    """Makes the distance a decision, the same for all, where a block reads a constant of more than `stream_bytes`.
+def announce_streams(sch: Any, block: Any, *, stream_bytes: int) -> None:
+    """Makes the distance a decision where a block reads a constant of more than `stream_bytes`.
 
     Args:
-        sch: a schedule that has tiled the blocks with their sums in registers.
-        blocks: what is computed in one pass.
+        sch: a schedule that has tiled the block with its sums in registers.
+        block: what reads.
         stream_bytes: what fits into a core's caches is not worth it.
     """
-    if max(_largest_constant_bytes(sch, block) for block in blocks) > stream_bytes:
+    if _largest_constant_bytes(sch, block) > stream_bytes:
         chance = 1 / len(_DISTANCES_BYTES)
         distance = sch.sample_categorical(list(_DISTANCES_BYTES), [chance] * len(_DISTANCES_BYTES))
-        for block in blocks:
-            sch.annotate(block, PREFETCH, distance)
+        sch.annotate(block, PREFETCH, distance)
 
 
 def _largest_constant_bytes(sch: Any, block: Any) -> int:

@@ -230,7 +230,7 @@ def _tile(sch: Any, block: Any, place: _Place, stream_bytes: int) -> None:
     sch.annotate(block, STRUCTURE, dot.label if place.packed is None else f"{dot.label}, operand packed in each call")
     sch.annotate(block, DOT, dot.name)
     if not dot.by_tiles:
-        announce_streams(sch, [block], stream_bytes=stream_bytes)
+        announce_streams(sch, block, stream_bytes=stream_bytes)
 
 
 def _limit(place: _Place, index: int, *, reduces: bool) -> int:

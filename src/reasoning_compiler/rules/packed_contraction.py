@@ -58,7 +58,7 @@ def packed_contraction(stream_bytes: int) -> Any:
             tiled = options[-1]  # a block may ask for several levels; the last is the innermost
             if len(tiled.trace.insts) == len(sch.trace.insts):
                 return [sch]
-            announce_streams(tiled, [block], stream_bytes=stream_bytes)
+            announce_streams(tiled, block, stream_bytes=stream_bytes)
             if PADDED in sch.get(block).annotations:
                 _write_back_to_reader(tiled, block)
             tiled.annotate(block, STRUCTURE, IN_REGISTERS)

@@ -8,7 +8,6 @@ from reasoning_compiler.codegen.postprocs import with_own_postprocs
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.rules.dot_products import dot_products
 from reasoning_compiler.rules.fused_attention import fused_attention
-from reasoning_compiler.rules.joined_products import joined_products
 from reasoning_compiler.rules.operand_packing import operand_packing
 from reasoning_compiler.rules.packed_contraction import packed_contraction
 from reasoning_compiler.rules.padded_contraction import padded_contraction
@@ -27,7 +26,7 @@ def with_own_rules(theirs: list[Any], *, stream_bytes: int = _CORES_CACHES_BYTES
         stream_bytes: a constant that is larger may be prefetched; what a core's caches hold.
     """
     tiling = next((i for i, rule in enumerate(theirs) if "MultiLevelTiling" in type(rule).__name__), len(theirs))
-    first = [fused_attention(), joined_products(stream_bytes), dot_products(stream_bytes)]
+    first = [fused_attention(), dot_products(stream_bytes)]
     contractions = [padded_contraction(), operand_packing(), packed_contraction(stream_bytes)]
     return [*first, *theirs[:tiling], *contractions, *theirs[tiling:], vector_math()]
 

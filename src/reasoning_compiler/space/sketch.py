@@ -17,7 +17,6 @@ from reasoning_compiler.codegen.intrinsics import mend_vnni_intrinsic
 from reasoning_compiler.codegen.postprocs import with_own_postprocs
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.core.records import ChoiceDomain
-from reasoning_compiler.ir.joined_label import PRODUCTS
 from reasoning_compiler.ir.marks import NO_RULES, PACKED, PADDED, STRUCTURE
 from reasoning_compiler.ir.walk import blocks
 from reasoning_compiler.machine.toolchain import TVM_ERRORS, import_tvm, last_line
@@ -47,7 +46,6 @@ _SITE_WORDS = {
     "OperandPacking": PACKING,
     "PaddedContraction": PADDING,
     "FusedAttention": "fusion",
-    "JoinedProducts": PRODUCTS,
 }
 _INTRINSIC = "meta_schedule.auto_tensorize"
 _PLAIN = ("direct", "as written")

@@ -17,9 +17,8 @@ from reasoning_compiler.core.crash_markers import Risk, at_risk
 from reasoning_compiler.core.errors import IllegalProgramError, UsageError
 from reasoning_compiler.core.primitives import MAX_PRIMITIVES, Primitive
 from reasoning_compiler.core.records import ChoiceDomain, Decision, Program, Transformation, Value
-from reasoning_compiler.cost.tiling import TileGroup, joined_group, tile_groups
+from reasoning_compiler.cost.tiling import TileGroup, tile_groups
 from reasoning_compiler.ir.extract import nests
-from reasoning_compiler.ir.joined_label import JOINED, PRODUCTS
 from reasoning_compiler.ir.marks import PACKED
 from reasoning_compiler.ir.nest import Nest
 from reasoning_compiler.ir.walk import blocks
@@ -252,18 +251,7 @@ class Space:
                 sites = [f"{group.block} {word}" for word in words]
                 if all(site in chosen for site in sites):
                     groups.append(replace(group, needs=tuple((site, chosen[site]) for site in sites)))
-        joined = (self._joined_group(site) for site, domain in offered if JOINED in domain.values)
-        return (*groups, *(group for group in joined if group is not None))
-
-    def _joined_group(self, site: str) -> TileGroup | None:
-        """Returns the tile group of a block in one pass with its products; None where TVM cannot make the plainest."""
-        sketch = self._sketches.make({site: JOINED})
-        try:
-            program = _program(sketch, self._replayer(sketch).take({}))
-            raw, table = nests(self.raw_schedule(program).mod), self.table(program)
-        except IllegalProgramError:
-            return None
-        return joined_group(site.removesuffix(f" {PRODUCTS}"), (site, JOINED), raw, table, nests(self.mod))
+        return tuple(groups)
 
     def _tile_groups_of(self, sketch: Sketch) -> tuple[TileGroup, ...]:
         """Returns the tile groups of a sketch; none where TVM cannot make its plainest program."""

@@ -14,10 +14,9 @@ from reasoning_compiler.proposer.expert.space import ExpertSpace
 from reasoning_compiler.proposer.expert.start import Start
 from reasoning_compiler.proposer.expert.sums import SumsInLanes
 from reasoning_compiler.proposer.expert.values import alternatives
-from reasoning_compiler.proposer.expert.ways import NUM_TILINGS, Ways, tiles_of
-from reasoning_compiler.proposer.expert.words import describe_move, describe_tiling
+from reasoning_compiler.proposer.expert.ways import NUM_TILINGS, Ways
+from reasoning_compiler.proposer.expert.words import describe_move
 
-_NUM_JOINED = 3
 _CLEARLY_BETTER = 0.97
 
 Plan = tuple[Edits, str]
@@ -78,8 +77,6 @@ class Openings:
         plans = itertools.chain([first], (self._plan(rank) for rank in range(1, min(3, num))))
         more = (self._plan(rank) for rank in range(3, num))
         usual = itertools.chain(plans, self._other_structures(rest), more)
-        if joined := self._joined_plans():
-            usual = self._with_joined(joined, usual, first)
         fused = [(chooser.edits_beside(rest, choice.sizes), choice.reasoning) for chooser, choice in self._fused]
         # The analysis has the plain one's scores read from the last cache as if nothing else used it.
         if fused and _CLEARLY_BETTER * self._start.secs(fused[0][0]) < self._start.secs(first[0]):
@@ -138,33 +135,6 @@ class Openings:
                     if self._start.program(edits) is not None:
                         text = f"The same tiling with {describe_move(decision.name, value, decision)}."
                         yield edits, text
-
-    def _joined_plans(self) -> list[Plan]:
-        """Returns the best tilings of blocks in one pass with their products, those of all other blocks the best."""
-        tiles, _ = self._ways.tiled(0)
-        plans = []
-        for chooser in self._ways.choosers:
-            if not chooser.group.products:
-                continue
-            blocks = {name for name in tiles if name.partition(".")[0].partition(" ")[0] in chooser.group.products}
-            others = {name: value for name, value in tiles.items() if name not in blocks}
-            for tiling in chooser.ranked(_NUM_JOINED):
-                values = {**others, **tiles_of(chooser, tiling), **dict(chooser.group.needs)}
-                more, why = self._settled_with(values)
-                own = describe_tiling(chooser.group, tiling, self._machine)
-                plans.append((self._start.edits({**values, **more}), f"{own} {why}".strip()))
-        return plans
-
-    def _with_joined(self, joined: list[Plan], usual: Iterator[Plan], first: Plan) -> Iterator[Plan]:
-        """Yields plans: those that join products first where the analysis clearly prefers them, else one soon."""
-        if self._start.secs(joined[0][0]) < _CLEARLY_BETTER * self._start.secs(first[0]):
-            yield from joined
-        else:
-            yield from itertools.islice(usual, 3)
-            yield from joined[:1]
-            yield from itertools.islice(usual, 3)
-            yield from joined[1:]
-        yield from usual
 
     @cached_property
     def _fused(self) -> list[tuple[FusedChooser, FusedChoice]]:

@@ -125,7 +125,7 @@ class TileChooser:
         for width in full or widths[-2:]:
             options = [_divisors(self._domains[i].extent, _MAX_ROWS_PER_LOOP) for i in rows]
             for counts in itertools.product(*options):
-                accumulators = self.group.nest.sums * math.prod(counts) * math.ceil(width / lanes)
+                accumulators = math.prod(counts) * math.ceil(width / lanes)
                 if accumulators <= registers - 2:
                     yield dict(zip(rows, counts, strict=True)) | {vector: width}
 

@@ -1,7 +1,7 @@
 """The ways in which a program's blocks may be tiled, and the best tilings of each.
 
 A way is a structure, as MetaSchedule's or our own with the sums in registers, with what belongs to it: padded loops, an
-operand that is copied, products in one pass. Each has a chooser (`tiles.py`) that ranks its tilings.
+operand that is copied. Each has a chooser (`tiles.py`) that ranks its tilings.
 """
 
 from __future__ import annotations
@@ -50,8 +50,6 @@ class Ways:
         """
         found: dict[str, dict[tuple[str, bool], list[tuple[TileChooser, Tiling]]]] = {}
         for chooser in self.choosers:
-            if chooser.group.products:
-                continue  # instead of several blocks
             ranked = [(chooser, tiling) for tiling in chooser.ranked(NUM_TILINGS)]
             structure = (chooser.group.structure, bool(chooser.group.packed))
             found.setdefault(chooser.group.block, {}).setdefault(structure, []).extend(ranked)

@@ -20,8 +20,7 @@ def describe_tiling(group: TileGroup, tiling: Tiling, machine: Machine) -> str:
         loop = name.rpartition("_")[0]
         extents[loop] = extents.get(loop, 1) * extent
     tile = " × ".join(f"{loop} {extent}" for loop, extent in extents.items()) or "one element"
-    joined = f" in one pass with {' and '.join(group.products)}" if group.products else ""
-    text = f"{group.block}{joined}: a register tile of {tile}"
+    text = f"{group.block}: a register tile of {tile}"
     if found.vector_lanes > 1:
         dot = group.nest.dot
         registers, kind = registers_of(machine, dot)
