@@ -34,7 +34,7 @@ def serve(
     """
     from reasoning_compiler.core.errors import UsageError
     from reasoning_compiler.machine import chosen_threads, num_physical_cores, why_not_tvm
-    from reasoning_compiler.measure import device_server
+    from reasoning_compiler.measure.executors import device_server
     from reasoning_compiler.measure.executors.tracker import Address, Devices
 
     wrong = why_not_tvm()
