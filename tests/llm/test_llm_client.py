@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+import email.utils
+import json
 import threading
 import time
 import traceback
@@ -189,6 +192,89 @@ def test_a_server_without_a_system_role_gets_its_text_from_the_user() -> None:
     assert server.requests[1]["messages"] == [{"role": "user", "content": "You tune.\n\nPropose."}]
 
 
+def test_the_newer_field_is_sent_where_the_older_one_is_refused() -> None:
+    refused = error(400, "'max_tokens' cannot be used with this model; send 'max_completion_tokens' in its place.")
+
+    def respond(request: dict[str, Any]) -> Script:
+        return refused if "max_tokens" in request else Script("ok")
+
+    with served(respond=respond) as (server, client):
+        replies = [client.complete(ASK, max_output_tokens=700) for _ in range(2)]
+    assert all(isinstance(reply, Reply) for reply in replies)
+    lengths = [(r.get("max_tokens"), r.get("max_completion_tokens")) for r in server.requests]
+    assert lengths == [(700, None), (None, 700), (None, 700)]
+
+
+def _completion(**other: Any) -> dict[str, Any]:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}
+    return {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]} | other
+
+
+def _body(body: dict[str, Any]) -> Script:
+    return Script(body=json.dumps(body).encode())
+
+
+def test_an_error_inside_an_answer_is_that_error() -> None:
+    busy = _body({"error": {"code": 429, "message": "The upstream is rate-limited for now."}, "user_id": "u"})
+    server, reply = call(busy, Script("ok"))
+    assert isinstance(reply, Reply) and reply.text == "ok" and len(server.requests) == 2
+    assert [(a.kind, a.message) for a in reply.attempts] == [
+        ("rate_limit", "429: The upstream is rate-limited for now.")
+    ]
+    named = {"code": "rate_limit_exceeded", "message": "slow down"}
+    assert call(_body(_completion(choices=None, error=named)), max_attempts=1)[1].kind == "rate_limit"
+    assert call(_body({"error": "the upstream broke"}), max_attempts=1)[1].kind == "server"
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "words"),
+    [
+        (401, "No user belongs to this key.", "the key is refused.*No user belongs to this key"),
+        (402, "This needs more credits than the account has.", "no credit left.*more credits than"),
+        ("invalid_api_key", "wrong", "the key is refused"),
+        ("insufficient_quota", "pay", "no credit left"),
+    ],
+)
+def test_a_refused_key_inside_an_answer_stops_at_once(code: int | str, message: str, words: str) -> None:
+    script = _body({"error": {"code": code, "message": message}})
+    with served(script) as (server, client), pytest.raises(LLMSetupError, match=words):
+        client.complete(ASK)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.filterwarnings("ignore:Failed to extract usage")
+def test_counts_that_are_null_and_ends_of_its_own_cost_no_answer(stream: bool) -> None:
+    counts = {"prompt_tokens": None, "completion_tokens": None, "total_tokens": 0}
+    script = _body(_completion(usage=counts))
+    if stream:
+        common = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+        said = {"index": 0, "delta": {"role": "assistant", "content": "hello"}, "finish_reason": None}
+        end = {"index": 0, "delta": {}, "finish_reason": "eos_token"}
+        lines = (
+            ": keep-alive",
+            *(f"data: {json.dumps(common | {'choices': [c], 'usage': counts})}" for c in (said, end)),
+        )
+        body = "\n\n".join((*lines, "data: [DONE]", ""))
+        script = Script(body=body.encode(), headers={"Content-Type": "text/event-stream"})
+    server, reply = call(script, stream=stream)
+    assert isinstance(reply, Reply) and reply.text == "hello" and len(server.requests) == 1
+    assert reply.usage.estimated and reply.usage.total > 0
+
+
+def test_waits_until_a_date() -> None:
+    when = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=2)
+    date = email.utils.format_datetime(when, usegmt=True)
+    _, reply = call(error(429, "slow down", Retry_After=date), Script("ok"))
+    assert isinstance(reply, Reply) and 0.5 < reply.attempts[0].wait_secs <= 2
+
+
+def test_of_a_proxys_page_the_words_are_told() -> None:
+    page = b"<html>\n<head><title>502 Bad Gateway</title></head><body><center>nginx</center></body></html>"
+    _, failure = call(Script(status=502, body=page, headers={"Content-Type": "text/html"}), max_attempts=1)
+    assert isinstance(failure, CallFailure) and (failure.kind, failure.message) == ("server", "502: 502 Bad Gateway")
+
+
 def test_asks_for_less_where_the_context_is_too_small() -> None:
     full = error(400, "This model's maximum context length is 4096 tokens", "context_length_exceeded")
     server, reply = call(full, Script("ok"))
@@ -204,6 +290,11 @@ def test_odd_messages_are_read_as_text() -> None:
     tool = nothing | {"tool_calls": [{"id": "t", "type": "function", "function": function}]}
     texts = [call(Script(message=m))[1].text for m in (think, nothing, tool)]
     assert texts == ["done", "", '{"a":1}'] or texts == ["done", "", '{"a": 1}']
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "done"}]
+    beside = {"role": "assistant", "content": "done", "reasoning_content": "hm"}
+    half = {"role": "assistant", "content": "hm {1}</think>\ndone"}
+    for message in ({"role": "assistant", "content": parts}, beside, half):
+        assert call(Script(message=message))[1].text == "done"
 
 
 def test_calls_run_side_by_side_up_to_the_limit() -> None:

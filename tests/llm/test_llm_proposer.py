@@ -399,3 +399,10 @@ def test_primitives_make_another_program(setup: Any) -> None:
     kinds = [o.kind for o in run.exchanges[0].outcomes]
     assert kinds == [None, "repeated"], "the same primitives again are the same program"
     assert read_transcript(run.path)[0].outcomes[0].transformation == first
+
+
+def test_an_answer_that_ended_in_its_hidden_reasoning_is_not_asked_for_again(setup: Any) -> None:
+    one = setup(Script("", finish="length"))
+    assert one.propose().transformations[0].proposer in ("", "expert")
+    assert len(one.server.requests) == 1
+    assert any("`max_output_tokens`" in notice for notice in one.model.notices)

@@ -512,3 +512,13 @@ def test_keys_are_in_no_file_report_error_or_process_list(server: Any, real: Non
     assert len(commands) > 2 and not any(KEY in command for command in commands)
     shown = CliRunner().invoke(app, ["transcript", "run", "1"]).stdout
     assert "My key is [key]" in shown and KEY not in shown
+
+
+def test_tokens_that_a_server_does_not_count_are_said_to_be_estimated(server: Any) -> None:
+    def uncounted(request: dict[str, Any]) -> Script:
+        return replace(GOOD(request), usage=None)
+
+    result = tune(server(respond=uncounted), expert_share=0.0)
+    shown = CliRunner().invoke(app, ["report", str(result.folder)])
+    told = " ".join(shown.output.split())
+    assert "tokens (estimated for" in told and "fallback rate 0%" in told

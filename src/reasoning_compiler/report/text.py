@@ -239,7 +239,7 @@ def _models(summary: Summary, width: int) -> list[str]:
     for use in summary.models:
         stats = use.stats
         lines += _wrap(
-            f"{stats['model']}: {_count(stats['calls'], 'call')}, {_spent_text(stats['spent'])}; "
+            f"{stats['model']}: {_count(stats['calls'], 'call')}, {_spent_text(stats)}; "
             f"{stats['children']} of its transformations could be used, {stats['fallback_children']} others were "
             f"supplied; fallback rate {share_text(stats['fallback_rate'])} of {stats['expansions']} questions",
             width,
@@ -261,11 +261,13 @@ def _models(summary: Summary, width: int) -> list[str]:
     return ["Language model", *lines] if lines else []
 
 
-def _spent_text(spent: Mapping[str, Any]) -> str:
+def _spent_text(stats: Mapping[str, Any]) -> str:
+    spent, estimated = stats["spent"], stats.get("estimated_calls", 0)
     cost = f"${spent['usd']:.4f}"
     if spent["unpriced_calls"]:
         cost = "price unknown" if spent["unpriced_calls"] == spent["calls"] else f"{cost} and calls at an unknown price"
-    return f"{spent['tokens']:,} tokens, {cost}"
+    told = f" (estimated for {_count(estimated, 'call')} that the server did not count)" if estimated else ""
+    return f"{spent['tokens']:,} tokens{told}, {cost}"
 
 
 def _stages(summary: Summary, width: int) -> list[str]:

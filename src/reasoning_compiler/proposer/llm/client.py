@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
 import time
 from collections.abc import Sequence
@@ -16,15 +15,14 @@ from reasoning_compiler.proposer.llm.calls import (
     SETUP_KINDS,
     Attempt,
     CallFailure,
-    CallFailureKind,
     Message,
     Reply,
     estimate_tokens,
 )
+from reasoning_compiler.proposer.llm.failures import Failed, classify
 from reasoning_compiler.proposer.llm.prices import Usage
 from reasoning_compiler.proposer.llm.providers import BUILT_PROVIDERS, connect, split_model
 from reasoning_compiler.proposer.llm.scrub import Scrubber
-from reasoning_compiler.proposer.llm.values import clip
 
 if TYPE_CHECKING:
     from pydantic_ai.messages import ModelMessage, ModelResponse
@@ -32,11 +30,6 @@ if TYPE_CHECKING:
 
 _FIRST_WAIT_SECS = 0.5
 _MIN_SHRUNK_TOKENS = 512
-_CONTEXT_WORDS = re.compile(
-    r"context.{0,20}(length|window|size)|maximum context|(prompt|input|request) (is )?too (long|large)", re.I
-)
-_MODEL_WORDS = re.compile(r"model.{0,80}(not found|not exist|not a valid|unknown|not supported|unavailable)", re.I)
-_QUOTA_WORDS = re.compile(r"insufficient_quota|credit balance|billing|exceeded your current quota", re.I)
 
 
 @dataclass(frozen=True)
@@ -192,16 +185,16 @@ class LLMClient:
                 await asyncio.sleep(pause)
                 wait_secs *= 2
 
-    async def _attempt(self, messages: tuple[Message, ...], max_output_tokens: int) -> Reply | _Failed:
+    async def _attempt(self, messages: tuple[Message, ...], max_output_tokens: int) -> Reply | Failed:
         settings = self._settings(max_output_tokens)
         streams: list[StreamedResponse] = []
         try:
             async with asyncio.timeout(self.options.timeout_secs):
                 response = await self._request(self._messages(messages), settings, streams)
         except TimeoutError:
-            failed = _Failed("timeout", f"no whole answer within {self.options.timeout_secs:g} s", sent=True)
+            failed = Failed("timeout", f"no whole answer within {self.options.timeout_secs:g} s", sent=True)
         except Exception as error:  # third-party code, on whatever a server sends
-            failed = self._classified(error, settings)
+            failed = self._failed(error, settings, max_output_tokens)
         else:
             self._reached = True
             return _reply(response, messages)
@@ -224,8 +217,10 @@ class LLMClient:
             return stream.get()
 
     def _settings(self, max_output_tokens: int) -> dict[str, Any]:
+        newer_field = "max_tokens" in self._refused_settings
         settings: dict[str, Any] = {
             "max_tokens": max_output_tokens,
+            "extra_body": {"max_completion_tokens": max_output_tokens} if newer_field else None,
             "temperature": self.options.temperature,
             "seed": self.options.seed,
             "timeout": self.options.timeout_secs,
@@ -252,60 +247,30 @@ class LLMClient:
 
     # -- failures ---------------------------------------------------------------------------------------
 
-    def _classified(self, error: Exception, settings: dict[str, Any]) -> _Failed:
-        from pydantic_ai import exceptions
+    def _failed(self, error: Exception, settings: dict[str, Any], max_output_tokens: int) -> Failed:
+        failed = classify(error, self.scrubber, reached=self._reached)
+        self._reached = self._reached or failed.kind != "unreachable"
+        if failed.kind == "context_window":
+            return replace(failed, adapted=self._shrink_answer(max_output_tokens))
+        if failed.kind in ("rejected", "unknown_model") and self._adapt(failed.words, settings, max_output_tokens):
+            return replace(failed, kind="rejected", adapted=True)
+        return failed
 
-        status = getattr(error, "status_code", None)
-        words = _words(error)
-        message = " ".join(self.scrubber.scrub(clip(words, 300)).split())
-        message = f"{status}: {message}" if isinstance(status, int) else message
-        retry_after = getattr(error, "retry_after", None)
-        connecting = isinstance(error, exceptions.ModelConnectionError) and error.phase == "connect"
-        if connecting and not self._reached:
-            return _Failed("unreachable", message)
-        self._reached = self._reached or not connecting
-        if isinstance(error, exceptions.ContentFilterError):
-            return _Failed("content_filter", message, sent=True)
-        if isinstance(status, int):
-            return self._classified_status(status, words, message, retry_after, settings)
-        if isinstance(error, exceptions.ModelTimeoutError) and error.phase not in ("connect", "pool"):
-            return _Failed("timeout", message, sent=True)
-        if isinstance(error, exceptions.ModelConnectionError):
-            return _Failed("connection", message, passing=True, sent=error.phase == "read")
-        return _Failed("protocol", message, passing=True, sent=True)
-
-    def _classified_status(
-        self, status: int, words: str, message: str, retry_after: float | None, settings: dict[str, Any]
-    ) -> _Failed:
-        if status == 402 or (status in (400, 403, 429) and _QUOTA_WORDS.search(words)):
-            return _Failed("quota", message)
-        if status in (401, 403):
-            return _Failed("auth", message)
-        if status in (408, 409, 425, 429):
-            kind: CallFailureKind = "rate_limit" if status == 429 else "server"
-            return _Failed(kind, message, passing=True, retry_after_secs=retry_after)
-        if status >= 500:
-            return _Failed("server", message, passing=True, retry_after_secs=retry_after)
-        if status == 413 or _CONTEXT_WORDS.search(words):
-            return _Failed("context_window", message, adapted=self._shrink_answer(settings))
-        if self._drop_refused_setting(words, settings):
-            return _Failed("rejected", message, adapted=True)
-        if status == 404 or _MODEL_WORDS.search(words):
-            return _Failed("unknown_model", message)
-        return _Failed("rejected", message)
-
-    def _shrink_answer(self, settings: dict[str, Any]) -> bool:
+    def _shrink_answer(self, max_output_tokens: int) -> bool:
         """Returns whether a shorter answer may make room: many servers count it with the prompt."""
-        if settings["max_tokens"] <= _MIN_SHRUNK_TOKENS:
+        if max_output_tokens <= _MIN_SHRUNK_TOKENS:
             return False
-        self._token_cap = max(settings["max_tokens"] // 4, _MIN_SHRUNK_TOKENS)
+        self._token_cap = max(max_output_tokens // 4, _MIN_SHRUNK_TOKENS)
         return True
 
-    def _drop_refused_setting(self, words: str, settings: dict[str, Any]) -> bool:
-        """Returns whether the server refuses something that we can do without, which is then left out."""
+    def _adapt(self, words: str, settings: dict[str, Any], max_output_tokens: int) -> bool:
+        """Returns whether the next try asks differently: without a setting that the server refuses, or for less."""
         words = words.lower()
+        if "max_completion_tokens" in words and "max_tokens" in settings:
+            self._refused_settings.add("max_tokens")
+            return True
         if "max_tokens" in words or "max_completion_tokens" in words:
-            return self._shrink_answer(settings)
+            return self._shrink_answer(max_output_tokens)
         for name in ("temperature", "seed"):
             if name in words and name in settings:
                 self._refused_settings.add(name)
@@ -328,29 +293,6 @@ class LLMClient:
         return self.scrubber.scrub(f"`--llm` is {where}: {what}. The server says: {failure.message}")
 
 
-@dataclass(frozen=True)
-class _Failed:
-    """One failed try: `passing` ones may be tried again, `adapted` ones at once with other settings."""
-
-    kind: CallFailureKind
-    message: str
-    passing: bool = False
-    adapted: bool = False
-    retry_after_secs: float | None = None
-    sent: bool = False
-
-
-def _words(error: Exception) -> str:
-    """Returns what the server says of an error, without the wrapping."""
-    body = getattr(error, "body", None)
-    if isinstance(body, dict):
-        inner = body["error"] if isinstance(body.get("error"), dict) else body
-        said = [str(inner[k]) for k in ("message", "code") if inner.get(k)]
-        if said:
-            return " ".join(said)
-    return str(body or error) or type(error).__name__
-
-
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
@@ -367,7 +309,10 @@ def _without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
 
 def _text(response: ModelResponse) -> str:
-    """Returns the answer's text; where there is none, that of its tool calls or of its hidden reasoning."""
+    """Returns the answer's text; where there is none, that of its tool calls or of its hidden reasoning.
+
+    Where a server leaves the beginning of the hidden reasoning out, its end is still in the text.
+    """
     from pydantic_ai.messages import TextPart, ThinkingPart, ToolCallPart
 
     texts = [part.content for part in response.parts if isinstance(part, TextPart) and part.content]
@@ -375,7 +320,9 @@ def _text(response: ModelResponse) -> str:
         texts = [part.args_as_json_str() for part in response.parts if isinstance(part, ToolCallPart)]
     if not texts:
         texts = [part.content for part in response.parts if isinstance(part, ThinkingPart) and part.content]
-    return "\n".join(texts)
+    text = "\n".join(texts)
+    _, end, rest = text.rpartition("</think>")
+    return rest.lstrip() if end else text
 
 
 def _reply(response: ModelResponse, messages: tuple[Message, ...]) -> Reply:

@@ -42,6 +42,7 @@ class LLMStats:
         fallback_children: transformations that the fallback supplied.
         calls: calls made, repairs included.
         repairs: calls that told an answer's faults back.
+        estimated_calls: calls whose tokens the server did not count.
         call_failures: calls without an answer, by kind.
         retried: failed tries of calls, by kind, also of those that succeeded later.
         rejections: transformations of answers that were not usable, by kind.
@@ -57,6 +58,7 @@ class LLMStats:
     fallback_children: int = 0
     calls: int = 0
     repairs: int = 0
+    estimated_calls: int = 0
     call_failures: tuple[tuple[str, int], ...] = ()
     retried: tuple[tuple[str, int], ...] = ()
     rejections: tuple[tuple[str, int], ...] = ()
@@ -192,6 +194,9 @@ class MeteredModel:
             raise
         if isinstance(outcome, Reply):
             usage = outcome.usage
+            if outcome.never_began:
+                limit = reservation.max_output_tokens
+                self.notice(f"an answer reached `max_output_tokens` ({limit}) in its hidden reasoning; raise it")
         else:
             # A prompt that was sent may be charged for, whatever became of the answer.
             usage = Usage(prompt_tokens if outcome.sent else 0, estimated=True)
@@ -271,6 +276,7 @@ class MeteredModel:
                 stats,
                 calls=stats.calls + 1,
                 repairs=stats.repairs + (question.repair_of is not None),
+                estimated_calls=stats.estimated_calls + (usage.estimated and usage.total > 0),
                 spent=stats.spent.plus(usage, usd) if usage.total else stats.spent,
                 latency_secs=stats.latency_secs + outcome.latency_secs,
             )

@@ -126,7 +126,7 @@ class LLMProposer:
         if asked is not None and asked.reply is not None:
             faults, number = self._judge(asked, asked.reply, harvest)
             missing = num - len(harvest.transformations)
-            if faults and missing > 0:
+            if faults and missing > 0 and not asked.reply.never_began:
                 self._repair(asked.question, asked.reply, number, faults, missing, harvest)
         elif asked is not None:
             self.model.record(asked)

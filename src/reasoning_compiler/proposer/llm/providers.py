@@ -116,18 +116,20 @@ def _model(provider: str, name: str, base_url: str | None, key: str | None) -> A
 
         return GoogleModel(name, provider=GoogleProvider(api_key=key or "none", base_url=base_url))
     if provider == "ollama" or base_url is not None:
-        from pydantic_ai.models.openai import OpenAIChatModel
         from pydantic_ai.profiles.openai import OpenAIModelProfile
         from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
+
+        from reasoning_compiler.proposer.llm.own_server import OwnServerModel
 
         url = base_url or os.environ.get("OLLAMA_BASE_URL") or OLLAMA_URL
         own = OpenAICompatibleProvider("own-server", base_url=url, api_key=key)
         own.client.max_retries = 0
         # The SDK takes these from the environment and would send them along.
         own.client.organization = own.client.project = None
-        # Servers other than OpenAI's know the older field for the answer's length.
+        # Most servers other than OpenAI's know only the older field for the answer's length; the client sends the
+        # newer one to those that refuse it.
         profile = OpenAIModelProfile(openai_chat_supports_max_completion_tokens=False)
-        return OpenAIChatModel(name, provider=own, profile=profile)
+        return OwnServerModel(name, provider=own, profile=profile)
     if provider == "openai":
         from pydantic_ai.models.openai import OpenAIChatModel
         from pydantic_ai.providers.openai import OpenAIProvider
