@@ -20,7 +20,7 @@ from typing import Any
 from bench import publish, spread
 from scripted import engineer, late, run, served, serving
 
-from reasoning_compiler.core.records import Step
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.measure import instrument
 from reasoning_compiler.session import loop, tune
 

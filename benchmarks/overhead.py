@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from bench import publish
 
-from reasoning_compiler.core.records import Failure, Measurement
+from reasoning_compiler.core.measurements import Failure, Measurement
 from reasoning_compiler.measure import instrument
 from reasoning_compiler.measure.workers.bench import Bench, Ran
 from reasoning_compiler.session import tune

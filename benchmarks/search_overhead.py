@@ -15,7 +15,9 @@ from collections.abc import Sequence
 
 from bench import publish, spread
 
-from reasoning_compiler.core.records import ChoiceDomain, Decision, Measurement, Program, Proposal, Step, Transformation
+from reasoning_compiler.core.measurements import Measurement
+from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, Transformation
+from reasoning_compiler.core.steps import Proposal, Step
 from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.search.search import Known, SearchConfig, TreeSearch
 

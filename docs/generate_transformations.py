@@ -38,7 +38,7 @@ A language model writes both (see [language-models.md](language-models.md)), a j
 PYTHON = """\
 ```text
 from reasoning_compiler.core.primitives import Primitive
-from reasoning_compiler.core.records import UNTUNED, Transformation
+from reasoning_compiler.core.programs import UNTUNED, Transformation
 
 tiled = Transformation((("C.i tile", (16, 4, 1, 8)), ("unroll", 16)))
 split = Transformation((), primitives=(Primitive("split", ("C.k_1", (None, 4))), Primitive("unroll", ("C.k_1_1",))))

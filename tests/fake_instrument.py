@@ -15,7 +15,7 @@ from typing import Any
 import tvm_ffi
 
 from reasoning_compiler.codegen.signature import KernelArgument, Signature, write_signature
-from reasoning_compiler.core.records import Comparison, Failure, Measurement, Noise
+from reasoning_compiler.core.measurements import Comparison, Failure, Measurement, Noise
 from reasoning_compiler.measure.instrument import Measured
 from reasoning_compiler.workload import Workload
 

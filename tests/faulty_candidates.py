@@ -28,7 +28,7 @@ from measure_kernels import (
     target,
     tvm,
 )
-from reasoning_compiler.core.records import FailureKind
+from reasoning_compiler.core.measurements import FailureKind
 from reasoning_compiler.measure.instrument import Instrument, Measured
 
 _BATCH = 8

@@ -14,7 +14,8 @@ import tvm_ffi
 from tvm.script import tirx as T
 
 from measure_kernels import GLIBC_FIRST_RAND, Gemm, N, beside_its_own, target, te, tvm
-from reasoning_compiler.core.records import UNTUNED, FailureKind, Transformation
+from reasoning_compiler.core.measurements import FailureKind
+from reasoning_compiler.core.programs import UNTUNED, Transformation
 from reasoning_compiler.rules.packed_contraction import IN_REGISTERS
 from reasoning_compiler.rules.registry import rules_of, with_own_rules
 from reasoning_compiler.space.space import Space

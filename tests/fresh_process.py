@@ -7,12 +7,12 @@ import os
 import subprocess
 import sys
 
-from reasoning_compiler.core.records import Program
+from reasoning_compiler.core.programs import Program
 
 _CODE = """
 import json, sys, tvm_ffi
 from {module} import *
-from reasoning_compiler.core.records import Program
+from reasoning_compiler.core.programs import Program
 program = Program.from_json(json.loads(sys.argv[1]))
 print(tvm_ffi.structural_hash({space}.schedule(program).mod))
 """

@@ -9,15 +9,8 @@ import numpy as np
 
 from journal_examples import MACHINE
 from reasoning_compiler.core.errors import IllegalProgramError
-from reasoning_compiler.core.records import (
-    UNTUNED,
-    ChoiceDomain,
-    Decision,
-    Machine,
-    Program,
-    TileDomain,
-    Transformation,
-)
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.programs import UNTUNED, ChoiceDomain, Decision, Program, TileDomain, Transformation
 from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.ir.nest import Access, Loop, Nest
 from reasoning_compiler.proposer.random import draw

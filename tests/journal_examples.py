@@ -8,18 +8,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.measurements import Comparison, Failure, Measurement, Noise
 from reasoning_compiler.core.primitives import Primitive
-from reasoning_compiler.core.records import (
-    UNTUNED,
-    Comparison,
-    Failure,
-    Machine,
-    Measurement,
-    Noise,
-    Program,
-    Step,
-    Transformation,
-)
+from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.journal import Header, Journal
 
 MACHINE = Machine(
@@ -108,12 +101,8 @@ def write_gemm(folder: Path) -> None:
                 "registers, and a block of 64 rows of A stays in the second-level cache.",
             )
         )
-        journal.node(
-            step(2, 0, program=variant(unroll=0), proposer="random", reasoning="", predicted_secs=0.15)
-        )
-        journal.rejected(
-            0, "random", transformation=edit("", **{"C.i tile": (3, 1, 1, 1)}), why="product 3, not 512"
-        )
+        journal.node(step(2, 0, program=variant(unroll=0), proposer="random", reasoning="", predicted_secs=0.15))
+        journal.rejected(0, "random", transformation=edit("", **{"C.i tile": (3, 1, 1, 1)}), why="product 3, not 512")
         journal.asked([1, 2])
         journal.measured(1, ok(0.067, 0.066, 0.069, build_secs=0.4, run_secs=0.5))
         journal.measured(2, ok(0.31, cut=True, verified=False))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from reasoning_compiler.core.records import Argument
+from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.machine import import_tvm
 
 tvm = import_tvm()

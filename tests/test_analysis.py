@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemm_nest import UNROLLS, GemmSpace, gemm, group, machine, tiled
-from reasoning_compiler.core.records import Decision, Machine, TileDomain
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.programs import Decision, TileDomain
 from reasoning_compiler.cost.analysis import analyze, analyze_block, clock_hz
 from reasoning_compiler.cost.tiling import TileGroup, tile_groups
 from reasoning_compiler.ir.nest import Access, Loop, Nest

@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 
 from reasoning_compiler import workload as workloads
-from reasoning_compiler.core.records import Failure, Machine, Measurement, Program, Step
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.measurements import Failure, Measurement
+from reasoning_compiler.core.programs import Program
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.machine.presets import preset
 from reasoning_compiler.session.parts import Parts
 from reasoning_compiler.session.settings import Settings

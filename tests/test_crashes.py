@@ -18,7 +18,7 @@ import reasoning_compiler as rc
 from fake_instrument import FakeInstrument, lasting
 from reasoning_compiler.core.crash_markers import Crash, Risk
 from reasoning_compiler.core.errors import IllegalProgramError
-from reasoning_compiler.core.records import UNTUNED, Transformation
+from reasoning_compiler.core.programs import UNTUNED, Transformation
 from reasoning_compiler.journal import Journal
 from reasoning_compiler.machine import detect, tvm_target
 from reasoning_compiler.measure import instrument

@@ -24,7 +24,7 @@ from device_farm import KEY, Server, free_port, wait_for
 from measure_kernels import Gemm, calling, gemm_without_last, scheduled, slow_gemm, target, tvm
 from reasoning_compiler.cli.main import main
 from reasoning_compiler.core.errors import DeviceError
-from reasoning_compiler.core.records import Failure
+from reasoning_compiler.core.measurements import Failure
 from reasoning_compiler.measure.executors import farm
 from reasoning_compiler.measure.executors.tracker import Address, Devices
 from reasoning_compiler.measure.instrument import Instrument

@@ -12,7 +12,8 @@ import pytest
 
 from reasoning_compiler.core import errors
 from reasoning_compiler.core import primitives as language
-from reasoning_compiler.core.records import DecisionKind, FailureKind
+from reasoning_compiler.core.measurements import FailureKind
+from reasoning_compiler.core.programs import DecisionKind
 from reasoning_compiler.journal import run as journal_run
 from reasoning_compiler.proposer.llm import answer, calls
 from reasoning_compiler.proposer.llm.settings import LLMSettings

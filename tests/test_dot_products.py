@@ -21,7 +21,8 @@ from reasoning_compiler.codegen.dot_products import with_dot_products
 from reasoning_compiler.codegen.lowering import compile_for
 from reasoning_compiler.codegen.packing import split_packing
 from reasoning_compiler.codegen.prefetching import with_prefetches
-from reasoning_compiler.core.records import UNTUNED, Peak, Program, Transformation
+from reasoning_compiler.core.machines import Peak
+from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
 from reasoning_compiler.cost.analysis import analyze, peak_of
 from reasoning_compiler.ir.extract import nests as nests_of
 from reasoning_compiler.journal import read_run
@@ -258,7 +259,7 @@ def test_its_trace_replays_in_plain_tvm() -> None:
 _REPLAY = """
 import hashlib, json, sys
 from test_dot_products import compiled, inputs_of, output, space
-from reasoning_compiler.core.records import Program
+from reasoning_compiler.core.programs import Program
 made, program = space("int8"), Program.from_json(json.loads(sys.argv[1]))
 print(hashlib.sha256(output(made, program, inputs_of(made, 5)).tobytes()).hexdigest())
 """

@@ -10,7 +10,7 @@ import pytest
 
 from journal_examples import header
 from reasoning_compiler import machine
-from reasoning_compiler.core.records import UNTUNED
+from reasoning_compiler.core.programs import UNTUNED
 from reasoning_compiler.cost.analysis import analyze
 from reasoning_compiler.ir.dots import DOTS, dot_named, dots_for
 from reasoning_compiler.machine import detect

@@ -17,7 +17,7 @@ pytest.importorskip("tvm")
 
 from reasoning_compiler.cli.main import main
 from reasoning_compiler.core.errors import EnvironmentMismatchError, IllegalProgramError, UsageError
-from reasoning_compiler.core.records import UNTUNED, ChoiceDomain, Decision, Program, Transformation
+from reasoning_compiler.core.programs import UNTUNED, ChoiceDomain, Decision, Program, Transformation
 from reasoning_compiler.experiment import ablate, compare, fidelity
 from reasoning_compiler.experiment.experiment import PLAN_FILE, in_turn
 from reasoning_compiler.experiment.fidelity import agreement, of_landscape

@@ -18,7 +18,8 @@ pytest.importorskip("tvm")
 from fake_instrument import FakeInstrument, failing
 from reasoning_compiler.cli.main import main
 from reasoning_compiler.core.errors import EnvironmentMismatchError, UsageError
-from reasoning_compiler.core.records import UNTUNED, Measurement, Transformation
+from reasoning_compiler.core.measurements import Measurement
+from reasoning_compiler.core.programs import UNTUNED, Transformation
 from reasoning_compiler.experiment import compare, record
 from reasoning_compiler.experiment.landscape_file import read_landscape
 from reasoning_compiler.experiment.restrict import restrict

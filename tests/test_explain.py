@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from journal_examples import MACHINE, header, ok
-from reasoning_compiler.core.records import UNTUNED, Transformation
+from reasoning_compiler.core.programs import UNTUNED, Transformation
 from reasoning_compiler.cost.analysis import Analysis, BlockAnalysis, analyze
 from reasoning_compiler.report.explain import Explained, explain_json, explain_text
 from reasoning_compiler.space.space import Space

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reasoning_compiler.core.records import UNTUNED, Transformation
+from reasoning_compiler.core.programs import UNTUNED, Transformation
 from reasoning_compiler.ir.affine import Affine, Digit
 from reasoning_compiler.ir.extract import nests
 from reasoning_compiler.ir.nest import Access, Loop, Nest

@@ -12,16 +12,9 @@ import pytest
 
 from attention_kernels import KERNELS, masked, no_softmax
 from gemm_nest import machine as gemm_machine
-from reasoning_compiler.core.records import (
-    UNTUNED,
-    ChoiceDomain,
-    Decision,
-    Machine,
-    Program,
-    Step,
-    TileDomain,
-    Transformation,
-)
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.programs import UNTUNED, ChoiceDomain, Decision, Program, TileDomain, Transformation
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.machine import detect, preset, tvm_target
 from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.expert.fused import FusedChooser

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from reasoning_compiler.core.records import Argument
+from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.workload import numpy_dtype
 from reasoning_compiler.workload.input_sets import INPUT_SETS, LOOSER, make_input_set, nans
 

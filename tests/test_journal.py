@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import reasoning_compiler.core.records
+import reasoning_compiler.core.programs
 from journal_examples import Event, failed, header, measurements, ok, scripts, step, write_gemm
 from reasoning_compiler.core.errors import EnvironmentMismatchError, JournalError, UsageError
-from reasoning_compiler.core.records import Transformation
+from reasoning_compiler.core.programs import Transformation
 from reasoning_compiler.journal import (
     ENVIRONMENT_FILE,
     JOURNAL_FILE,
@@ -30,7 +30,7 @@ from reasoning_compiler.journal import (
     read_run,
 )
 
-SOURCE = Path(reasoning_compiler.core.records.__file__).parents[1]
+SOURCE = Path(reasoning_compiler.core.programs.__file__).parents[1]
 
 
 @pytest.fixture

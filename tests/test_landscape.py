@@ -16,16 +16,9 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from reasoning_compiler.core.records import (
-    UNTUNED,
-    Decision,
-    Measurement,
-    Program,
-    Proposal,
-    TileDomain,
-    Transformation,
-    Value,
-)
+from reasoning_compiler.core.measurements import Measurement
+from reasoning_compiler.core.programs import UNTUNED, Decision, Program, TileDomain, Transformation, Value
+from reasoning_compiler.core.steps import Proposal
 from reasoning_compiler.proposer.protocol import Context, Proposer
 from reasoning_compiler.proposer.random import RandomProposer, draw, mutate
 from reasoning_compiler.search.search import Known, SearchConfig, TreeSearch

@@ -14,7 +14,7 @@ import pytest
 
 from reasoning_compiler import machine
 from reasoning_compiler.core.errors import ReasoningCompilerError, UsageError
-from reasoning_compiler.core.records import Machine
+from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.machine import cgroup, cores, cpu, doctor, peaks, probe, targets, toolchain
 from reasoning_compiler.machine.child import ChildError, call_in_child
 
@@ -201,9 +201,7 @@ def test_caches_as_linux_lists_them(tmp_path):
                 write(tmp_path / f"cpu{number}/cache/index{index}/{name}", value)
             write(tmp_path / f"cpu{number}/cache/index{index}/coherency_line_size", "128")
     kib = 1024
-    assert cpu.linux_caches([0, 1, 2, 3], cpu_dir=tmp_path) == cpu.Caches(
-        48 * kib, 1024 * kib, 2 * 32 * kib * kib, 128
-    )
+    assert cpu.linux_caches([0, 1, 2, 3], cpu_dir=tmp_path) == cpu.Caches(48 * kib, 1024 * kib, 2 * 32 * kib * kib, 128)
     assert cpu.linux_caches([3], cpu_dir=tmp_path).l3_bytes == 32 * kib * kib
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from reasoning_compiler import machine
-from reasoning_compiler.core.records import UNTUNED, Program
+from reasoning_compiler.core.programs import UNTUNED, Program
 from reasoning_compiler.cost.analysis import analyze
 from reasoning_compiler.machine import detect
 from reasoning_compiler.machine.toolchain import c_compiler

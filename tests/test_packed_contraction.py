@@ -14,7 +14,7 @@ from gemm_nest import machine
 from reasoning_compiler.codegen.lowering import compile_for
 from reasoning_compiler.codegen.packing import split_packing
 from reasoning_compiler.codegen.prefetching import with_prefetches
-from reasoning_compiler.core.records import UNTUNED, Program, Transformation
+from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
 from reasoning_compiler.cost.analysis import analyze
 from reasoning_compiler.machine import detect, tvm_target
 from reasoning_compiler.proposer.expert.expert import Expert

@@ -14,7 +14,7 @@ from fresh_process import schedule_hash
 from gemm_nest import machine
 from reasoning_compiler.codegen.packing import split_packing
 from reasoning_compiler.core.errors import IllegalProgramError
-from reasoning_compiler.core.records import UNTUNED, Program, Transformation
+from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
 from reasoning_compiler.cost.analysis import Analysis, analyze
 from reasoning_compiler.proposer.expert.expert import Expert
 from reasoning_compiler.proposer.random import mutate

@@ -12,7 +12,7 @@ import tvm_ffi
 from fresh_process import schedule_hash
 from gemm_nest import machine
 from reasoning_compiler.core.errors import IllegalProgramError
-from reasoning_compiler.core.records import UNTUNED, Program, Transformation
+from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
 from reasoning_compiler.proposer.expert.expert import Expert
 from reasoning_compiler.proposer.random import mutate
 from reasoning_compiler.rules.packed_contraction import IN_REGISTERS

@@ -14,7 +14,8 @@ from journal_examples import MACHINE
 from reasoning_compiler.core.crash_markers import Risk
 from reasoning_compiler.core.errors import IllegalProgramError
 from reasoning_compiler.core.primitives import MAX_PRIMITIVES, SIGNATURES, Primitive
-from reasoning_compiler.core.records import UNTUNED, Program, Step, Transformation
+from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.cost.analysis import analyze
 from reasoning_compiler.experiment.landscape_file import read_landscape
 from reasoning_compiler.proposer.expert import Expert

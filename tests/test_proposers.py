@@ -12,18 +12,9 @@ from hypothesis import strategies as st
 
 from gemm_nest import GemmSpace, group, machine
 from reasoning_compiler.core.errors import IllegalProgramError
-from reasoning_compiler.core.records import (
-    UNTUNED,
-    ChoiceDomain,
-    Decision,
-    Failure,
-    Measurement,
-    Program,
-    Proposal,
-    Step,
-    TileDomain,
-    Transformation,
-)
+from reasoning_compiler.core.measurements import Failure, Measurement
+from reasoning_compiler.core.programs import UNTUNED, ChoiceDomain, Decision, Program, TileDomain, Transformation
+from reasoning_compiler.core.steps import Proposal, Step
 from reasoning_compiler.cost.analysis import analyze
 from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.expert.start import Start

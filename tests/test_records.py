@@ -14,26 +14,24 @@ from hypothesis import strategies as st
 
 from journal_examples import MACHINE, measurements, programs, transformations, values
 from reasoning_compiler.core import phases as stages
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.measurements import Failure, Measurement
 from reasoning_compiler.core.phases import Stopwatch
-from reasoning_compiler.core.ranking import kendall_tau
-from reasoning_compiler.core.records import (
+from reasoning_compiler.core.programs import (
     UNTUNED,
     ChoiceDomain,
-    Failure,
-    Machine,
-    Measurement,
     Program,
-    Proposal,
-    Step,
     TileDomain,
     Transformation,
     as_value,
     difference,
 )
+from reasoning_compiler.core.ranking import kendall_tau
 from reasoning_compiler.core.rng import stream
+from reasoning_compiler.core.steps import Proposal, Step
 
 CODE = """
-from reasoning_compiler.core.records import Program
+from reasoning_compiler.core.programs import Program
 from reasoning_compiler.core.rng import stream
 program = Program((("C", "tiled"),), (("C.i tile", (4, 2)), ("unroll", 16), ("größe", "ü")))
 print(program.key, stream(7, "expand", 12).integers(0, 2**62, 3).tolist())

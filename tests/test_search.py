@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasoning_compiler.core.errors import IllegalProgramError, UsageError
-from reasoning_compiler.core.records import UNTUNED, Failure, Measurement, Program, Proposal, Transformation
+from reasoning_compiler.core.measurements import Failure, Measurement
+from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
+from reasoning_compiler.core.steps import Proposal
 from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.proposer.random import RandomProposer
 from reasoning_compiler.search.search import SearchConfig, TreeSearch

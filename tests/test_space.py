@@ -20,7 +20,7 @@ import pytest
 from reasoning_compiler.codegen.packing import split_packing
 from reasoning_compiler.core.errors import IllegalProgramError, UsageError
 from reasoning_compiler.core.primitives import Primitive
-from reasoning_compiler.core.records import UNTUNED, ChoiceDomain, Decision, Program, TileDomain, Transformation
+from reasoning_compiler.core.programs import UNTUNED, ChoiceDomain, Decision, Program, TileDomain, Transformation
 from reasoning_compiler.machine import quiet_logging
 from reasoning_compiler.proposer.random import mutate
 from reasoning_compiler.space.placing import legal_locations

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reasoning_compiler.core.programs import UNTUNED, Program
 from reasoning_compiler.core.ranking import kendall_tau
-from reasoning_compiler.core.records import UNTUNED, Program
 from reasoning_compiler.proposer.random import RandomProposer
 from reasoning_compiler.search.search import Known, TreeSearch
 from reasoning_compiler.surrogate.surrogate import Description, Surrogate, Trust

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasoning_compiler.core.records import UNTUNED, Measurement, Step
+from reasoning_compiler.core.measurements import Measurement
+from reasoning_compiler.core.programs import UNTUNED
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.search.tree import Tree
 from toy_space import Tape, chance_search, program
 

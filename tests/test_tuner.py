@@ -25,7 +25,7 @@ pytest.importorskip("tvm")
 import reasoning_compiler as rc
 from fake_instrument import UNTUNED_SECS, FakeInstrument, failing, lasting
 from reasoning_compiler.core.errors import EnvironmentMismatchError, Interrupted, NothingMeasuredError, UsageError
-from reasoning_compiler.core.records import Failure, FailureKind, Measurement
+from reasoning_compiler.core.measurements import Failure, FailureKind, Measurement
 from reasoning_compiler.deploy import export_database
 from reasoning_compiler.journal import JOURNAL_FILE, canonical_lines
 from reasoning_compiler.machine import import_tvm
@@ -467,9 +467,7 @@ def test_the_same_seed_gives_the_same_journal(servers: tuple[Server, Server], tm
     assert canonical_lines(tmp_path / "other")[1:] != first[1:]
 
 
-def test_whatever_is_killed_when_goes_on_as_if_it_had_not_been(
-    servers: tuple[Server, Server], tmp_path: Path
-) -> None:
+def test_whatever_is_killed_when_goes_on_as_if_it_had_not_been(servers: tuple[Server, Server], tmp_path: Path) -> None:
     rng = random.Random(0)
     num_kills = 0
     for seed in range(3):

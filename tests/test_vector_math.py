@@ -12,7 +12,7 @@ import pytest
 from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 
-from reasoning_compiler.core.records import UNTUNED, Transformation
+from reasoning_compiler.core.programs import UNTUNED, Transformation
 from reasoning_compiler.machine import detect, quiet_logging, tvm_target
 from reasoning_compiler.rules.registry import rules_of, space_generator, with_own_rules
 from reasoning_compiler.space.space import Space
@@ -88,9 +88,7 @@ def test_tvms_search_gets_it_with_our_space() -> None:
             measured.extend(candidate.sch for candidate in candidates)
 
     with tempfile.TemporaryDirectory() as work_dir, quiet_logging():
-        ms.tune_tir(
-            kernel.mod, target, work_dir, 16, space=generator, seed=1, measure_callbacks=[Listener()]
-        )
+        ms.tune_tir(kernel.mod, target, work_dir, 16, space=generator, seed=1, measure_callbacks=[Listener()])
     scripts = [sch.mod.script() for sch in measured]
     assert scripts and all(("T.exp(" in text) == ('vector_math": 0' in text) for text in scripts)
     assert any("T.exp(" not in text for text in scripts)

@@ -21,7 +21,7 @@ pytest.importorskip("tvm")
 from faulty_kernels import BESIDE, DEADLY, GEMM, WRONG, fused_gemm, module, rows_of_threads
 from judge_faults import SCHEDULES
 from measure_kernels import Gemm, scheduled, slow_gemm, target, tvm
-from reasoning_compiler.core.records import Failure
+from reasoning_compiler.core.measurements import Failure
 from reasoning_compiler.ir.races import racing_loop
 from reasoning_compiler.measure import instrument as instrument_module
 from reasoning_compiler.measure.instrument import Instrument

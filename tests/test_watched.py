@@ -13,14 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-import reasoning_compiler.core.records
+import reasoning_compiler.core.programs
 from journal_examples import header, ok, step
 from reasoning_compiler.cli import watched
 from reasoning_compiler.core.crash_markers import Crash, Note, Risk, at_risk, keep
-from reasoning_compiler.core.records import Program
+from reasoning_compiler.core.programs import Program
 from reasoning_compiler.journal import Journal, read_run
 
-SOURCE = Path(reasoning_compiler.core.records.__file__).parents[1]
+SOURCE = Path(reasoning_compiler.core.programs.__file__).parents[1]
 # Python imports this by itself when it starts; the watcher's own process is left as it is.
 PLANTED = """
 import sys
@@ -28,7 +28,7 @@ if any("cli.watched import work" in argument for argument in sys.orig_argv):
     import ctypes, os, pathlib, signal, time
     import reasoning_compiler.cli.main as cli
     from reasoning_compiler.journal import Journal
-    from reasoning_compiler.core.records import Measurement, Program
+    from reasoning_compiler.core.programs import Measurement, Program
     from reasoning_compiler.core.crash_markers import Risk, at_risk, works_on
     starts = pathlib.Path("starts")
     with starts.open("a") as file:

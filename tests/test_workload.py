@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from reasoning_compiler import workload as workloads
+from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.core.records import Argument
 from reasoning_compiler.workload import CATALOGUE, Workload, disagreement, numpy_dtype, parse, references
 from reasoning_compiler.workload.user import names_a_file
 

@@ -10,18 +10,9 @@ from typing import Any
 import numpy as np
 
 from reasoning_compiler.core.errors import IllegalProgramError
-from reasoning_compiler.core.records import (
-    ChoiceDomain,
-    Decision,
-    Failure,
-    Measurement,
-    Program,
-    Proposal,
-    Step,
-    TileDomain,
-    Transformation,
-    Value,
-)
+from reasoning_compiler.core.measurements import Failure, Measurement
+from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, TileDomain, Transformation, Value
+from reasoning_compiler.core.steps import Proposal, Step
 from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.proposer.random import RandomProposer, draw
 from reasoning_compiler.search.search import Known, TreeSearch

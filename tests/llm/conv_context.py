@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from reasoning_compiler.core.records import (
-    UNTUNED,
-    Argument,
-    ChoiceDomain,
-    Decision,
-    Failure,
-    Machine,
-    Measurement,
-    Program,
-    Step,
-    TileDomain,
-    Transformation,
-    Value,
-)
+from reasoning_compiler.core.arguments import Argument
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.measurements import Failure, Measurement
+from reasoning_compiler.core.programs import UNTUNED, ChoiceDomain, Decision, Program, TileDomain, Transformation, Value
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.proposer.llm.prompt import Kernel
 from reasoning_compiler.proposer.protocol import Context, Rejection
 from reasoning_compiler.space.free import NamedBlock, NamedLoop

@@ -10,7 +10,7 @@ import pytest
 from conv_context import START, conv_context, table
 
 from reasoning_compiler.core.primitives import Primitive
-from reasoning_compiler.core.records import ChoiceDomain, Decision, TileDomain
+from reasoning_compiler.core.programs import ChoiceDomain, Decision, TileDomain
 from reasoning_compiler.proposer.llm.answer import MAX_ANSWER_CHARS, Answer, RejectionKind, parse_answer
 from reasoning_compiler.proposer.llm.loose_json import find_containers
 from reasoning_compiler.proposer.llm.values import coerce

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conv_context import ANALYSIS, KERNEL, MACHINE, conv_context
 
-from reasoning_compiler.core.records import Proposal
+from reasoning_compiler.core.steps import Proposal
 from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient
 from reasoning_compiler.proposer.llm.metered import MeteredModel
 from reasoning_compiler.proposer.llm.proposer import LLMProposer

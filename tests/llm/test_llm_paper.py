@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from conv_context import conv_context, program, root_context
 
-from reasoning_compiler.core.records import ChoiceDomain, Decision, Program, Proposal, Transformation
+from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, Transformation
+from reasoning_compiler.core.steps import Proposal
 from reasoning_compiler.proposer.llm.calls import CallFailure, Message, Reply
 from reasoning_compiler.proposer.llm.metered import MeteredModel
 from reasoning_compiler.proposer.llm.paper import (

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import pytest
 from conv_context import ANALYSIS, BLOCKS, KERNEL, MACHINE, PROGRAM_TEXT, START, conv_context, program, root_context
 
+from reasoning_compiler.core.machines import Peak
 from reasoning_compiler.core.primitives import Primitive
-from reasoning_compiler.core.records import UNTUNED, Peak, Step, Transformation
+from reasoning_compiler.core.programs import UNTUNED, Transformation
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.proposer.llm.answer import Item
 from reasoning_compiler.proposer.llm.calls import estimate_tokens
 from reasoning_compiler.proposer.llm.node import changes_text, node_text

@@ -16,7 +16,8 @@ from fake_server import KEY, FakeServer, Script, error
 
 from reasoning_compiler.core.errors import LLMSetupError, UsageError
 from reasoning_compiler.core.primitives import Primitive
-from reasoning_compiler.core.records import Program, Proposal, Transformation
+from reasoning_compiler.core.programs import Program, Transformation
+from reasoning_compiler.core.steps import Proposal
 from reasoning_compiler.proposer.llm import client as client_module
 from reasoning_compiler.proposer.llm.budget import Budget
 from reasoning_compiler.proposer.llm.calls import Message

@@ -11,7 +11,8 @@ from fake_server import FakeServer
 from scripted_models import Respond, chance, engineer, nonsense, served
 
 from gemm_nest import GemmSpace, group, machine
-from reasoning_compiler.core.records import Measurement, Program, Transformation
+from reasoning_compiler.core.measurements import Measurement
+from reasoning_compiler.core.programs import Program, Transformation
 from reasoning_compiler.cost.analysis import analyze
 from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from reasoning_compiler.core.errors import JournalError
-from reasoning_compiler.core.records import Transformation
+from reasoning_compiler.core.programs import Transformation
 from reasoning_compiler.proposer.llm.calls import Attempt, Message, prompt_hash
 from reasoning_compiler.proposer.llm.prices import Usage
 from reasoning_compiler.proposer.llm.scrub import Scrubber

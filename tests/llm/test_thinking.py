@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from reasoning_compiler.core.errors import JournalError, LLMSetupError
-from reasoning_compiler.core.records import Proposal, Transformation
+from reasoning_compiler.core.programs import Transformation
+from reasoning_compiler.core.steps import Proposal
 from reasoning_compiler.proposer.llm.metered import LLMStats
 from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.proposer.random import RandomProposer, mutate
@@ -88,9 +89,7 @@ class Rig:
             on_rejected=lambda *event: self.refused.append(event),
         )
         given = {"concurrency": 3, "children": 4} | options
-        self.thinker = Thinker(
-            self.search, proposer, stand_in=expert if stand_in else None, max_stood_in=most, **given
-        )
+        self.thinker = Thinker(self.search, proposer, stand_in=expert if stand_in else None, max_stood_in=most, **given)
 
     def round(self, num: int = 4) -> list[str]:
         """Measures one batch and returns who proposed it."""

@@ -17,7 +17,7 @@ import typer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from reasoning_compiler.core.records import Step
+    from reasoning_compiler.core.steps import Step
     from reasoning_compiler.journal import Run
     from reasoning_compiler.session import Progress, Result
 

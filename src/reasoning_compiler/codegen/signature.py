@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from reasoning_compiler.core.arguments import Argument, ArgumentRole
 from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.core.records import Argument, ArgumentRole
 
 FORMAT = 1
 

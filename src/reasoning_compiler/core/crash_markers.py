@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reasoning_compiler.core.primitives import Primitive
-from reasoning_compiler.core.records import Program, Value, as_value, primitives_from_json, primitives_json
+from reasoning_compiler.core.programs import Program, Value, as_value, primitives_from_json, primitives_json
 
 _SLOT_BYTES = 1 << 19
 _LENGTH_BYTES = 4

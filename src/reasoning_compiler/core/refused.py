@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reasoning_compiler.core.records import FailureKind
+from reasoning_compiler.core.measurements import FailureKind
 
 
 class Refused(Exception):

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reasoning_compiler.core.records import Machine, Peak
+from reasoning_compiler.core.machines import Machine, Peak
 from reasoning_compiler.cost.cache_traffic import LevelTraffic, cache_traffic
 from reasoning_compiler.cost.register_tile import RegisterTile
 from reasoning_compiler.ir.dots import dots_for

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reasoning_compiler.core.records import Machine
+from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.ir.nest import Access, Nest
 
 _CACHE_SHARE = 0.75  # of a cache that one nest's data can count on

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from reasoning_compiler.core.records import Machine
+from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.cost.cache_traffic import CACHE_WAYS, WAY_BYTES
 from reasoning_compiler.ir.dots import registers_of
 from reasoning_compiler.ir.nest import Access, Loop, Nest

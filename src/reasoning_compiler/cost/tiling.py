@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from reasoning_compiler.core.records import Decision, TileDomain
+from reasoning_compiler.core.programs import Decision, TileDomain
 from reasoning_compiler.ir.nest import PREFETCH_WORDS, Nest
 
 WHOLE_REDUCTION = "SSRRS"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.core.errors import JournalError
-from reasoning_compiler.core.records import Step
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.deploy.library import write_library
 
 LIBRARY_FILE = "kernel.so"

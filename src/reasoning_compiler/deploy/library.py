@@ -22,7 +22,7 @@ from reasoning_compiler.machine.toolchain import use_threads
 from reasoning_compiler.workload.workload import numpy_dtype
 
 if TYPE_CHECKING:
-    from reasoning_compiler.core.records import Measurement
+    from reasoning_compiler.core.measurements import Measurement
     from reasoning_compiler.measure.executors.tracker import Devices
 
 

@@ -13,16 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.errors import IllegalProgramError
-from reasoning_compiler.core.records import (
-    Argument,
-    Decision,
-    Machine,
-    Measurement,
-    Program,
-    Transformation,
-    Value,
-)
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.measurements import Measurement
+from reasoning_compiler.core.programs import Decision, Program, Transformation, Value
 from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.ir.nest import Nest
 from reasoning_compiler.proposer.random import draw

@@ -17,18 +17,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.errors import JournalError, UsageError
-from reasoning_compiler.core.records import (
-    Argument,
-    ChoiceDomain,
-    Decision,
-    Failure,
-    Machine,
-    Measurement,
-    Program,
-    TileDomain,
-    as_value,
-)
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.measurements import Failure, Measurement
+from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, TileDomain, as_value
 from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.experiment.landscape import Entry, Landscape, RecordedWorkload
 from reasoning_compiler.ir.nest import Access, Loop, Nest

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from reasoning_compiler.core.crash_markers import works_on
 from reasoning_compiler.core.errors import Interrupted, NothingMeasuredError, ReasoningCompilerError, UsageError
-from reasoning_compiler.core.records import Machine, Measurement
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.deploy.best import LIBRARY_FILE
 from reasoning_compiler.experiment.cell import Cell, cell_of
 from reasoning_compiler.experiment.landscape_file import is_landscape, read_landscape

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.core.errors import EnvironmentMismatchError, IllegalProgramError, JournalError, UsageError
-from reasoning_compiler.core.records import UNTUNED, Failure, Measurement, Program, Transformation
+from reasoning_compiler.core.measurements import Failure, Measurement
+from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
 from reasoning_compiler.core.rng import stream
 from reasoning_compiler.experiment.landscape import Landscape, RecordedWorkload
 from reasoning_compiler.experiment.landscape_file import SUFFIX, header_json, read_rows, row_json, write_landscape

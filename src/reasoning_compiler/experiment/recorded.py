@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.core.records import Measurement, Program, Step
+from reasoning_compiler.core.measurements import Measurement
+from reasoning_compiler.core.programs import Program
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.experiment.landscape import Landscape
 from reasoning_compiler.journal import Header, Journal, Run, read_run
 from reasoning_compiler.measure.instrument import Measured

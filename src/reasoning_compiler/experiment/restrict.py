@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from reasoning_compiler.core.errors import IllegalProgramError, UsageError
-from reasoning_compiler.core.records import UNTUNED, Decision, Machine, Program, Step, Transformation
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.programs import UNTUNED, Decision, Program, Transformation
 from reasoning_compiler.core.rng import stream
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.experiment.landscape import Structure, values_of
 from reasoning_compiler.machine import import_tvm, tvm_target

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from reasoning_compiler.core.records import Machine
+from reasoning_compiler.core.machines import Machine
 
 DOT = "reasoning_compiler.dot"
 """A block's annotation: the instruction that takes the place of its innermost loops, see `Dot.extents`."""

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.core.errors import JournalError, UsageError
-from reasoning_compiler.core.records import Machine, Peak
+from reasoning_compiler.core.machines import Machine, Peak
 
 FORMAT_VERSION = 3
 """2: programs, transformations and risks may have `primitives`. 3: the header may have `peak` and

@@ -14,7 +14,9 @@ from typing import Any
 
 from reasoning_compiler.core.crash_markers import Crash
 from reasoning_compiler.core.errors import JournalError, UsageError
-from reasoning_compiler.core.records import Measurement, Noise, Step, Transformation
+from reasoning_compiler.core.measurements import Measurement, Noise
+from reasoning_compiler.core.programs import Transformation
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.journal.format import ENVIRONMENT_FILE, JOURNAL_FILE, Header, encode, whole_size
 from reasoning_compiler.journal.run import Rejected, read_run
 

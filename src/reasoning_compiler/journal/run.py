@@ -11,7 +11,9 @@ from typing import Any
 
 from reasoning_compiler.core.crash_markers import Crash
 from reasoning_compiler.core.errors import EnvironmentMismatchError, JournalError, UsageError
-from reasoning_compiler.core.records import Measurement, Noise, Program, Step, Transformation
+from reasoning_compiler.core.measurements import Measurement, Noise
+from reasoning_compiler.core.programs import Program, Transformation
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.journal.format import FORMAT_VERSION, JOURNAL_FILE, Header, damaged, read_events
 
 

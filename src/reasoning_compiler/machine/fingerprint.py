@@ -7,7 +7,7 @@ import json
 import platform
 from typing import Any
 
-from reasoning_compiler.core.records import Machine
+from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.machine.toolchain import installed_version
 
 _PACKAGES = ("apache-tvm", "apache-tvm-ffi", "numpy", "reasoning-compiler")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.core.records import Machine
+from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.machine.targets import VectorUnit
 
 _KIB, _MIB = 1 << 10, 1 << 20

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from reasoning_compiler.core.errors import ReasoningCompilerError, UsageError
-from reasoning_compiler.core.records import Machine
+from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.machine.cgroup import memory_limit_bytes
 from reasoning_compiler.machine.child import ChildError, call_in_child
 from reasoning_compiler.machine.cores import num_physical_cores

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.core.records import Machine
+from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.machine.toolchain import import_tvm
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.core.records import Failure, Measurement, Noise
+from reasoning_compiler.core.measurements import Failure, Measurement, Noise
 from reasoning_compiler.machine.cores import num_physical_cores
 from reasoning_compiler.measure.executors.tracker import Devices
 from reasoning_compiler.measure.timing.comparison import compare

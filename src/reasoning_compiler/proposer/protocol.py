@@ -7,7 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from reasoning_compiler.core.records import Decision, Proposal, Step, Transformation
+from reasoning_compiler.core.programs import Decision, Transformation
+from reasoning_compiler.core.steps import Proposal, Step
 
 SAME_PROGRAM = "the same program as"
 """How the reason begins for which a transformation to a known program is refused."""

@@ -6,16 +6,16 @@ from typing import Protocol
 
 import numpy as np
 
-from reasoning_compiler.core.records import (
+from reasoning_compiler.core.programs import (
     ChoiceDomain,
     Decision,
     Program,
-    Proposal,
     TileDomain,
     Transformation,
     Value,
     difference,
 )
+from reasoning_compiler.core.steps import Proposal
 from reasoning_compiler.proposer.protocol import Context
 
 # MetaSchedule's own mutation probabilities, with a share for structure, which its mutators never change.

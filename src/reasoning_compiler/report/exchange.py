@@ -9,7 +9,7 @@ from reasoning_compiler.report.text import printable
 from reasoning_compiler.report.units import time_text
 
 if TYPE_CHECKING:
-    from reasoning_compiler.core.records import Measurement
+    from reasoning_compiler.core.measurements import Measurement
     from reasoning_compiler.journal import Run
     from reasoning_compiler.proposer.llm.transcript import Exchange, Outcome
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from reasoning_compiler.core.records import Machine, Measurement, Peak, Program
+from reasoning_compiler.core.machines import Machine, Peak
+from reasoning_compiler.core.measurements import Measurement
+from reasoning_compiler.core.programs import Program
 from reasoning_compiler.cost.analysis import Analysis, BlockAnalysis, roofline_secs
 from reasoning_compiler.ir.dots import dot_named, registers_of
 from reasoning_compiler.journal import Header

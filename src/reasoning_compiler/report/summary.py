@@ -6,7 +6,9 @@ import statistics
 from collections import Counter
 from dataclasses import dataclass
 
-from reasoning_compiler.core.records import UNTUNED, Measurement, Noise, Step, Value, difference, primitive_changes
+from reasoning_compiler.core.measurements import Measurement, Noise
+from reasoning_compiler.core.programs import UNTUNED, Value, difference, primitive_changes
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.journal import Header, ModelUse, Run
 from reasoning_compiler.report.fidelity import Agreement, Stage, of_runs, predicts_scores
 

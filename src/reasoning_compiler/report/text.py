@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from reasoning_compiler.core.records import Value
+from reasoning_compiler.core.programs import Value
 from reasoning_compiler.report.plot import bar, curve_lines
 from reasoning_compiler.report.summary import PathStep, Summary, Timing
 from reasoning_compiler.report.units import (

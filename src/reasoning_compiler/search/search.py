@@ -15,16 +15,10 @@ from typing import Protocol
 import numpy as np
 
 from reasoning_compiler.core.errors import IllegalProgramError
-from reasoning_compiler.core.records import (
-    UNTUNED,
-    Decision,
-    Measurement,
-    Program,
-    Proposal,
-    Step,
-    Transformation,
-)
+from reasoning_compiler.core.measurements import Measurement
+from reasoning_compiler.core.programs import UNTUNED, Decision, Program, Transformation
 from reasoning_compiler.core.rng import stream
+from reasoning_compiler.core.steps import Proposal, Step
 from reasoning_compiler.proposer.protocol import SAME_PROGRAM, Context, Proposer, Rejection
 from reasoning_compiler.proposer.random import mutate
 from reasoning_compiler.search.config import SearchConfig

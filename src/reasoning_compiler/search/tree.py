@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from reasoning_compiler.core.records import Step
+from reasoning_compiler.core.steps import Step
 
 _PARTS = 1 << 32  # of one 1/s, in which sums count
 

@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from reasoning_compiler.core.records import Step
+from reasoning_compiler.core.steps import Step
 
 Rank = tuple[bool, float]
 """Whether a stand-in proposed a program, and its predicted seconds."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from reasoning_compiler.core.errors import IllegalProgramError
-from reasoning_compiler.core.records import Measurement, Step
+from reasoning_compiler.core.measurements import Measurement
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.journal import Run, unknown_here
 
 if TYPE_CHECKING:

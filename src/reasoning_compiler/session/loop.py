@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reasoning_compiler.core.errors import IllegalProgramError, NothingMeasuredError
-from reasoning_compiler.core.records import UNTUNED, Failure, FailureKind, Measurement, Step, Transformation
+from reasoning_compiler.core.measurements import Failure, FailureKind, Measurement
+from reasoning_compiler.core.programs import UNTUNED, Transformation
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.deploy.best import save_best, saved_node
 from reasoning_compiler.journal import Journal, Rejected, Run, Sample, unknown_here
 from reasoning_compiler.measure.instrument import Instrument, Measured

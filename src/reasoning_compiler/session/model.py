@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reasoning_compiler.core.errors import IllegalProgramError
-from reasoning_compiler.core.records import ChoiceDomain, Decision, Program, Step, Transformation, Value
+from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, Transformation, Value
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.proposer.llm.node import Brings
 from reasoning_compiler.proposer.llm.paper import PaperProposer
 from reasoning_compiler.proposer.llm.prompt import Kernel, tiling_notes

@@ -13,9 +13,11 @@ import numpy as np
 
 from reasoning_compiler.core.crash_markers import Risk
 from reasoning_compiler.core.interrupts import holding_ctrl_c, uninterrupted
+from reasoning_compiler.core.machines import Machine, Peak
 from reasoning_compiler.core.phases import Stopwatch
-from reasoning_compiler.core.records import UNTUNED, Machine, Peak, Program, Proposal, Step
+from reasoning_compiler.core.programs import UNTUNED, Program
 from reasoning_compiler.core.rng import stream
+from reasoning_compiler.core.steps import Proposal, Step
 from reasoning_compiler.cost.analysis import Analysis, analyze, peak_of
 from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.ir.extract import nests as nests_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from reasoning_compiler.core.errors import IllegalProgramError, UsageError
-from reasoning_compiler.core.records import Step
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.journal import Rejected, Run, Sample
 from reasoning_compiler.search.search import TreeSearch
 

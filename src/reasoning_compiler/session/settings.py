@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.core.records import Step
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.measure.executors.tracker import Devices
 from reasoning_compiler.proposer.llm.settings import LLMSettings
 from reasoning_compiler.search.search import SearchConfig

@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
 from reasoning_compiler.core.errors import JournalError, LLMSetupError
-from reasoning_compiler.core.records import Proposal, Step
+from reasoning_compiler.core.steps import Proposal, Step
 from reasoning_compiler.proposer.llm.metered import LLMStats
 from reasoning_compiler.proposer.llm.scrub import Scrubber
 from reasoning_compiler.proposer.llm.values import clip

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from reasoning_compiler.core.crash_markers import works_on
 from reasoning_compiler.core.errors import EnvironmentMismatchError, Interrupted, LLMSetupError, UsageError
-from reasoning_compiler.core.records import Machine, Step
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.journal import Header, Journal, Run, check_environment, read_run, require_free, unknown_here
 from reasoning_compiler.machine import chosen_threads, detect, differences, fingerprint, import_tvm, preset, with_target
 from reasoning_compiler.session.settings import Progress, Settings

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reasoning_compiler.core.records import ChoiceDomain
+from reasoning_compiler.core.programs import ChoiceDomain
 from reasoning_compiler.ir.walk import blocks, bound_variables, is_unit
 from reasoning_compiler.machine.toolchain import TVM_ERRORS
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reasoning_compiler.core.errors import IllegalProgramError
-from reasoning_compiler.core.records import ChoiceDomain, DecisionKind, TileDomain, Transformation, Value, as_value
+from reasoning_compiler.core.programs import ChoiceDomain, DecisionKind, TileDomain, Transformation, Value, as_value
 from reasoning_compiler.ir.nest import PREFETCH_WORDS
 from reasoning_compiler.machine.toolchain import TVM_ERRORS, import_tvm, last_line
 from reasoning_compiler.space.placing import ROOT, is_location, legal_locations, place

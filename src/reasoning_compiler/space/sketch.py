@@ -16,7 +16,7 @@ from typing import Any
 from reasoning_compiler.codegen.intrinsics import mend_vnni_intrinsic
 from reasoning_compiler.codegen.postprocs import with_own_postprocs
 from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.core.records import ChoiceDomain
+from reasoning_compiler.core.programs import ChoiceDomain
 from reasoning_compiler.ir.marks import NO_RULES, PACKED, PADDED, STRUCTURE
 from reasoning_compiler.ir.walk import blocks
 from reasoning_compiler.machine.toolchain import TVM_ERRORS, import_tvm, last_line

@@ -16,7 +16,7 @@ from reasoning_compiler.codegen.postprocess import postprocess, repeats_a_reduct
 from reasoning_compiler.core.crash_markers import Risk, at_risk
 from reasoning_compiler.core.errors import IllegalProgramError, UsageError
 from reasoning_compiler.core.primitives import MAX_PRIMITIVES, Primitive
-from reasoning_compiler.core.records import ChoiceDomain, Decision, Program, Transformation, Value
+from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, Transformation, Value
 from reasoning_compiler.cost.tiling import TileGroup, tile_groups
 from reasoning_compiler.ir.extract import nests
 from reasoning_compiler.ir.marks import PACKED

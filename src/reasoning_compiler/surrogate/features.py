@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from reasoning_compiler.core.records import Program, Value
+from reasoning_compiler.core.programs import Program, Value
 from reasoning_compiler.cost.analysis import Analysis
 
 _BLOCKS = 4  # the slowest ones, by the analysis, that get columns of their own

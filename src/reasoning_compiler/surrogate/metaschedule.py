@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from reasoning_compiler.core.records import Program
+from reasoning_compiler.core.programs import Program
 from reasoning_compiler.core.rng import stream
 from reasoning_compiler.machine.toolchain import import_tvm
 

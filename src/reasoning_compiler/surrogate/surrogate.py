@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from reasoning_compiler.core.programs import Program
 from reasoning_compiler.core.ranking import kendall_tau
-from reasoning_compiler.core.records import Program
 
 Known = tuple[Program, float]
 """A measured program and its latency in seconds."""

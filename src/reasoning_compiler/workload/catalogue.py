@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.core.records import Argument
 from reasoning_compiler.workload import kernels
 from reasoning_compiler.workload.parameters import Parameter, first_line, parameters_of
 from reasoning_compiler.workload.user import from_file, names_a_file

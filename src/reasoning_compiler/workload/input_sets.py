@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import ml_dtypes
 import numpy as np
 
-from reasoning_compiler.core.records import Argument
+from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.rng import stream
 from reasoning_compiler.workload.workload import numpy_dtype
 

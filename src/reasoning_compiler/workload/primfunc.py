@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
+from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.core.records import Argument
 from reasoning_compiler.machine import import_tvm
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import ml_dtypes
 import numpy as np
 
+from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.core.records import Argument, Failure
+from reasoning_compiler.core.measurements import Failure
 from reasoning_compiler.core.rng import stream
 from reasoning_compiler.machine import import_tvm
 from reasoning_compiler.workload.primfunc import blocks

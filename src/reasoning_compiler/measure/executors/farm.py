@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reasoning_compiler.core.errors import DeviceError
-from reasoning_compiler.core.records import Failure
+from reasoning_compiler.core.measurements import Failure
 from reasoning_compiler.measure.executors.tracker import Address, Devices
 from reasoning_compiler.measure.workers.pool import Pool, Request, WorkerOptions
 

@@ -16,7 +16,7 @@ from tvm.s_tir.meta_schedule.builder import BuilderInput, BuilderResult, PyBuild
 from tvm.s_tir.meta_schedule.runner import PyRunner, PyRunnerFuture, RunnerFuture, RunnerInput, RunnerResult
 
 from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.core.records import Measurement
+from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.machine.cores import num_physical_cores
 from reasoning_compiler.measure.timing.racing import Race, fastest_right
 from reasoning_compiler.measure.workers.bench import Bench, bytes_to_flush

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from reasoning_compiler.core.measurements import Comparison
 from reasoning_compiler.core.paired import paired
-from reasoning_compiler.core.records import Comparison
 
 CONFIDENCE = 0.99
 NEGLIGIBLE = 0.005

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from reasoning_compiler.core.records import Measurement
+from reasoning_compiler.core.measurements import Measurement
 
 # What a first run may take beyond a later one: pages are touched for the first time, threads wake up.
 _WARM_UP_SECS = 0.005

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import ml_dtypes
 import numpy as np
 
-from reasoning_compiler.core.records import Failure
+from reasoning_compiler.core.measurements import Failure
 from reasoning_compiler.workload.workload import disagreement
 
 # A block of an output, its reference, its slack and the difference stay together in a second-level cache.

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.core.records import Argument
 from reasoning_compiler.measure.workers.scratch import no_space
 from reasoning_compiler.measure.workers.tensors import write_array
 from reasoning_compiler.measure.workers.workspaces import compile_workspaces

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.core.records import Failure, Measurement
+from reasoning_compiler.core.measurements import Failure, Measurement
 from reasoning_compiler.machine.cpu import read_cpu
 from reasoning_compiler.measure.executors.farm import Farm
 from reasoning_compiler.measure.executors.tracker import Devices

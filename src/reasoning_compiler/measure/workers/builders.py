@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.core.records import Argument, Failure
+from reasoning_compiler.core.arguments import Argument
+from reasoning_compiler.core.measurements import Failure
 from reasoning_compiler.measure.workers.pool import Pool, Request, WorkerOptions
 from reasoning_compiler.measure.workers.scratch import Scratch, no_space
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from reasoning_compiler.core.records import Argument
+from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.refused import Refused
 from reasoning_compiler.measure.verification.compare import Expected, poison
 from reasoning_compiler.measure.workers.memory import Memory, allocate

@@ -29,7 +29,7 @@ from typing import Any, Literal, NamedTuple
 
 import reasoning_compiler.measure
 from reasoning_compiler.core.errors import ReasoningCompilerError
-from reasoning_compiler.core.records import Failure, FailureKind
+from reasoning_compiler.core.measurements import Failure, FailureKind
 from reasoning_compiler.measure.workers.messages import Decoder, GarbledError, encode
 
 _START_TIMEOUT_SECS = 120.0

@@ -15,7 +15,7 @@ import psutil
 import tvm
 
 from reasoning_compiler.codegen.signature import Signature, argument_from_json, read_signature
-from reasoning_compiler.core.records import Argument
+from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.refused import Refused
 from reasoning_compiler.machine.cgroup import memory_limit_bytes
 from reasoning_compiler.measure.timing.racing import Race, runs_per_timing, verdict

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from reasoning_compiler.core.records import Step
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.proposer.expert.ideas import Idea, changed
 
 _MOST = 0.5  # that experience adds to an idea's gain or takes from it

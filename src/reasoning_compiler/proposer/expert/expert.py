@@ -17,7 +17,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from reasoning_compiler.core.records import Machine, Proposal, Transformation
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.programs import Transformation
+from reasoning_compiler.core.steps import Proposal
 from reasoning_compiler.proposer.expert.experience import Experience
 from reasoning_compiler.proposer.expert.ideas import CURIOSITY, Idea, varied
 from reasoning_compiler.proposer.expert.moves import Moves

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from reasoning_compiler.core.records import ChoiceDomain, Decision, Machine, TileDomain, Value
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.programs import ChoiceDomain, Decision, TileDomain, Value
 from reasoning_compiler.cost.analysis import clock_hz
 from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.proposer.expert.ideas import Edits

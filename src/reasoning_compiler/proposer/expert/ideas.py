@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reasoning_compiler.core.primitives import Primitive
-from reasoning_compiler.core.records import Transformation, Value
+from reasoning_compiler.core.programs import Transformation, Value
 
 _PRIMITIVES = "primitives"
 """Stands for an idea's primitives among the names of its decisions."""

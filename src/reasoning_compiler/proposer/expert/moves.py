@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from reasoning_compiler.core.records import Machine
+from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.proposer.expert.fused import fused_chooser, is_fused
 from reasoning_compiler.proposer.expert.ideas import CURIOSITY, Idea
 from reasoning_compiler.proposer.expert.space import ExpertSpace

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 
-from reasoning_compiler.core.records import ChoiceDomain, Machine, Value
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.programs import ChoiceDomain, Value
 from reasoning_compiler.proposer.expert.fused import FusedChoice, FusedChooser, fused_chooser, is_fused
 from reasoning_compiler.proposer.expert.ideas import Edits, Idea
 from reasoning_compiler.proposer.expert.space import ExpertSpace

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from reasoning_compiler.core.records import Decision, Program, Transformation
+from reasoning_compiler.core.programs import Decision, Program, Transformation
 from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.ir.nest import Nest
 from reasoning_compiler.space.free import NamedBlock

@@ -6,14 +6,8 @@ import math
 from functools import cached_property
 
 from reasoning_compiler.core.errors import IllegalProgramError
-from reasoning_compiler.core.records import (
-    UNTUNED,
-    Decision,
-    Machine,
-    Program,
-    Transformation,
-    Value,
-)
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.programs import UNTUNED, Decision, Program, Transformation, Value
 from reasoning_compiler.cost.analysis import analyze
 from reasoning_compiler.proposer.expert.ideas import Edits
 from reasoning_compiler.proposer.expert.space import ExpertSpace

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 
 from reasoning_compiler.core.errors import IllegalProgramError
+from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.primitives import Primitive
-from reasoning_compiler.core.records import Machine, Program, Transformation
+from reasoning_compiler.core.programs import Program, Transformation
 from reasoning_compiler.cost.analysis import Analysis, BlockAnalysis, analyze
 from reasoning_compiler.proposer.expert.ideas import Idea
 from reasoning_compiler.proposer.expert.space import ExpertSpace

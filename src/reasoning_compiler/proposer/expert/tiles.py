@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reasoning_compiler.core.records import Machine, TileDomain
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.programs import TileDomain
 from reasoning_compiler.cost.analysis import BlockAnalysis, analyze_block
 from reasoning_compiler.cost.register_tile import NUM_RUNS, RUN_STEPS
 from reasoning_compiler.cost.tiling import TileGroup

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reasoning_compiler.core.records import ChoiceDomain, Decision, TileDomain, Value
+from reasoning_compiler.core.programs import ChoiceDomain, Decision, TileDomain, Value
 from reasoning_compiler.proposer.expert.fused import is_fused
 
 

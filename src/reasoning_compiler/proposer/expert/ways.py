@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 
-from reasoning_compiler.core.records import ChoiceDomain, Decision, Machine, Value
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.programs import ChoiceDomain, Decision, Value
 from reasoning_compiler.proposer.expert.space import ExpertSpace
 from reasoning_compiler.proposer.expert.start import Start
 from reasoning_compiler.proposer.expert.tiles import TileChooser, Tiling

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from reasoning_compiler.core.records import ChoiceDomain, Decision, Machine, Value
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.programs import ChoiceDomain, Decision, Value
 from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.ir.dots import registers_of
 from reasoning_compiler.proposer.expert.tiles import Tiling

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reasoning_compiler.core.records import ChoiceDomain, Decision, Transformation, Value
+from reasoning_compiler.core.programs import ChoiceDomain, Decision, Transformation, Value
 from reasoning_compiler.proposer.llm.loose_json import Found, find_containers
 from reasoning_compiler.proposer.llm.primitives import read_primitives
 from reasoning_compiler.proposer.llm.values import clip, coerce, free_value, plain_name, shown

@@ -12,17 +12,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reasoning_compiler.core.primitives import DECISION_MEANINGS, Primitive
-from reasoning_compiler.core.records import (
+from reasoning_compiler.core.programs import (
     ChoiceDomain,
     Decision,
     Program,
-    Step,
     TileDomain,
     Transformation,
     Value,
     difference,
     primitive_changes,
 )
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.proposer.llm.values import clip
 from reasoning_compiler.proposer.protocol import Context
 

@@ -19,16 +19,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from reasoning_compiler.core.records import (
-    ChoiceDomain,
-    Decision,
-    Program,
-    Proposal,
-    Step,
-    TileDomain,
-    Transformation,
-    Value,
-)
+from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, TileDomain, Transformation, Value
+from reasoning_compiler.core.steps import Proposal, Step
 from reasoning_compiler.proposer.llm.answer import MAX_REASONING_CHARS
 from reasoning_compiler.proposer.llm.calls import Message, Reply
 from reasoning_compiler.proposer.llm.loose_json import find_containers

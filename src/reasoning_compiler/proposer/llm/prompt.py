@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from reasoning_compiler.core.arguments import Argument
+from reasoning_compiler.core.machines import Machine, Peak
 from reasoning_compiler.core.primitives import SIGNATURES
-from reasoning_compiler.core.records import Argument, Machine, Peak
 from reasoning_compiler.proposer.llm.answer import Item
 from reasoning_compiler.proposer.llm.calls import Message, estimate_tokens
 from reasoning_compiler.proposer.llm.node import NOTHING_BROUGHT, Brings, node_text

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reasoning_compiler.core.records import Decision, Machine, Program, Proposal, Step, Transformation, Value
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.programs import Decision, Program, Transformation, Value
+from reasoning_compiler.core.steps import Proposal, Step
 from reasoning_compiler.proposer.llm.answer import Item, parse_answer
 from reasoning_compiler.proposer.llm.calls import CallFailure, Message, Reply
 from reasoning_compiler.proposer.llm.metered import Asked, LLMStats, MeteredModel, Question

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.core.errors import JournalError
-from reasoning_compiler.core.records import Transformation
+from reasoning_compiler.core.programs import Transformation
 from reasoning_compiler.proposer.llm.answer import RejectionKind
 from reasoning_compiler.proposer.llm.budget import Spending
 from reasoning_compiler.proposer.llm.calls import Attempt, CallFailureKind, Message

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from reasoning_compiler.core.records import ChoiceDomain, TileDomain, Value
+from reasoning_compiler.core.programs import ChoiceDomain, TileDomain, Value
 
 _NUMBERS_ONLY = re.compile(r"[\s\d.,;xX×*+\[\]()-]*", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d{1,18}(?:\.0{0,18})?", re.ASCII)

@@ -1,0 +1,18 @@
+"""The arguments of a kernel, as a record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+ArgumentRole = Literal["input", "weight", "output"]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a kernel; weights are constant and may be laid out ahead of time."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    role: ArgumentRole = "input"

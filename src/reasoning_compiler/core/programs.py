@@ -1,0 +1,214 @@
+"""Programs as records: decisions with their domains, programs, and the transformations between them.
+
+All are small, immutable, comparable, and JSON both ways; they know nothing of TVM.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from reasoning_compiler.core.primitives import Primitive
+
+Value = int | str | tuple[int, ...]
+"""A decision's value: a tile's factors (outermost first), a choice, a loop position, or a structure's name."""
+
+DecisionKind = Literal["structure", "tile", "choice", "location"]
+
+
+@dataclass(frozen=True)
+class TileDomain:
+    """The ways to split a loop of `extent` iterations into `num_factors` nested loops, exactly.
+
+    Args:
+        extent: iterations of the loop, ≥ 1.
+        num_factors: how many factors, ≥ 1; their product is the extent.
+        max_innermost: the largest allowed last factor, where there is more than one; None for no limit.
+        inner_multiple: the product of the factors from `inner_from` on must be a multiple of this.
+        inner_from: see `inner_multiple`.
+    """
+
+    extent: int
+    num_factors: int
+    max_innermost: int | None = None
+    inner_multiple: int = 1
+    inner_from: int = 0
+
+    def why_not(self, value: Any) -> str | None:
+        """Returns why `value` lies outside the domain, or None if it lies inside."""
+        if not isinstance(value, tuple | list) or not all(_is_int(f) for f in value):
+            return f"is not a list of {self.num_factors} integers"
+        if len(value) != self.num_factors:
+            return f"has {len(value)} factors instead of {self.num_factors}"
+        if any(f < 1 for f in value):
+            return "has a factor below 1"
+        if math.prod(value) != self.extent:
+            return f"has the product {math.prod(value)} instead of {self.extent}"
+        if self.max_innermost is not None and self.num_factors > 1 and value[-1] > self.max_innermost:
+            return f"has an innermost factor above {self.max_innermost}"
+        if math.prod(value[self.inner_from :]) % self.inner_multiple:
+            return f"has inner factors that are no multiple of {self.inner_multiple}"
+        return None
+
+    def __str__(self) -> str:
+        text = f"{self.num_factors} factors, product {self.extent}"
+        if self.max_innermost is not None and self.num_factors > 1:
+            text += f", innermost ≤ {self.max_innermost}"
+        if self.inner_multiple > 1:
+            text += f", product of the last {self.num_factors - self.inner_from} a multiple of {self.inner_multiple}"
+        return text
+
+
+@dataclass(frozen=True)
+class ChoiceDomain:
+    """A finite set of values, each with a label for people (the value itself where no label is needed)."""
+
+    values: tuple[int | str, ...]
+    labels: tuple[str, ...] = ()
+
+    def why_not(self, value: Any) -> str | None:
+        """Returns why `value` lies outside the domain, or None if it lies inside."""
+        if isinstance(value, bool) or not isinstance(value, int | str) or value not in self.values:
+            return f"is not one of {', '.join(map(str, self.values))}"
+        return None
+
+    def label(self, value: Value) -> str:
+        """Returns the words for one of the values."""
+        return self.labels[self.values.index(value)] if self.labels else str(value)
+
+    def __str__(self) -> str:
+        if not self.labels:
+            return "one of " + ", ".join(map(str, self.values))
+        return "one of " + ", ".join(f"{v} ({w})" for v, w in zip(self.values, self.labels, strict=True))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One open choice of a program: a name a person can read, its kind, its legal domain, its present value."""
+
+    name: str
+    kind: DecisionKind
+    domain: TileDomain | ChoiceDomain
+    value: Value
+
+
+@dataclass(frozen=True)
+class Program:
+    """A point of the space: how each block is treated, a value for every open decision, and primitives after them.
+
+    The first two are tuples of (name, value) pairs in the order in which the schedule takes the decisions. The program
+    with nothing is the untuned one: the kernel as it was given. `key` identifies a program in journals.
+    """
+
+    structure: tuple[tuple[str, str], ...] = ()
+    decisions: tuple[tuple[str, Value], ...] = ()
+    primitives: tuple[Primitive, ...] = ()
+
+    @property
+    def is_untuned(self) -> bool:
+        return not self.structure and not self.decisions and not self.primitives
+
+    @cached_property
+    def values(self) -> dict[str, Value]:
+        """Every structure choice and decision by name."""
+        return dict(self.structure) | dict(self.decisions)
+
+    @cached_property
+    def key(self) -> str:
+        """16 hexadecimal digits, the same in every process."""
+        text = json.dumps(self.to_json(), separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "structure": [[name, value] for name, value in self.structure],
+            "decisions": [[n, list(v) if isinstance(v, tuple) else v] for n, v in self.decisions],
+        } | primitives_json(self.primitives)
+
+    @classmethod
+    def from_json(cls, obj: dict[str, Any]) -> Program:
+        return cls(
+            structure=tuple((str(n), str(v)) for n, v in obj["structure"]),
+            decisions=tuple((str(n), as_value(v)) for n, v in obj["decisions"]),
+            primitives=primitives_from_json(obj),
+        )
+
+
+UNTUNED = Program()
+
+
+@dataclass(frozen=True)
+class Transformation:
+    """An edit from one program to another: new values for some of its decisions, by name, and further primitives.
+
+    Args:
+        edits: (name, value) pairs; a structure choice is edited like any other decision, and what the two sketches
+            share is carried over.
+        primitives: to be applied after those that the program has already.
+        expectation: what the proposer expects of it, in words; may be empty.
+        proposer: who proposed it, where that differs from the proposal's proposer (a fallback); else empty.
+        reasoning: the reasoning behind it, where that differs from the proposal's; else empty.
+    """
+
+    edits: tuple[tuple[str, Value], ...]
+    expectation: str = ""
+    proposer: str = field(default="", compare=False)
+    reasoning: str = field(default="", compare=False)
+    primitives: tuple[Primitive, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        edits = [[n, list(v) if isinstance(v, tuple) else v] for n, v in self.edits]
+        origin = {"proposer": self.proposer, "reasoning": self.reasoning}
+        told = {"edits": edits, "expectation": self.expectation} | {k: v for k, v in origin.items() if v}
+        return told | primitives_json(self.primitives)
+
+    @classmethod
+    def from_json(cls, obj: dict[str, Any]) -> Transformation:
+        return cls(
+            edits=tuple((str(n), as_value(v)) for n, v in obj["edits"]),
+            expectation=str(obj.get("expectation", "")),
+            proposer=str(obj.get("proposer", "")),
+            reasoning=str(obj.get("reasoning", "")),
+            primitives=primitives_from_json(obj),
+        )
+
+
+def primitives_json(primitives: tuple[Primitive, ...]) -> dict[str, Any]:
+    """Returns primitives as the field that records have for them; no field where there are none, as in old journals."""
+    return {"primitives": [primitive.to_json() for primitive in primitives]} if primitives else {}
+
+
+def primitives_from_json(obj: dict[str, Any]) -> tuple[Primitive, ...]:
+    """Returns the primitives of a record's JSON form."""
+    return tuple(Primitive.from_json(each) for each in obj.get("primitives", ()))
+
+
+def difference(parent: Program, child: Program) -> tuple[tuple[str, Value | None, Value | None], ...]:
+    """Returns what changed between two programs: (name, old, new), None where one of them has no such decision."""
+    old, new = parent.values, child.values
+    names = list(old) + [name for name in new if name not in old]
+    return tuple((n, old.get(n), new.get(n)) for n in names if old.get(n) != new.get(n))
+
+
+def primitive_changes(parent: Program, child: Program) -> tuple[tuple[Primitive, ...], tuple[Primitive, ...]]:
+    """Returns the primitives of `parent` that are not in `child`, and those of `child` that came after the others."""
+    kept, left_out = 0, []
+    for primitive in parent.primitives:
+        if kept < len(child.primitives) and child.primitives[kept] == primitive:
+            kept += 1
+        else:
+            left_out.append(primitive)
+    return tuple(left_out), child.primitives[kept:]
+
+
+def as_value(value: Any) -> Value:
+    """Returns a decision's value from its JSON form (lists become tuples)."""
+    return tuple(as_value(part) for part in value) if isinstance(value, list | tuple) else value
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
