@@ -287,6 +287,7 @@ def test_bad_input_about_a_run(fake: Callable[..., None], reasonc: Callable[...,
     before = {path: (place / path).read_bytes() for path in files(place) if (place / path).is_file()}
     for args, words in (
         (["tune", GEMM, "--out", "run"], "`run` holds another run; continue it (`reasonc resume run`)"),
+        (["tune", GEMM, "--out", "."], "`.` is not empty (it holds"),
         (["resume", "run", "--samples", 0], "`samples` is 0"),
         (["export", "run"], "nothing to write: give `--out lib.so`"),
         (["export", "run", "--out", "kernels.py/lib.so"], "cannot be written"),

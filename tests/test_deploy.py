@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +19,10 @@ pytest.importorskip("tvm")
 
 from measure_kernels import Gemm, N, calling, scheduled, target, tvm
 from reasoning_compiler.core.errors import ReasoningCompilerError, UsageError
+from reasoning_compiler.core.programs import Program
+from reasoning_compiler.core.steps import Step
 from reasoning_compiler.deploy import TunedKernel, load, loading_code, save, time_against_untuned
+from reasoning_compiler.deploy.best import save_best, saved_node
 from reasoning_compiler.measure.instrument import Instrument
 
 pytestmark = pytest.mark.tvm
@@ -117,6 +123,59 @@ class TestFiles:
         assert sorted(path.name for path in library.parent.iterdir()) == ["gemm.json", "gemm.so"]
         assert load(library).signature.arguments[1].packer == "pack_B"
 
+    @pytest.mark.parametrize("num_written", [0, 1, 2])
+    def test_a_library_and_the_signature_of_another_are_not_loaded(
+        self, artifact: Path, library: Path, monkeypatch: pytest.MonkeyPatch, num_written: int
+    ) -> None:
+        scratch = library.parent / "built"
+        scratch.mkdir()
+        other = Path(shutil.copy(artifact, scratch / "other.so"))
+        other.write_bytes(other.read_bytes() + b"other code")
+        shutil.copy(artifact.with_suffix(".json"), other.with_suffix(".json"))
+        renamed: list[Path] = []
+
+        def killed(self: Path, target: Path) -> None:
+            if len(renamed) == num_written:
+                raise KeyboardInterrupt
+            renamed.append(target)
+            os.replace(self, target)
+
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(Path, "replace", killed)
+            save(other, library)
+        assert sorted(path.name for path in library.parent.iterdir()) == ["built", "gemm.json", "gemm.so"]
+        if num_written == 1:
+            for use in (load, loading_code, lambda path: save(path, path.with_name("copy.so"))):
+                with pytest.raises(UsageError, match=r"`.*gemm\.json` and `gemm\.so` do not belong together"):
+                    use(library)
+            save(artifact, library)
+        load(library)
+
+    def test_files_of_others_are_not_replaced(self, artifact: Path, tmp_path: Path) -> None:
+        for name, text in (("model.so", "their code"), ("config.json", '{"layers": 2}')):
+            (tmp_path / name).write_text(text)
+            with pytest.raises(UsageError, match=rf"{name}` exists and is no library .*choose another name"):
+                save(artifact, (tmp_path / name).with_suffix(".so"))
+            assert (tmp_path / name).read_text() == text
+
+    def test_the_best_programs_files_are_of_one_program_or_of_none(self, artifact: Path, tmp_path: Path) -> None:
+        best = tmp_path / "best"
+        best.mkdir()
+        (best / "notes.txt").write_text("mine")
+        schedule = SimpleNamespace(trace=None, mod=Gemm().mod)
+        for node in (3, 4):
+            save_best(best, artifact, step=Step(node, None, Program()), schedule=schedule, about={})
+            assert saved_node(best) == node
+        assert (best / "notes.txt").read_text() == "mine"
+        names = [path.name for path in best.iterdir() if path.name not in ("notes.txt", "program.json")]
+        assert sorted(names) == ["kernel.json", "kernel.so", "schedule.py", "trace.json"]
+        for name in names:
+            before = (best / name).read_bytes()
+            (best / name).write_bytes(before + b" ")
+            assert saved_node(best) is None
+            (best / name).write_bytes(before)
+        assert saved_node(best) == 4
+
     def test_a_folder_in_the_way_is_a_clear_error(self, artifact: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(UsageError, match=r"`path` is .*cannot be written"):
@@ -130,7 +189,12 @@ class TestFiles:
         library.with_name("other.so").write_bytes(b"no library")
         with pytest.raises(UsageError, match=r"other\.json"):
             load(library.with_name("other.so"))
+        obj = json.loads(library.with_suffix(".json").read_text())
         library.write_bytes(b"no library")
+        with pytest.raises(UsageError, match="do not belong together"):
+            load(library)
+        del obj["sha256"]  # as older versions wrote it
+        library.with_suffix(".json").write_text(json.dumps(obj))
         with pytest.raises(UsageError, match="TVM cannot load"):
             load(library)
         library.with_suffix(".json").write_text("{")

@@ -28,6 +28,7 @@ from reasoning_compiler.journal import (
     canonical_lines,
     check_environment,
     read_run,
+    require_free,
 )
 
 SOURCE = Path(reasoning_compiler.core.programs.__file__).parents[1]
@@ -364,6 +365,7 @@ def test_a_disk_too_full_for_a_header_leaves_the_folder_free(folder: Path) -> No
         fail_writes(patch, OSError(errno.ENOSPC, "No space left on device"), num_bytes=25)
         with pytest.raises(JournalError, match="disk is full"):
             Journal.create(folder, header())
+    assert not list(folder.iterdir())
     Journal.create(folder, header()).close()
 
 
@@ -433,6 +435,26 @@ def test_a_file_that_is_no_journal_is_not_overwritten(folder: Path) -> None:
     with pytest.raises(UsageError, match="holds another run"):
         Journal.create(folder, header())
     assert (folder / JOURNAL_FILE).read_text() == "my diary"
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_folder_with_anything_else_in_it_is_not_taken(folder: Path, torn: bool) -> None:
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    if torn:
+        (folder / JOURNAL_FILE).write_bytes(b"")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for begin in (require_free, lambda place: Journal.create(place, header())):
+        with pytest.raises(UsageError, match=r"is not empty \(it holds `notes.txt`\).*name a new one") as caught:
+            begin(folder)
+        assert caught.value.exit_code == 2
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_empty_folder_is_taken(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    require_free(folder)
+    Journal.create(folder, header()).close()
 
 
 def test_a_folder_without_a_run(folder: Path) -> None:

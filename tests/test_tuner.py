@@ -24,7 +24,13 @@ pytest.importorskip("tvm")
 
 import reasoning_compiler as rc
 from fake_instrument import UNTUNED_SECS, FakeInstrument, failing, lasting
-from reasoning_compiler.core.errors import EnvironmentMismatchError, Interrupted, NothingMeasuredError, UsageError
+from reasoning_compiler.core.errors import (
+    DeviceError,
+    EnvironmentMismatchError,
+    Interrupted,
+    NothingMeasuredError,
+    UsageError,
+)
 from reasoning_compiler.core.measurements import Failure, FailureKind, Measurement
 from reasoning_compiler.deploy import export_database
 from reasoning_compiler.journal import JOURNAL_FILE, canonical_lines
@@ -342,6 +348,25 @@ class TestEndings:
         assert result.best.step == fastest[2]
         assert saved(tmp_path / "run")["node"] == fastest[2].node
         assert result.best.latency_secs == 1 / 3
+
+    @pytest.mark.parametrize("error", [DeviceError("no device"), RuntimeError("a bug")])
+    @pytest.mark.parametrize("out", [None, "run", "empty", "taken"])
+    def test_a_failed_start_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, out: str | None
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("empty").mkdir()
+        Path("taken").mkdir()
+        Path("taken", "notes.txt").write_text("mine")
+        before = sorted(tmp_path.rglob("*"))
+
+        def fail(self: FakeInstrument, *args: Any, **options: Any) -> None:
+            raise error
+
+        instrument.Instrument = type("Failing", (FakeInstrument,), {"__init__": fail})
+        with pytest.raises(UsageError if out == "taken" else type(error)):
+            rc.tune(GEMM, out=out, samples=4)
+        assert [path for path in sorted(tmp_path.rglob("*")) if path.name != "runs"] == before
 
     @pytest.mark.parametrize("kind", get_args(FailureKind))
     def test_a_run_that_measured_nothing_fails(self, fake: Callable[..., None], tmp_path: Path, kind: str) -> None:

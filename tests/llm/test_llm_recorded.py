@@ -16,11 +16,10 @@ from fake_instrument import FakeInstrument
 from reasoning_compiler.experiment import ablate, compare
 from reasoning_compiler.experiment.outcome import Outcome
 from reasoning_compiler.experiment.tables import page_of, to_text
-from reasoning_compiler.journal import read_run
+from reasoning_compiler.journal import TRANSCRIPT_FILE, read_run
 from reasoning_compiler.measure import instrument
 from reasoning_compiler.proposer.llm.transcript import read_transcript
 from reasoning_compiler.session import LLMSettings, Settings, tune
-from reasoning_compiler.session.model import TRANSCRIPT_FILE
 
 pytestmark = [pytest.mark.tvm, pytest.mark.filterwarnings("ignore:coroutine.*never awaited")]
 

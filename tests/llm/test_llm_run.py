@@ -296,6 +296,19 @@ def test_a_refused_key_or_an_unknown_model_stops_before_anything_is_measured(
     assert not Path("run").exists(), "the next try may have the folder"
 
 
+def test_a_refused_key_deletes_only_what_the_run_has_made(server: Any) -> None:
+    def refuse(request: dict[str, Any]) -> Script:
+        Path("run", "notes.txt").write_text("mine")
+        return error(401, "no")
+
+    with pytest.raises(LLMSetupError):
+        tune(server(respond=refuse))
+    assert [path.name for path in Path("run").iterdir()] == ["notes.txt"]
+    with pytest.raises(UsageError, match=r"`run` is not empty \(it holds `notes.txt`\)"):
+        tune(server(respond=refuse))
+    assert Path("run", "notes.txt").read_text() == "mine"
+
+
 def test_a_server_that_is_not_there_stops_at_once_too(server: Any) -> None:
     gone = server(respond=GOOD)
     gone.__exit__()

@@ -22,10 +22,9 @@ def transcript(
     json: Json = False,
 ) -> None:
     """Show the exchanges with a language model, or one of them whole, with what came of it."""
-    from reasoning_compiler.journal import read_run
+    from reasoning_compiler.journal import TRANSCRIPT_FILE, read_run
     from reasoning_compiler.proposer.llm.transcript import read_transcript
     from reasoning_compiler.report.exchange import exchange_line, exchange_text
-    from reasoning_compiler.session.model import TRANSCRIPT_FILE
 
     found = read_run(run)
     path = run / TRANSCRIPT_FILE

@@ -10,6 +10,7 @@ from typing import Any
 
 from reasoning_compiler.core.arguments import Argument, ArgumentRole
 from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.core.whole_files import checksum
 
 FORMAT = 1
 
@@ -122,11 +123,14 @@ def read_signature(library: Path) -> Signature:
     """Returns the signature of a library.
 
     Raises:
-        UsageError: there is none beside it, or it cannot be read.
+        UsageError: there is none beside it, it cannot be read, or it is of another library.
     """
     path = signature_path(library)
     try:
-        return Signature.from_json(json.loads(path.read_text()))
+        obj = json.loads(path.read_text())
+        if "sha256" in obj and obj["sha256"] != checksum(library.read_bytes()):
+            raise UsageError(f"`{path}` and `{library.name}` do not belong together: save the library again")
+        return Signature.from_json(obj)
     except OSError as error:
         raise UsageError(f"`{path}` must say how `{library.name}` is called, and: {error}") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.core.errors import JournalError
 from reasoning_compiler.core.steps import Step
-from reasoning_compiler.deploy.library import write_library
+from reasoning_compiler.core.whole_files import checksum, write_together
+from reasoning_compiler.deploy.library import library_files
 
 LIBRARY_FILE = "kernel.so"
 _PROGRAM_FILE = "program.json"
@@ -19,10 +19,10 @@ _PROGRAM_FILE = "program.json"
 def save_best(
     folder: Path, artifact: Path, *, step: Step, schedule: Any, about: Mapping[str, str | int | float]
 ) -> None:
-    """Writes the library, the program, its trace and its TVMScript; what was there before is replaced.
+    """Writes the library, the program, its trace and its TVMScript in place of those that were there before.
 
-    The files in the folder always belong together: whoever is killed here leaves the old ones, the new ones, or for
-    a moment between the two, no folder.
+    The program's file holds the checksums of the others: after a kill between two of them, `saved_node` says that there
+    is none, and a resumed run writes them again.
 
     Args:
         folder: the run's `best/`.
@@ -35,30 +35,30 @@ def save_best(
         JournalError: the disk is full or fails.
     """
     measurement = step.measurement.to_json() if step.measurement else None
-    record = {"node": step.node, "program": step.program.to_json(), "measurement": measurement}
-    new, old = (folder.with_name(f".{folder.name}-{which}") for which in ("new", "old"))
+    trace = schedule.trace.as_json() if schedule.trace is not None else []
     try:
-        for left_over in (new, old):
-            shutil.rmtree(left_over, ignore_errors=True)
-        new.mkdir()
-        write_library(artifact, new / LIBRARY_FILE, about=about)
-        (new / _PROGRAM_FILE).write_text(json.dumps(record, indent=1) + "\n")
-        trace = schedule.trace.as_json() if schedule.trace is not None else []
-        (new / "trace.json").write_text(json.dumps(trace, default=_plain) + "\n")
-        (new / "schedule.py").write_text(schedule.mod.script() + "\n")
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        files = library_files(artifact, folder / LIBRARY_FILE, about=about)
+        files[folder / "trace.json"] = (json.dumps(trace, default=_plain) + "\n").encode()
+        files[folder / "schedule.py"] = (schedule.mod.script() + "\n").encode()
+        record = {
+            "node": step.node,
+            "program": step.program.to_json(),
+            "measurement": measurement,
+            "sha256": {path.name: checksum(data) for path, data in files.items()},
+        }
+        write_together(files | {folder / _PROGRAM_FILE: (json.dumps(record, indent=1) + "\n").encode()})
     except OSError as error:
         raise JournalError(f"`{folder}` could not be written ({error.strerror}); the journal is intact") from error
 
 
 def saved_node(folder: Path) -> int | None:
-    """Returns the node whose library is in a run's folder `best/`; None where there is none."""
+    """Returns the node whose files are in a run's folder `best/`; None where they are not there, or not all of one."""
     try:
-        return int(json.loads((folder / _PROGRAM_FILE).read_text())["node"])
-    except (OSError, ValueError, KeyError, TypeError):
+        record = json.loads((folder / _PROGRAM_FILE).read_text())
+        whole = all(checksum((folder / name).read_bytes()) == value for name, value in record["sha256"].items())
+        return int(record["node"]) if whole else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -6,9 +6,7 @@ TVM alone is enough to use it (`loading_code` shows how); `load` does the same w
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 
 from reasoning_compiler.codegen.signature import KernelArgument, Signature, read_signature, signature_path
 from reasoning_compiler.core.errors import ReasoningCompilerError, UsageError
+from reasoning_compiler.core.whole_files import checksum, write_together
 from reasoning_compiler.machine.toolchain import use_threads
 from reasoning_compiler.workload.workload import numpy_dtype
 
@@ -29,34 +28,38 @@ if TYPE_CHECKING:
 def save(artifact: Path, path: Path, *, about: Mapping[str, str | int | float] | None = None) -> Path:
     """Returns the path of a library saved for use; its signature is saved beside it, with the suffix `.json`.
 
-    Both files appear whole or not at all.
+    Each file appears whole or not at all, and the signature holds the library's checksum: after a kill between the
+    two, `load` refuses what does not belong together.
 
     Args:
         artifact: a library that the instrument has built, with its signature beside it.
-        path: where to; an existing library is replaced.
+        path: where to; a library that was saved there before is replaced.
         about: what else to keep with it, such as the workload's name; `num_threads` is used by
             `loading_code`.
 
     Raises:
-        UsageError: `path` ends in `.json`, is a folder, or cannot be written.
+        UsageError: `path` ends in `.json`, is a folder, cannot be written, or there is another file there.
     """
     if path.suffix == ".json":
         raise UsageError(f"`path` is {path}, but its signature goes there: choose a name that ends in .so")
     if path.is_dir():
         raise UsageError(f"`path` is {path}, a folder: name a file in it, as {path / 'kernel.so'}")
     try:
+        for taken in (path, signature_path(path)):
+            if taken.exists() and not _is_ours(path):
+                raise UsageError(f"`{taken}` exists and is no library that was saved here: choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_library(artifact, path, about=about or {})
+        write_together(library_files(artifact, path, about=about or {}))
     except OSError as error:
         raise UsageError(f"`path` is {path}, which cannot be written ({error}): choose another folder") from None
     return path
 
 
-def write_library(artifact: Path, path: Path, *, about: Mapping[str, str | int | float]) -> None:
-    """Copies a built library and its signature to `path`, each whole or not at all. Raises OSError."""
-    described = read_signature(artifact).to_json() | {"about": dict(about)}
-    _write_whole(signature_path(path), (json.dumps(described, indent=1) + "\n").encode())
-    _write_whole(path, artifact.read_bytes())
+def library_files(artifact: Path, path: Path, *, about: Mapping[str, str | int | float]) -> dict[Path, bytes]:
+    """Returns what to write to have a built library at `path`: itself, and the signature with its checksum."""
+    code = artifact.read_bytes()
+    described = read_signature(artifact).to_json() | {"about": dict(about), "sha256": checksum(code)}
+    return {path: code, signature_path(path): (json.dumps(described, indent=1) + "\n").encode()}
 
 
 def load(path: Path, *, num_threads: int | None = None) -> TunedKernel:
@@ -68,7 +71,7 @@ def load(path: Path, *, num_threads: int | None = None) -> TunedKernel:
             already run in this thread, it is too late to choose, and TVM's present number stays.
 
     Raises:
-        UsageError: there is no such library, or it has no signature, or TVM cannot load it.
+        UsageError: there is no such library, it has no signature or that of another one, or TVM cannot load it.
     """
     kernel = TunedKernel(path)
     num_threads = num_threads or _about(path).get("num_threads")
@@ -270,15 +273,12 @@ def _about(path: Path) -> dict[str, Any]:
     return json.loads(signature_path(path).read_text()).get("about", {})
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    """Writes a file so that, whenever we are stopped, the old or the new one is there."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+def _is_ours(path: Path) -> bool:
+    """Tells whether a library was saved at a path: its signature is there, whatever became of the library."""
     try:
-        part.write_bytes(data)
-        shutil.copymode(path, part) if path.exists() else part.chmod(0o644)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        return "arguments" in json.loads(signature_path(path).read_text())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _identifiers(names: list[str]) -> list[str]:

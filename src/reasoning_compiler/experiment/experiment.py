@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.core.errors import EnvironmentMismatchError, JournalError, NothingMeasuredError, UsageError
+from reasoning_compiler.core.whole_files import write_whole
 from reasoning_compiler.experiment.cell import Cell
 from reasoning_compiler.experiment.places import Place, failed_cell
 from reasoning_compiler.experiment.variants import Variant, line_to_reach
@@ -264,10 +264,8 @@ def _adopt(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
 
 def _write(path: Path, obj: dict[str, Any]) -> None:
     """Writes JSON, whole or not at all."""
-    new = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(json.dumps(obj, indent=1) + "\n", encoding="utf-8")
-        os.replace(new, path)
+        write_whole(path, (json.dumps(obj, indent=1) + "\n").encode())
     except OSError as error:
         raise JournalError(f"`{path}` could not be written ({error.strerror})") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from reasoning_compiler.core.errors import JournalError, UsageError
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.measurements import Failure, Measurement
 from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, TileDomain, as_value
+from reasoning_compiler.core.whole_files import write_whole
 from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.experiment.landscape import Entry, Landscape, RecordedWorkload
 from reasoning_compiler.ir.nest import Access, Loop, Nest
@@ -48,11 +48,9 @@ def write_landscape(path: Path, header: dict[str, Any], rows: Sequence[dict[str,
     """
     header = header | {"num_programs": len(rows)}
     text = "".join(json.dumps(obj, separators=(",", ":")) + "\n" for obj in (header, *rows))
-    new = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(gzip.compress(text.encode("ascii"), 9, mtime=0))
-        os.replace(new, path)
+        write_whole(path, gzip.compress(text.encode("ascii"), 9, mtime=0))
     except OSError as error:
         raise JournalError(f"`{path}` could not be written ({error.strerror})") from error
 

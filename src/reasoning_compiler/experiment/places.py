@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from reasoning_compiler.experiment.cell import Cell, cell_of
 from reasoning_compiler.experiment.landscape_file import is_landscape, read_landscape
 from reasoning_compiler.experiment.recorded import check, search
 from reasoning_compiler.experiment.variants import Variant
-from reasoning_compiler.journal import JOURNAL_FILE, read_run
+from reasoning_compiler.journal import JOURNAL_FILE, read_run, remove_run
 from reasoning_compiler.session.settings import Progress, Settings
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ class Recorded:
 
     def run(self, variant: Variant, seed: int, folder: Path, *, samples: int, command: str, watch: Watch) -> Cell:
         """See `Place.run`; what was interrupted begins anew."""
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_run(folder)
         settings = variant.seeded(seed, key=self.key)
         run = search(self._landscape, settings, folder, command=command, on_progress=watch)
         return cell_of(run, variant.name, workload=self.spec)
@@ -140,7 +139,7 @@ class Hardware:
     def run(self, variant: Variant, seed: int, folder: Path, *, samples: int, command: str, watch: Watch) -> Cell:
         """See `Place.run`; TVM's own search begins anew where it was interrupted."""
         if variant.settings is None:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_run(folder)
             return self._evolutionary(variant, seed, folder, samples=samples, watch=watch)
         from reasoning_compiler.session.tune import resume, tune
 
@@ -165,7 +164,8 @@ class Hardware:
         return {name: _latencies(m) for name, m in zip([*names, "untuned"], [*timed, untuned], strict=True) if m.ok}
 
     def _evolutionary(self, variant: Variant, seed: int, folder: Path, *, samples: int, watch: Watch) -> Cell:
-        from reasoning_compiler.deploy.library import write_library
+        from reasoning_compiler.core.whole_files import write_together
+        from reasoning_compiler.deploy.library import library_files
         from reasoning_compiler.experiment.evolutionary import evolutionary
         from reasoning_compiler.machine import tvm_target
         from reasoning_compiler.rules.registry import space_generator
@@ -201,7 +201,7 @@ class Hardware:
                 raise NothingMeasuredError(f"evolutionary search's winner fails: {built.measurement.failure}")
             (folder / LIBRARY).parent.mkdir(parents=True, exist_ok=True)
             about = {"workload": self.spec, "num_threads": self._threads}
-            write_library(built.artifact, folder / LIBRARY, about=about)
+            write_together(library_files(built.artifact, folder / LIBRARY, about=about))
         return Cell(self.spec, variant.name, seed, tuple(found), None, wall_secs)
 
     def _instrument(self, seed: int) -> Instrument:

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from reasoning_compiler.journal.canonical import canonical_lines
-from reasoning_compiler.journal.format import ENVIRONMENT_FILE, FORMAT_VERSION, JOURNAL_FILE, Header, package_version
+from reasoning_compiler.journal.folder import (
+    ENVIRONMENT_FILE,
+    JOURNAL_FILE,
+    TRANSCRIPT_FILE,
+    WORKLOAD_FILE,
+    remove_empty,
+    remove_run,
+)
+from reasoning_compiler.journal.format import FORMAT_VERSION, Header, package_version
 from reasoning_compiler.journal.journal import Journal, require_free
 from reasoning_compiler.journal.run import (
     Finish,
@@ -21,6 +29,8 @@ __all__ = [
     "ENVIRONMENT_FILE",
     "FORMAT_VERSION",
     "JOURNAL_FILE",
+    "TRANSCRIPT_FILE",
+    "WORKLOAD_FILE",
     "Finish",
     "Header",
     "Journal",
@@ -33,6 +43,8 @@ __all__ = [
     "check_environment",
     "package_version",
     "read_run",
+    "remove_empty",
+    "remove_run",
     "require_free",
     "unknown_here",
 ]

@@ -32,13 +32,11 @@ from typing import Any
 
 from reasoning_compiler.core.errors import JournalError, UsageError
 from reasoning_compiler.core.machines import Machine, Peak
+from reasoning_compiler.journal.folder import JOURNAL_FILE
 
 FORMAT_VERSION = 3
 """2: programs, transformations and risks may have `primitives`. 3: the header may have `peak` and
 `own_reference`. What older journals say still means the same."""
-
-JOURNAL_FILE = "journal.jsonl"
-ENVIRONMENT_FILE = "environment.json"
 
 
 def package_version() -> str:

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from reasoning_compiler.core.errors import JournalError, UsageError
 from reasoning_compiler.core.measurements import Measurement, Noise
 from reasoning_compiler.core.programs import Transformation
 from reasoning_compiler.core.steps import Step
-from reasoning_compiler.journal.format import ENVIRONMENT_FILE, JOURNAL_FILE, Header, encode, whole_size
+from reasoning_compiler.journal.folder import ENVIRONMENT_FILE, JOURNAL_FILE, check_new, remove_run
+from reasoning_compiler.journal.format import Header, encode, whole_size
 from reasoning_compiler.journal.run import Rejected, read_run
 
 try:
@@ -28,7 +29,6 @@ except ImportError:  # Windows: nothing keeps a second process out there
 _SYNC_SECS_PER_EVENT = 1e-3
 _NOT_WRITABLE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 _NOT_WRITABLE_CODES = (errno.EROFS, errno.ENAMETOOLONG)
-_HEADER_START = b'{"event":"run",'
 
 
 class Journal:
@@ -64,18 +64,26 @@ class Journal:
             files: other texts to keep in the folder, by name; they are there before there is a run.
 
         Raises:
-            UsageError: the folder holds a run already, also one just being started, or it is not writable.
-            JournalError: the disk is full or fails.
+            UsageError: the folder holds a run already, also one just being started, or anything else, or it is not
+                writable.
+            JournalError: the disk is full or fails; what was written is removed again.
         """
         folder = Path(folder)
         path = folder / JOURNAL_FILE
         with _as_our_errors(folder, path):
+            if not path.exists():  # else nothing is made here, and whoever may be writing it comes first
+                check_new(folder)
             folder.mkdir(parents=True, exist_ok=True)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
         try:
             _lock(fd, folder)
             with _as_our_errors(folder, path):
-                _check_new(folder, path)
+                check_new(folder)
+        except BaseException:
+            os.close(fd)
+            raise
+        try:
+            with _as_our_errors(folder, path):
                 os.ftruncate(fd, 0)
                 text = json.dumps(header.to_json(), indent=2, allow_nan=False)
                 (folder / ENVIRONMENT_FILE).write_text(text + "\n", encoding="ascii")
@@ -86,6 +94,8 @@ class Journal:
             with _as_our_errors(folder, path):
                 _sync_folder(folder)
         except BaseException:
+            with suppress(OSError):
+                remove_run(folder)
             os.close(fd)
             raise
         return journal
@@ -266,13 +276,11 @@ def require_free(folder: str | os.PathLike[str]) -> None:
     """Returns if a run can be begun in a folder, as far as can be said without writing.
 
     Raises:
-        UsageError: the folder holds a run already, or it is not writable.
+        UsageError: the folder holds a run or anything else already, or it is not writable.
     """
     folder = Path(folder)
-    path = folder / JOURNAL_FILE
-    with _as_our_errors(folder, path):
-        if path.exists():
-            _check_new(folder, path)
+    with _as_our_errors(folder, folder / JOURNAL_FILE):
+        check_new(folder)
         place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         if not place.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -296,16 +304,6 @@ def _rejected_fields(rejected: Rejected) -> dict[str, Any]:
     edit = rejected.transformation.to_json() if rejected.transformation else None
     fields = {"node": rejected.node, "proposer": rejected.proposer, "transformation": edit}
     return fields | {"why": rejected.why, "fallback": rejected.fallback}
-
-
-def _check_new(folder: Path, path: Path) -> None:
-    """Raises UsageError unless the journal is empty or holds nothing but a torn header."""
-    with open(path, "rb") as file:
-        start = file.read(1 << 20)
-    if b"\n" in start or not _HEADER_START.startswith(start[: len(_HEADER_START)]):
-        raise UsageError(
-            f"`{folder}` holds another run; continue it (`reasonc resume {folder}`) or choose another folder"
-        )
 
 
 def _lock(fd: int, folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from reasoning_compiler.core.errors import IllegalProgramError
 from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, Transformation, Value
 from reasoning_compiler.core.steps import Step
+from reasoning_compiler.journal import TRANSCRIPT_FILE
 from reasoning_compiler.proposer.llm.node import Brings
 from reasoning_compiler.proposer.llm.paper import PaperProposer
 from reasoning_compiler.proposer.llm.prompt import Kernel, tiling_notes
@@ -21,8 +22,6 @@ from reasoning_compiler.session.settings import Settings
 
 if TYPE_CHECKING:
     from reasoning_compiler.session.parts import Parts
-
-TRANSCRIPT_FILE = "transcript.jsonl"
 
 
 class Model:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +13,18 @@ from reasoning_compiler.core.crash_markers import works_on
 from reasoning_compiler.core.errors import EnvironmentMismatchError, Interrupted, LLMSetupError, UsageError
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.steps import Step
-from reasoning_compiler.journal import Header, Journal, Run, check_environment, read_run, require_free, unknown_here
+from reasoning_compiler.journal import (
+    WORKLOAD_FILE,
+    Header,
+    Journal,
+    Run,
+    check_environment,
+    read_run,
+    remove_empty,
+    remove_run,
+    require_free,
+    unknown_here,
+)
 from reasoning_compiler.machine import chosen_threads, detect, differences, fingerprint, import_tvm, preset, with_target
 from reasoning_compiler.session.settings import Progress, Settings
 
@@ -25,7 +35,6 @@ if TYPE_CHECKING:
     from reasoning_compiler.workload.workload import Reference
 
 _RUNS = Path("runs")
-_WORKLOAD_FILE = "workload.json"
 NOT_KEPT = "the run's reference is not kept: results are compared with those of the untuned program"
 """What is said of a run with a reference of the caller's."""
 
@@ -101,7 +110,7 @@ def tune(
 
     Raises:
         UsageError: the workload, a setting or the folder is of no use; nothing has been measured then.
-        LLMSetupError: the language model cannot be used; the new folder is gone where nothing has been measured.
+        LLMSetupError: the language model cannot be used; where nothing has been measured, nothing is left of the run.
         DeviceError: no device can be had, at the start or for a while; what was measured is kept.
         NothingMeasuredError: no program could be measured and verified.
         JournalError: the journal could not be written; what was kept can be resumed.
@@ -200,7 +209,7 @@ def load_workload(run: Run) -> Workload:
     """
     from reasoning_compiler import workload as workloads
 
-    stored = run.folder / _WORKLOAD_FILE
+    stored = run.folder / WORKLOAD_FILE
     if stored.exists():
         mod = import_tvm().ir.load_json(stored.read_text())
         made = workloads.from_tvm(mod, name=run.header.workload)
@@ -254,6 +263,7 @@ def _run(
     on_progress(Progress("starting", str(folder or ""), 0, settings.samples))
     crashes = () if header or folder is None else read_run(folder).crashes
     parts = Parts(workload, machine, settings, threads, fatal=[c.risk for c in crashes if c.risk is not None])
+    is_new = folder is None or not folder.exists()
     folder = folder or _new_folder(workload.name)
     try:
         with Journal.create(folder, header, files=_files(workload)) if header else Journal.resume(folder) as journal:
@@ -261,24 +271,34 @@ def _run(
             if earlier is not None and earlier.config != settings.to_json():
                 journal.resumed(settings.to_json())
             works_on(folder)
-            with Instrument(
-                workload,
-                parts.target,
-                num_threads=threads,
-                seed=settings.seed,
-                timeout_secs=settings.timeout_secs,
-                flush_cache=settings.flush_cache,
-                devices=settings.devices,
-            ) as instrument:
-                loop = Loop(parts, instrument, journal, model=model, recorded=recorded, on_progress=on_progress)
-                loop.run(earlier)
+            try:
+                with Instrument(
+                    workload,
+                    parts.target,
+                    num_threads=threads,
+                    seed=settings.seed,
+                    timeout_secs=settings.timeout_secs,
+                    flush_cache=settings.flush_cache,
+                    devices=settings.devices,
+                ) as instrument:
+                    loop = Loop(parts, instrument, journal, model=model, recorded=recorded, on_progress=on_progress)
+                    loop.run(earlier)
+            except Exception as error:
+                if header is not None and _came_to_nothing(read_run(folder), error):
+                    remove_run(folder)  # the next try wants the folder
+                raise
     except KeyboardInterrupt:
         raise Interrupted(folder) from None
-    except LLMSetupError:
-        if header is not None and not read_run(folder).num_samples:
-            shutil.rmtree(folder)  # there is nothing to go on with, and the next try wants the folder
+    except Exception:
+        if is_new and folder.is_dir():
+            remove_empty(folder)
         raise
     return Result(read_run(folder))
+
+
+def _came_to_nothing(run: Run, error: Exception) -> bool:
+    """Tells whether there is nothing to go on with after an error."""
+    return not run.samples or (isinstance(error, LLMSetupError) and not run.num_samples)
 
 
 def _recorded(settings: Settings, workload: Workload) -> Run:
@@ -294,7 +314,7 @@ def _recorded(settings: Settings, workload: Workload) -> Run:
 
 def _files(workload: Workload) -> dict[str, str]:
     """Returns what a run folder needs to stand on its own: the module, where none of our specs can make it again."""
-    return {} if _is_named(workload) else {_WORKLOAD_FILE: import_tvm().ir.save_json(workload.mod)}
+    return {} if _is_named(workload) else {WORKLOAD_FILE: import_tvm().ir.save_json(workload.mod)}
 
 
 def _is_named(workload: Workload) -> bool:
