@@ -16,8 +16,8 @@ from tvm.script import tirx as T
 from measure_kernels import GLIBC_FIRST_RAND, Gemm, N, beside_its_own, target, te, tvm
 from reasoning_compiler.core.measurements import FailureKind
 from reasoning_compiler.core.programs import UNTUNED, Transformation
+from reasoning_compiler.rules.discovery import rules_for
 from reasoning_compiler.rules.packed_contraction import IN_REGISTERS
-from reasoning_compiler.rules.registry import rules_of, with_own_rules
 from reasoning_compiler.space.space import Space
 
 
@@ -227,7 +227,7 @@ GEMM, ODD, ROW_MAX = Gemm(), Gemm(37), RowMax()
 
 def tail_cut_too_early() -> Any:
     """Returns a product of 37 rows, padded to 40, of which 36 are written back."""
-    made = Space(ODD.mod, target(), rules=with_own_rules(rules_of(ODD.mod, target())))
+    made = Space(ODD.mod, target(), rules=rules_for(ODD.mod, target()))
     edits = (("C padding", "i from 37 to 40"), ("C contraction", IN_REGISTERS), ("C.i tile", (5, 2, 4)))
     schedule = made.schedule(made.edit(UNTUNED, Transformation(edits))).copy()
 

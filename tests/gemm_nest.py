@@ -10,7 +10,16 @@ import numpy as np
 from journal_examples import MACHINE
 from reasoning_compiler.core.errors import IllegalProgramError
 from reasoning_compiler.core.machines import Machine
-from reasoning_compiler.core.programs import UNTUNED, ChoiceDomain, Decision, Program, TileDomain, Transformation
+from reasoning_compiler.core.programs import (
+    TILE,
+    UNROLL,
+    UNTUNED,
+    ChoiceDomain,
+    Decision,
+    Program,
+    TileDomain,
+    Transformation,
+)
 from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.ir.nest import Access, Loop, Nest
 from reasoning_compiler.proposer.random import draw
@@ -60,6 +69,10 @@ class GemmSpace:
         self.tile_groups = groups
         self.edits = 0
 
+    @property
+    def sizings(self) -> tuple[TileGroup, ...]:
+        return self.tile_groups
+
     @cached_property
     def start(self) -> Program:
         tiles = [(name, (d.extent, *[1] * (d.num_factors - 1))) for g in self.tile_groups for _, name, d in g.decisions]
@@ -69,9 +82,17 @@ class GemmSpace:
         values = (self.start if program.is_untuned else program).values
         structures = ChoiceDomain(("plain", "packed", "transposed"))
         return (
-            *(Decision(g.block, "structure", structures, values[g.block]) for g in self.tile_groups),
-            *(Decision(n, "tile", d, values[n]) for g in self.tile_groups for _, n, d in g.decisions if n in values),
-            Decision("unroll", "choice", ChoiceDomain(UNROLLS, tuple(f"up to {u}" for u in UNROLLS)), values["unroll"]),
+            *(Decision(g.block, "structure", structures, values[g.block], block=g.block) for g in self.tile_groups),
+            *(
+                Decision(n, "tile", d, values[n], block=g.block, loop=loop, role=TILE)
+                for g in self.tile_groups
+                for loop, n, d in g.decisions
+                if n in values
+            ),
+            Decision(
+                *("unroll", "choice", ChoiceDomain(UNROLLS, tuple(f"up to {u}" for u in UNROLLS)), values["unroll"]),
+                role=UNROLL,
+            ),
         )
 
     def edit(self, program: Program, transformation: Transformation) -> Program:

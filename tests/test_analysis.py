@@ -13,10 +13,10 @@ from gemm_nest import UNROLLS, GemmSpace, gemm, group, machine, tiled
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.programs import Decision, TileDomain
 from reasoning_compiler.cost.analysis import analyze, analyze_block, clock_hz
+from reasoning_compiler.cost.tile_choice import TileChooser
 from reasoning_compiler.cost.tiling import TileGroup, tile_groups
 from reasoning_compiler.ir.nest import Access, Loop, Nest
 from reasoning_compiler.machine.presets import PRESETS
-from reasoning_compiler.proposer.expert.tiles import TileChooser
 from reasoning_compiler.proposer.random import draw
 
 M = machine()  # two cores, AVX-512, 32 KB and 1 MB of cache a core
@@ -116,7 +116,7 @@ def test_the_innermost_loop_is_vectorized_if_it_can_be() -> None:
 def test_groups_are_found_in_a_program_whose_tiles_are_whole() -> None:
     whole = gemm(8, 32, 4).tiled("SSRSRS", {"i": (8, 1, 1, 1), "j": (32, 1, 1, 1), "k": (4, 1)})
     table = [
-        Decision(f"C.{axis} tile", "tile", TileDomain(extent, num), (extent, *[1] * (num - 1)))
+        Decision(f"C.{axis} tile", "tile", TileDomain(extent, num), (extent, *[1] * (num - 1)), block="C", loop=axis)
         for axis, extent, num in (("i", 8, 4), ("j", 32, 4), ("k", 4, 2))
     ]
     untiled = replace(gemm(8, 8, 8), block="D")
@@ -485,9 +485,9 @@ def test_a_ranking_does_not_depend_on_what_was_judged_before() -> None:
     g = group(512, 4096, 1024)
     fresh, used = TileChooser(g, M, UNROLLS), TileChooser(g, M, UNROLLS)
     best = fresh.ranked(12)
-    for factors in used.neighbours(best[0].factors):
+    for tiling in used.neighbours(best[0]):
         for unroll in UNROLLS:
-            used.judge(factors, unroll)
+            used.judge(tiling.factors, unroll)
     assert used.ranked(12) == best
 
 
@@ -521,7 +521,7 @@ def test_where_no_start_is_legal_there_is_no_ranking() -> None:
 
 def test_neighbours_move_one_prime_factor() -> None:
     chooser = TileChooser(group(4, 6, 1), M, UNROLLS)
-    near = set(chooser.neighbours(((4, 1, 1, 1), (6, 1, 1, 1), (1, 1))))
+    near = {tiling.factors for tiling in chooser.neighbours(chooser.judge(((4, 1, 1, 1), (6, 1, 1, 1), (1, 1)), 0))}
     assert len(near) == 3 + 2 * 3
     assert ((2, 1, 2, 1), (6, 1, 1, 1), (1, 1)) in near
     assert ((4, 1, 1, 1), (2, 1, 1, 3), (1, 1)) in near

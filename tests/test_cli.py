@@ -91,9 +91,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def reasonc(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Done]:
+def reasonc(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     """Returns a function that does a command in this process."""
     monkeypatch.setenv("REASONC_DEBUG", "")
 
@@ -194,9 +192,7 @@ def test_programs_are_explained(fake: Callable[..., None], reasonc: Callable[...
     assert program["node"] == last and program["blocks"]
 
 
-def test_what_the_journal_keeps_of_the_command(
-    fake: Callable[..., None], reasonc: Callable[..., Done]
-) -> None:
+def test_what_the_journal_keeps_of_the_command(fake: Callable[..., None], reasonc: Callable[..., Done]) -> None:
     done = reasonc("tune", GEMM, "--samples", 2, "--out", "run", "--seed", 7, "--proposer", "random")
     assert done.code == 0, done.err
     run = rc.read_run("run")
@@ -271,9 +267,7 @@ def test_bad_input_is_one_line(reasonc: Callable[..., Done], place: Path, args: 
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_of_other_commands(
-    reasonc: Callable[..., Done], place: Path, args: list[str], words: str
-) -> None:
+def test_bad_input_of_other_commands(reasonc: Callable[..., Done], place: Path, args: list[str], words: str) -> None:
     before = files(place)
     done = reasonc(*args)
     assert (done.code, done.out) == (2, "")
@@ -316,9 +310,7 @@ def test_bad_input_about_a_run(fake: Callable[..., None], reasonc: Callable[...,
     assert "is damaged at line" in done.err
 
 
-def test_a_run_without_a_library_says_how_to_get_one(
-    fake: Callable[..., None], reasonc: Callable[..., Done]
-) -> None:
+def test_a_run_without_a_library_says_how_to_get_one(fake: Callable[..., None], reasonc: Callable[..., Done]) -> None:
     fake(judge=failing("crash", "as planned"), untuned=failing("timeout"))
     done = reasonc("tune", GEMM, "--samples", 4, "--out", "run")
     assert (done.code, done.out) == (3, "")
@@ -359,9 +351,7 @@ def test_debug_shows_where(reasonc: Callable[..., Done]) -> None:
     assert "Traceback" not in reasonc("tune", "zzz").err
 
 
-def test_an_error_of_ours_is_told_as_one(
-    reasonc: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_ours_is_told_as_one(reasonc: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reasoning_compiler.report.summarize", lambda run: 1 / 0)
     monkeypatch.setattr("reasoning_compiler.journal.read_run", lambda run: None)
     done = reasonc("report", "run")

@@ -31,7 +31,7 @@ from reasoning_compiler.proposer.expert.expert import Expert
 from reasoning_compiler.proposer.random import mutate
 from reasoning_compiler.report.explain import explain_text
 from reasoning_compiler.report.units import flops_text
-from reasoning_compiler.rules.registry import rules_of, with_own_rules
+from reasoning_compiler.rules.discovery import rules_for
 from reasoning_compiler.session import tune
 from reasoning_compiler.session.explaining import explained
 from reasoning_compiler.space.space import Space
@@ -114,7 +114,7 @@ def kernel(name: str) -> Kernel:
 
 def space_of(mod: Any, target: Any, *, l2_bytes: int = 1 << 20) -> Space:
     target = tvm.target.Target(target)
-    return Space(mod, target, rules=with_own_rules(rules_of(mod, target), stream_bytes=l2_bytes))
+    return Space(mod, target, rules=rules_for(mod, target, stream_bytes=l2_bytes))
 
 
 @cache
@@ -391,7 +391,7 @@ def test_it_is_not_offered_where_the_instruction_cannot_read_the_operands(shape:
     )
     target = tvm.target.Target(WITH_BOTH)
     mod = make([a, b, c], lambda x, y: x, weights=()).mod
-    made = Space(mod, target, rules=with_own_rules(rules_of(mod, target)))
+    made = Space(mod, target, rules=rules_for(mod, target))
     assert not any(decision.name.endswith("instruction") for decision in made.table(UNTUNED))
 
 

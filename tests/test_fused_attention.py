@@ -17,12 +17,12 @@ from reasoning_compiler.core.programs import UNTUNED, ChoiceDomain, Decision, Pr
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.machine import detect, preset, tvm_target
 from reasoning_compiler.proposer.expert import Expert
-from reasoning_compiler.proposer.expert.fused import FusedChooser
 from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.proposer.random import mutate
-from reasoning_compiler.rules.attention_chain import find_chain
-from reasoning_compiler.rules.masked_columns import Band
-from reasoning_compiler.rules.registry import rules_of, with_own_rules
+from reasoning_compiler.rules.attention.chain import find_chain
+from reasoning_compiler.rules.attention.mask import Band
+from reasoning_compiler.rules.attention.sizes import RowBlocks
+from reasoning_compiler.rules.discovery import rules_for
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import parse
 from space_kernels import Kernel, attention, make_inputs, tvm
@@ -40,7 +40,7 @@ def kernel(name: str) -> Kernel:
 
 
 def make_space(mod: Any) -> Space:
-    return Space(mod, target(), rules=with_own_rules(rules_of(mod, target())))
+    return Space(mod, target(), rules=rules_for(mod, target()))
 
 
 @cache
@@ -215,7 +215,7 @@ def test_other_blocks_of_the_function_are_tuned_as_ever() -> None:
 def test_the_expert_begins_with_it_and_goes_on_from_it(machine: str) -> None:
     where: Machine = detect() if machine == "here" else preset(machine)
     mod = parse("flux-attention[text_len=64,image_tokens=192,num_heads=8,head_dim=64]").mod
-    made = Space(mod, tvm_target(where), rules=with_own_rules(rules_of(mod, tvm_target(where))))
+    made = Space(mod, tvm_target(where), rules=rules_for(mod, tvm_target(where)))
     expert = Expert(made, where)
     root = Step(0, None, UNTUNED)
     first = expert.propose(Context((root,), made.table(UNTUNED)), 4, np.random.default_rng(0))
@@ -233,16 +233,17 @@ def test_the_expert_begins_with_it_and_goes_on_from_it(machine: str) -> None:
 
 @pytest.mark.parametrize(("length", "heads"), [(1536, 24), (4608, 4)])
 def test_few_rows_of_a_long_sequence_are_a_block(length: int, heads: int) -> None:
-    label, where = "fused over rows", gemm_machine()
+    where = gemm_machine()
     lanes = where.vector_bytes // 4
 
     def tile(name: str, extent: int, num: int, most: int) -> Decision:
         return Decision(f"out.{name} tile", "tile", TileDomain(extent, num, most), (extent, *[1] * (num - 1)))
 
-    tiles = tile("i", length, 3, 16), tile("d", 128 // lanes, 2, 8), tile("j", length // lanes, 2, 8)
-    site = Decision("out fusion", "structure", ChoiceDomain((label,)), label)
+    rows, depth, keys = tile("i", length, 3, 16), tile("d", 128 // lanes, 2, 8), tile("j", length // lanes, 2, 8)
     steps = Decision("out.j_1 factor", "choice", ChoiceDomain((1, 2)), 1)
-    best, *_ = FusedChooser((site, *tiles, steps), where, heads=heads).ranked(1)
-    _, num_tiles, rows = best.sizes.rows
-    assert 16 <= num_tiles * rows <= 64
-    assert num_tiles * rows * length * 4 < where.l2_bytes
+    site = ("out fusion", "fused over rows")
+    sizing = RowBlocks("out", site, (rows, depth, keys, steps), heads=heads, masked=False)
+    best, *_ = sizing.on(where, ()).ranked(1)
+    _, num_tiles, tile_rows = best.sizes.rows
+    assert 16 <= num_tiles * tile_rows <= 64
+    assert num_tiles * tile_rows * length * 4 < where.l2_bytes

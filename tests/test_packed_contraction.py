@@ -19,8 +19,8 @@ from reasoning_compiler.cost.analysis import analyze
 from reasoning_compiler.machine import detect, tvm_target
 from reasoning_compiler.proposer.expert.expert import Expert
 from reasoning_compiler.proposer.random import mutate
+from reasoning_compiler.rules.discovery import rules_for
 from reasoning_compiler.rules.packed_contraction import IN_REGISTERS
-from reasoning_compiler.rules.registry import rules_of, with_own_rules
 from reasoning_compiler.space.space import Space
 from space_kernels import Kernel, batched_matmul, conv2d, depthwise, gemm, make_inputs, tvm
 
@@ -46,7 +46,7 @@ def kernel(name: str) -> Kernel:
 def space_of(mod: Any, *, l2_bytes: int = 256) -> Space:
     """Returns the space of a CPU whose caches hold next to nothing, so that all constants are worth prefetching."""
     target = tvm_target(detect())
-    return Space(mod, target, rules=with_own_rules(rules_of(mod, target), stream_bytes=l2_bytes))
+    return Space(mod, target, rules=rules_for(mod, target, stream_bytes=l2_bytes))
 
 
 @cache

@@ -19,8 +19,9 @@ from reasoning_compiler.cost.analysis import Analysis, analyze
 from reasoning_compiler.proposer.expert.expert import Expert
 from reasoning_compiler.proposer.random import mutate
 from reasoning_compiler.report.explain import Explained, explain_text
+from reasoning_compiler.rules.discovery import rules_for
+from reasoning_compiler.rules.metaschedule import space_generator
 from reasoning_compiler.rules.packed_contraction import IN_REGISTERS
-from reasoning_compiler.rules.registry import rules_of, space_generator, with_own_rules
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import parse
 from space_kernels import Kernel, batched_matmul, gemm, make, make_inputs, te, tvm
@@ -46,7 +47,7 @@ def space(kernel: Kernel) -> Space:
 def space_for(mod: Any) -> Space:
     """Returns the space of a CPU with AVX-512, whatever this one is: what is offered depends on it."""
     target = tvm.target.Target(AVX512)
-    return Space(mod, target, rules=with_own_rules(rules_of(mod, target)))
+    return Space(mod, target, rules=rules_for(mod, target))
 
 
 def offered(made: Space) -> tuple[Any, ...]:
@@ -140,7 +141,7 @@ def test_tvms_search_gets_it_with_our_space() -> None:
 
     kernel, inputs = odd(), make_inputs(odd(), 1)
     made = space_of(kernel.mod)
-    generator = space_generator(made.mod, made.target, rules=with_own_rules(rules_of(made.mod, made.target)))
+    generator = space_generator(made.mod, made.target, rules=rules_for(made.mod, made.target))
     context = ms.TuneContext(mod=made.mod, target=made.target, space_generator=generator, num_threads=1, rand_state=1)
     with_pads = [sch for sch in context.generate_design_space() if "B_pad" in sch.mod.script()]
     assert with_pads

@@ -18,8 +18,7 @@ from reasoning_compiler.core.steps import Proposal, Step
 from reasoning_compiler.cost.analysis import analyze
 from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.expert.start import Start
-from reasoning_compiler.proposer.expert.ways import Ways
-from reasoning_compiler.proposer.expert.words import describe_move, describe_tiling
+from reasoning_compiler.proposer.expert.ways import Ways, describe_move
 from reasoning_compiler.proposer.protocol import Context, Rejection
 from reasoning_compiler.proposer.random import RandomProposer, draw, mutate, prime_factors
 from toy_space import DOMAINS, ToySpace, edit
@@ -386,12 +385,11 @@ def test_where_no_tile_is_legal_it_does_not_fail() -> None:
 
 
 def test_words_for_tilings_and_moves() -> None:
-    from reasoning_compiler.proposer.expert.tiles import TileChooser
+    from reasoning_compiler.cost.tile_choice import TileChooser
 
     def words(i: Any, j: Any, k: Any, **changes: Any) -> str:
-        on = machine(**changes)
-        g = group(64, 64, 64)
-        return describe_tiling(g, TileChooser(g, on, (0,)).judge((i, j, k), 0), on)
+        chooser = TileChooser(group(64, 64, 64), machine(**changes), (0,))
+        return chooser.explain(chooser.judge((i, j, k), 0))
 
     text = words((1, 1, 8, 8), (2, 1, 1, 32), (4, 16))
     assert text.startswith("C: a register tile of i 8 × j 32 needs 16 of 32 vector registers for its sums, over blocks")
@@ -403,6 +401,8 @@ def test_words_for_tilings_and_moves() -> None:
     assert "a register tile of one element is scalar" in words((64, 1, 1, 1), (1, 1, 64, 1), (1, 64))
     assert "a register tile of j 64 needs 4 of 32 " in words((64, 1, 1, 1), (1, 1, 64, 1), (64, 1)), "all inside k"
     labelled = Decision("unroll", "choice", ChoiceDomain((0, 16), ("nothing", "up to 16")), 0)
-    assert describe_move("unroll", 16, labelled) == "unroll: up to 16"
-    assert describe_move("C.i tile", (4, 8), None) == "C.i tile 4 × 8"
-    assert describe_move("C", "packed", None) == "C: packed"
+    assert describe_move(labelled, 16) == "unroll: up to 16"
+    assert describe_move(Decision("C.i tile", "tile", TileDomain(32, 2), (32, 1)), (4, 8)) == "C.i tile 4 × 8"
+    assert (
+        describe_move(Decision("C", "structure", ChoiceDomain(("plain", "packed")), "plain"), "packed") == "C: packed"
+    )

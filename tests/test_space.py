@@ -20,9 +20,20 @@ import pytest
 from reasoning_compiler.codegen.packing import split_packing
 from reasoning_compiler.core.errors import IllegalProgramError, UsageError
 from reasoning_compiler.core.primitives import Primitive
-from reasoning_compiler.core.programs import UNTUNED, ChoiceDomain, Decision, Program, TileDomain, Transformation
+from reasoning_compiler.core.programs import (
+    UNTUNED,
+    Alternative,
+    ChoiceDomain,
+    Decision,
+    Program,
+    TileDomain,
+    Transformation,
+)
 from reasoning_compiler.machine import quiet_logging
 from reasoning_compiler.proposer.random import mutate
+from reasoning_compiler.rules.discovery import coarse_rules, own_rules_of_tvm
+from reasoning_compiler.rules.rule import Kernel as Scheduled
+from reasoning_compiler.rules.rule import Offer, Phase, Rule
 from reasoning_compiler.space.placing import legal_locations
 from reasoning_compiler.space.replay import Replayer
 from reasoning_compiler.space.sketch import Sketch, SketchGenerator
@@ -72,16 +83,20 @@ def space(kernel_name: str, target_name: str = "avx512") -> Space:
     return Space(kernel(kernel_name).mod, target(target_name))
 
 
+def generator_of(mod: Any, target: Any) -> SketchGenerator:
+    return SketchGenerator(mod, own_rules_of_tvm(mod, target))
+
+
 def sketches(mod: Any, target: Any) -> list[Sketch]:
     """Returns the sketches of every combination of alternatives."""
-    generator = SketchGenerator(mod, target)
+    generator = generator_of(mod, target)
     found: dict[Any, Sketch] = {}
     todo: list[dict[str, str]] = [{}]
     while todo:
         sketch = generator.make(todo.pop())
         if sketch.structure not in found:
             found[sketch.structure] = sketch
-            todo += [{**dict(sketch.structure), s: str(v)} for s, d in sketch.alternatives for v in d.values]
+            todo += [{**dict(sketch.structure), s.name: str(v)} for s in sketch.sites for v in s.domain.values]
     return list(found.values())
 
 
@@ -184,48 +199,43 @@ def test_a_kernel_that_the_rules_leave_alone_is_a_usage_error() -> None:
 
 
 def test_rules_may_be_given() -> None:
-    from tvm.s_tir import meta_schedule as ms
-
-    rules = [ms.schedule_rule.MultiLevelTiling("SRS", max_innermost_factor=8)]
-    table = Space(kernel("gemm").mod, target(), rules=rules).table(UNTUNED)
-    assert [(d.name, d.domain) for d in table] == [
-        ("C.i tile", TileDomain(32, 2, 8)),
-        ("C.j tile", TileDomain(32, 2, 8)),
+    mod = kernel("gemm").mod
+    rules = [rule for rule in coarse_rules(mod, target(), "SRS") if rule.name == "tiling"]
+    table = Space(mod, target(), rules=rules).table(UNTUNED)
+    assert [(d.name, d.domain) for d in table if d.kind == "tile"] == [
+        ("C.i tile", TileDomain(32, 2, 64)),
+        ("C.j tile", TileDomain(32, 2, 64)),
     ]
 
 
-def test_rules_in_python_are_called_by_their_names_and_may_fail() -> None:
-    from tvm.ir.utils import derived_object
-    from tvm.s_tir import meta_schedule as ms
-
-    class Rule(ms.schedule_rule.PyScheduleRule):
-        def _initialize_with_tune_context(self, context: Any) -> None:
-            pass
-
-        def clone(self) -> Any:
-            return type(self)()
-
-    @derived_object
+def test_decisions_know_their_block_rule_and_role_and_alternatives_what_they_stand_for() -> None:
     class Rows(Rule):
-        def apply(self, sch: Any, block: Any) -> list[Any]:
+        name, phase = "rows", Phase.TILE
+
+        def offer(self, sch: Any, block: Any) -> list[Offer]:
             if sch.get(block).name_hint != "C":
-                return [sch]
+                return []
             other = sch.copy()
             rows = other.get_loops(block)[0]
             other.parallel(other.split(rows, [None, other.sample_categorical([2, 4, 8], [0.2, 0.3, 0.5])])[0])
-            return [sch, other]
+            return [Offer(other, "rows apart", (("loop", "i"),))]
 
-    @derived_object
-    class Wrong(Rule):
-        def apply(self, sch: Any, block: Any) -> list[Any]:
+    class Wrong(Rows):
+        def offer(self, sch: Any, block: Any) -> list[Offer]:
             raise KeyError("the author's")
 
-    made = Space(kernel("gemm").mod, target(), rules=[Rows(), ms.schedule_rule.RandomComputeLocation()])
-    program = made.edit(UNTUNED, Transformation((("C Rows", "direct"), ("C.i factor", 4))))
-    assert [(d.name, d.value) for d in made.table(program)] == [("C Rows", "direct"), ("C.i factor", 4)]
+    mod = kernel("gemm").mod
+    given = Scheduled(mod, target())
+    made = Space(mod, target(), rules=[Rows(given), *own_rules_of_tvm(mod, target())[-1:]])
+    program = made.edit(UNTUNED, Transformation((("C rows", "rows apart"), ("C.i factor", 4))))
+    site, factor = made.table(program)
+    assert (site.name, site.value, site.block, site.rule) == ("C rows", "rows apart", "C", "rows")
+    assert site.alternative == Alternative("rows apart", "rows", (("loop", "i"),))
+    assert (factor.name, factor.value) == ("C.i factor", 4)
+    assert (factor.block, factor.loop, factor.rule, factor.role) == ("C", "i", "rows", "factor")
     assert "T.parallel(8)" in made.schedule(program).mod.script()
     with pytest.raises(KeyError, match="the author"):
-        Space(kernel("gemm").mod, target(), rules=[Wrong()])
+        Space(mod, target(), rules=[Wrong(given)])
 
 
 def test_making_and_using_a_space_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
@@ -426,7 +436,7 @@ def test_legal_locations_are_those_of_tvm(kernel_name: str) -> None:
     compared = 0
     for seed in range(6):
         program = made.sample(seed)
-        trace = SketchGenerator(kernel(kernel_name).mod, target()).make(dict(program.structure)).trace
+        trace = generator_of(kernel(kernel_name).mod, target()).make(dict(program.structure)).trace
         schedule = tvm.s_tir.Schedule(made.mod, seed=seed + 1)
 
         def compare(inst: Any, inputs: Any, attrs: Any, decision: Any, schedule: Any = schedule) -> Any:
@@ -584,8 +594,8 @@ def test_what_is_kept_of_a_program_stays_as_it_is_whatever_is_made_of_it(kernel_
 def test_sketches_are_the_same_in_whatever_order_they_are_made(kernel_name: str) -> None:
     made = sketches(kernel(kernel_name).mod, target())
     for sketch in reversed(made):
-        alone = SketchGenerator(kernel(kernel_name).mod, target()).make(dict(sketch.structure))
-        assert alone.structure == sketch.structure and alone.alternatives == sketch.alternatives
+        alone = generator_of(kernel(kernel_name).mod, target()).make(dict(sketch.structure))
+        assert alone.structure == sketch.structure and alone.sites == sketch.sites
         assert str(alone.trace) == str(sketch.trace), "decisions included"
 
 

@@ -14,7 +14,8 @@ from tvm.s_tir import meta_schedule as ms
 
 from reasoning_compiler.core.programs import UNTUNED, Transformation
 from reasoning_compiler.machine import detect, quiet_logging, tvm_target
-from reasoning_compiler.rules.registry import rules_of, space_generator, with_own_rules
+from reasoning_compiler.rules.discovery import rules_for
+from reasoning_compiler.rules.metaschedule import space_generator
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import vector_math
 from space_kernels import elementwise, make, make_inputs, softmax, te, tvm
@@ -57,7 +58,7 @@ def test_exp_of_what_is_no_ordinary_number() -> None:
 
 def test_vector_math_is_a_decision_and_the_untuned_program_keeps_its_calls() -> None:
     for kernel in (softmax(16, 32), elementwise()):
-        made = Space(kernel.mod, tvm_target(detect()), rules=with_own_rules(rules_of(kernel.mod, tvm_target(detect()))))
+        made = Space(kernel.mod, tvm_target(detect()), rules=rules_for(kernel.mod, tvm_target(detect())))
         inputs = make_inputs(kernel, 0)
         for value in (1, 0, 1):
             program = made.edit(UNTUNED, Transformation((("vector math", value),)))
@@ -73,13 +74,13 @@ def test_vector_math_is_a_decision_and_the_untuned_program_keeps_its_calls() -> 
 def test_kernels_without_such_calls_have_no_such_decision() -> None:
     x = te.placeholder((8, 8), "float64", name="x")
     kernel = make([x, te.compute((8, 8), lambda i, j: te.exp(x[i, j]), name="y")], np.exp)
-    made = Space(kernel.mod, tvm_target(detect()), rules=with_own_rules(rules_of(kernel.mod, tvm_target(detect()))))
+    made = Space(kernel.mod, tvm_target(detect()), rules=rules_for(kernel.mod, tvm_target(detect())))
     assert "vector math" not in [d.name for d in made.table(UNTUNED)]
 
 
 def test_tvms_search_gets_it_with_our_space() -> None:
     kernel, target = elementwise(), tvm_target(detect())
-    generator = space_generator(kernel.mod, target, rules=with_own_rules(rules_of(kernel.mod, target)))
+    generator = space_generator(kernel.mod, target, rules=rules_for(kernel.mod, target))
     measured = []
 
     @derived_object

@@ -120,7 +120,7 @@ def table(values: dict[str, Value]) -> tuple[Decision, ...]:
     """Returns the decision table with the given present values."""
     decisions = [Decision("conv2d", "structure", _STRUCTURE, values["conv2d"])]
     decisions += [Decision(n, "tile", domain, values[n]) for n, domain in _DOMAINS.items()]
-    decisions.append(Decision("unroll", "choice", _UNROLL, values["unroll"]))
+    decisions.append(Decision("unroll", "choice", _UNROLL, values["unroll"], role="unroll"))
     decisions.append(Decision("pad at", "location", _PAD_AT, values["pad at"]))
     return tuple(decisions)
 

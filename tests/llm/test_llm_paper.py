@@ -118,7 +118,7 @@ def test_draws_repeat_for_a_seed_and_leave_out_what_has_nothing_to_change() -> N
     sequence = ["TileSize", "TileSize", "Unroll", "ComputeLocation"]
     assert draw(TABLE, sequence, np.random.default_rng(3)) == draw(TABLE, sequence, np.random.default_rng(3))
     assert draw(TABLE, ["Parallel"], np.random.default_rng(0)).edits == ()
-    parallel = (Decision("parallel grain", "choice", ChoiceDomain((16, 32)), 16),)
+    parallel = (Decision("parallel grain", "choice", ChoiceDomain((16, 32)), 16, role="parallel"),)
     assert draw(parallel, ["Parallel"], np.random.default_rng(0)).edits == (("parallel grain", 32),)
 
 

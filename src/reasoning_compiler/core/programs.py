@@ -64,11 +64,39 @@ class TileDomain:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """One way to treat a block, as a rule offers it.
+
+    Args:
+        label: for people. Programs and journals keep it as the decision's value, and nothing is read from it.
+        rule: the name of the rule.
+        parameters: what the rule has chosen, as (name, value) pairs.
+        is_plain: the block stays as it is, or as near to that as the rule leaves it.
+    """
+
+    label: str
+    rule: str = ""
+    parameters: tuple[tuple[str, Value], ...] = ()
+    is_plain: bool = False
+
+    def __getitem__(self, name: str) -> Value:
+        """Returns a parameter's value. Raises KeyError where there is none of that name."""
+        return dict(self.parameters)[name]
+
+
+@dataclass(frozen=True)
 class ChoiceDomain:
-    """A finite set of values, each with a label for people (the value itself where no label is needed)."""
+    """A finite set of values, each with a label for people (the value itself where no label is needed).
+
+    Args:
+        values: what may be chosen.
+        labels: of each; empty where the values speak for themselves.
+        alternatives: of a structure decision, what each value stands for.
+    """
 
     values: tuple[int | str, ...]
     labels: tuple[str, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
 
     def why_not(self, value: Any) -> str | None:
         """Returns why `value` lies outside the domain, or None if it lies inside."""
@@ -86,14 +114,40 @@ class ChoiceDomain:
         return "one of " + ", ".join(f"{v} ({w})" for v, w in zip(self.values, self.labels, strict=True))
 
 
+TILE, UNROLL, PREFETCH_BYTES = "tile", "unroll", "prefetch bytes"
+"""Roles that decisions of many rules have."""
+
+
 @dataclass(frozen=True)
 class Decision:
-    """One open choice of a program: a name a person can read, its kind, its legal domain, its present value."""
+    """One open choice of a program.
+
+    Args:
+        name: for people, and in journals; nothing is read from it.
+        kind: what its values are.
+        domain: its legal values.
+        value: the present one.
+        block: whose treatment it decides; "" for the whole program.
+        loop: of that block, which it splits or marks; "" for none.
+        rule: the name of the rule that leaves it open.
+        role: what the value is for: `TILE`, `UNROLL` and so on; of a structure decision the rule's name.
+    """
 
     name: str
     kind: DecisionKind
     domain: TileDomain | ChoiceDomain
     value: Value
+    block: str = ""
+    loop: str = ""
+    rule: str = ""
+    role: str = ""
+
+    @property
+    def alternative(self) -> Alternative | None:
+        """What the value of a structure decision stands for; None for other decisions."""
+        if not isinstance(self.domain, ChoiceDomain) or not self.domain.alternatives:
+            return None
+        return self.domain.alternatives[self.domain.values.index(self.value)]  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from reasoning_compiler.core.programs import Decision, TileDomain
-from reasoning_compiler.ir.nest import PREFETCH_WORDS, Nest
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.programs import PREFETCH_BYTES, Decision, TileDomain
+from reasoning_compiler.cost.tile_choice import TileChooser
+from reasoning_compiler.ir.nest import Nest
 
 WHOLE_REDUCTION = "SSRRS"
 """How our own rules tile: a register tile takes the whole reduction, outermost loops first."""
 
+TileWords = Callable[[Mapping[str, int]], str]
+"""Returns a sentence on a way of tiling, given the innermost factor of each loop; empty for none."""
+
 
 @dataclass(frozen=True)
 class TileGroup:
-    """One block that multi-level tiling splits.
+    """One block that multi-level tiling splits; a `Sizing`.
 
     Args:
         block: its name.
@@ -27,6 +32,7 @@ class TileGroup:
         prefetch: the decision on how many bytes ahead its streams are prefetched; None where there is none.
         copies: what is copied in each call for this way of tiling.
         packed: the buffers of those copies that are laid out in the order in which the tiled block reads them.
+        words: what the rules say that made the structure choices.
     """
 
     block: str
@@ -39,12 +45,32 @@ class TileGroup:
     prefetch: Decision | None = None
     copies: tuple[Nest, ...] = ()
     packed: frozenset[str] = frozenset()
+    words: tuple[TileWords, ...] = field(default=(), compare=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the tile decisions."""
+        return tuple(name for _, name, _ in self.decisions)
+
+    @property
+    def spans(self) -> bool:
+        """Never: it is one block."""
+        return False
+
+    @property
+    def family(self) -> Hashable:
+        """The tiling structure; with an operand packed in each call it counts as another one."""
+        return self.structure, bool(self.packed)
 
     @property
     def prefetch_bytes(self) -> int:
         """A distance that suits most machines: some hundred nanoseconds ahead of a core's share of the bandwidth."""
         values = self.prefetch.domain.values if self.prefetch is not None else (0,)
         return int(sorted(values)[len(values) // 2])
+
+    def on(self, machine: Machine, unrolls: Sequence[int]) -> TileChooser:
+        """Returns who chooses tilings on a machine; see `Sizing`."""
+        return TileChooser(self, machine, unrolls)
 
     def tiled(self, factors: Mapping[str, Sequence[int]], *, unroll_limit: int, prefetch_bytes: int = 0) -> Nest:
         """Returns the nest with these factors by loop name, parallel and vectorized as MetaSchedule will do it."""
@@ -81,29 +107,37 @@ def tile_groups(
         own: the kernel's own blocks; what a tiled block reads of others is a copy.
         packing: the blocks that copy an operand into the order in which it is read.
     """
-    by_name = {d.name: d for d in table if isinstance(d.domain, TileDomain)}
     groups = []
     for nest in raw:
         if not nest.tiling:
             continue
-        kept = [i for i, loop in enumerate(nest.loops) if loop.name.endswith("_0")]
-        loops = tuple(replace(nest.loops[i], name=nest.loops[i].name.removesuffix("_0")) for i in kept)
+        tiles = {f"{d.loop}_0": d for d in table if d.block == nest.block and isinstance(d.domain, TileDomain)}
+        if any(loop.extent > 1 and loop.name not in tiles for loop in nest.loops):
+            continue
+        kept = [i for i, loop in enumerate(nest.loops) if loop.name in tiles]
+        loops = tuple(replace(nest.loops[i], name=tiles[nest.loops[i].name].loop) for i in kept)
         accesses = tuple(replace(a, steps=tuple(tuple(dim[i] for i in kept) for dim in a.steps)) for a in nest.accesses)
         decisions = tuple(
-            (loop.name, f"{nest.block}.{loop.name} tile", by_name[f"{nest.block}.{loop.name} tile"].domain)
-            for loop in loops
-            if f"{nest.block}.{loop.name} tile" in by_name
+            (tile.loop, tile.name, tile.domain)
+            for tile in (tiles[nest.loops[i].name] for i in kept)
+            if isinstance(tile.domain, TileDomain)
         )
-        if len(decisions) == len(loops):
-            plain = replace(nest, loops=loops, accesses=accesses, tiling="")
-            prefetch = next((d for d in table if d.name == f"{nest.block} {PREFETCH_WORDS}"), None)
-            read = {access.buffer for access in nest.accesses if not access.writes}
-            made = [each for each in raw if each.block not in own and each.output and each.output.buffer in read]
-            copies = tuple(_in_parallel(each, max_vector) for each in made)
-            packed = frozenset(each.output.buffer for each in made if each.block in packing and each.output)
-            groups.append(
-                TileGroup(nest.block, nest.tiling, plain, decisions, max_jobs, max_vector, (), prefetch, copies, packed)
+        prefetch = next((d for d in table if d.block == nest.block and d.role == PREFETCH_BYTES), None)
+        read = {access.buffer for access in nest.accesses if not access.writes}
+        made = [each for each in raw if each.block not in own and each.output and each.output.buffer in read]
+        groups.append(
+            TileGroup(
+                nest.block,
+                nest.tiling,
+                replace(nest, loops=loops, accesses=accesses, tiling=""),
+                decisions,
+                max_jobs,
+                max_vector,
+                prefetch=prefetch,
+                copies=tuple(_in_parallel(each, max_vector) for each in made),
+                packed=frozenset(each.output.buffer for each in made if each.block in packing and each.output),
             )
+        )
     return tuple(groups)
 
 

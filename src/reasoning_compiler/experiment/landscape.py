@@ -8,7 +8,7 @@ recorded, is refused as illegal. Nothing is interpolated. Knows no TVM.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from reasoning_compiler.core.errors import IllegalProgramError
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.core.programs import Decision, Program, Transformation, Value
+from reasoning_compiler.cost.sizing import Sizing
 from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.ir.nest import Nest
 from reasoning_compiler.proposer.random import draw
@@ -115,13 +116,18 @@ class Landscape:
 
     takes_primitives = False
 
+    @property
+    def sizings(self) -> tuple[Sizing, ...]:
+        """See `Space.sizings`."""
+        return self.tile_groups
+
     # -- as a space -------------------------------------------------------------------------------------------------
 
     def table(self, program: Program) -> tuple[Decision, ...]:
         """Returns a program's decisions, structure first, the fixed ones left out; see `Space.table`."""
         program = self.start if program.is_untuned else program
         values = program.values
-        return tuple(Decision(d.name, d.kind, d.domain, values[d.name]) for d in self.tables[program.structure])
+        return tuple(replace(d, value=values[d.name]) for d in self.tables[program.structure])
 
     def edit(self, program: Program, transformation: Transformation) -> Program:
         """Returns the program that a transformation leads to; see `Space.edit`.

@@ -26,7 +26,7 @@ from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.experiment.landscape import Entry, Landscape, RecordedWorkload
 from reasoning_compiler.ir.nest import Access, Loop, Nest
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SUFFIX = ".landscape.gz"
 
 
@@ -142,11 +142,14 @@ def _nest_json(nest: Nest) -> list[Any]:
 
 
 def _decision_json(decision: Decision) -> list[Any]:
-    return [decision.name, decision.kind, _domain_json(decision.domain), decision.value]
+    typed = [decision.block, decision.loop, decision.rule, decision.role]
+    return [decision.name, decision.kind, _domain_json(decision.domain), decision.value, *typed]
 
 
 def _domain_json(domain: TileDomain | ChoiceDomain) -> dict[str, Any]:
-    return {"tile" if isinstance(domain, TileDomain) else "choice": asdict(domain)}
+    if isinstance(domain, TileDomain):
+        return {"tile": asdict(domain)}
+    return {"choice": {"values": domain.values, "labels": domain.labels}}
 
 
 def _group_json(group: TileGroup) -> list[Any]:
@@ -203,8 +206,8 @@ def _nest(obj: list[Any]) -> Nest:
 
 
 def _decision(obj: list[Any]) -> Decision:
-    name, kind, domain, value = obj
-    return Decision(name, kind, _domain(domain), as_value(value))
+    name, kind, domain, value, *typed = obj
+    return Decision(name, kind, _domain(domain), as_value(value), *typed)
 
 
 def _domain(obj: dict[str, Any]) -> TileDomain | ChoiceDomain:

@@ -168,7 +168,7 @@ class Hardware:
         from reasoning_compiler.deploy.library import library_files
         from reasoning_compiler.experiment.evolutionary import evolutionary
         from reasoning_compiler.machine import tvm_target
-        from reasoning_compiler.rules.registry import space_generator
+        from reasoning_compiler.rules.metaschedule import space_generator
         from reasoning_compiler.session.parts import space_rules
 
         works_on(None)

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from reasoning_compiler.core.errors import IllegalProgramError, UsageError
 from reasoning_compiler.core.machines import Machine
@@ -15,10 +15,10 @@ from reasoning_compiler.core.rng import stream
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.experiment.landscape import Structure, values_of
-from reasoning_compiler.machine import import_tvm, tvm_target
+from reasoning_compiler.machine import tvm_target
 from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.protocol import Context
-from reasoning_compiler.rules.registry import rules_of
+from reasoning_compiler.rules.discovery import coarse_rules
 from reasoning_compiler.space.space import Space
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 TILINGS = ("SSRSRS", "SRSRS", "SSRS", "SRRS", "SRS")
 """Tiling structures from MetaSchedule's own to the coarsest that still has a register tile."""
 
-_MAX_INNERMOST, _JOBS_PER_CORE = 64, 16  # as MetaSchedule's rules for CPUs have it
-_UNROLLS = (0, 16, 64)  # without its 512, with which an attention takes half a minute to build
 _MAX_STRUCTURES = 64
 
 
@@ -107,33 +105,10 @@ def _whole(workload: Workload, machine: Machine, tiling: str) -> Restricted | No
     """Returns the space with these tiles, nothing fixed; None where TVM's rules have no program for it."""
     target = tvm_target(machine)
     try:
-        space = Space(workload.mod, target, rules=_rules(workload.mod, target, tiling))
+        space = Space(workload.mod, target, rules=coarse_rules(workload.mod, target, tiling))
     except (IllegalProgramError, UsageError):
         return None
     return Restricted(space, tiling, space.start, _tables(space), space.tile_groups)
-
-
-def _rules(mod: Any, target: Any, tiling: str) -> list[Any]:
-    """Returns the target's schedule rules with another tiling, and without those that multiply structures."""
-    import_tvm()
-    from tvm.s_tir import meta_schedule as ms
-
-    rules = []
-    for rule in rules_of(mod, target):
-        name = type(rule).__name__
-        if name == "MultiLevelTiling":
-            reuse = ms.schedule_rule.ReuseType("may", [1], "global")
-            rule = ms.schedule_rule.MultiLevelTiling(tiling, max_innermost_factor=_MAX_INNERMOST, reuse_write=reuse)
-        elif name == "ParallelizeVectorizeUnroll":
-            rule = ms.schedule_rule.ParallelizeVectorizeUnroll(
-                max_jobs_per_core=_JOBS_PER_CORE,
-                max_vectorize_extent=_MAX_INNERMOST,
-                unroll_max_steps=list(_UNROLLS),
-                unroll_explicit=True,
-            )
-        if not name.startswith(("MultiLevelTilingW", "AddRFactor")):
-            rules.append(rule)
-    return rules
 
 
 def _tables(space: Space) -> dict[Structure, tuple[Decision, ...]]:
@@ -174,7 +149,7 @@ def _with_fixed(whole: Restricted, machine: Machine) -> Iterator[Restricted]:
 
 
 def _names(group: TileGroup) -> set[str]:
-    return {name for _, name, _ in group.decisions}
+    return set(group.names)
 
 
 def _opening(space: Space, machine: Machine) -> Program:

@@ -24,9 +24,6 @@ LoopKind = Literal["serial", "parallel", "vectorized", "unrolled"]
 PREFETCH = "reasoning_compiler.prefetch"
 """A block's annotation: how many bytes ahead the builder prefetches what the block streams from memory; 0 for none."""
 
-PREFETCH_WORDS = "prefetch bytes"
-"""What the decision on it is called, after the block's name."""
-
 
 @dataclass(frozen=True)
 class Loop:

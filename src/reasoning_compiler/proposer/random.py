@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from reasoning_compiler.core.factors import prime_factors
 from reasoning_compiler.core.programs import (
     ChoiceDomain,
     Decision,
@@ -84,17 +85,6 @@ def draw(domain: TileDomain | ChoiceDomain, rng: np.random.Generator) -> Value:
     if domain.num_factors == 1:
         return (domain.extent,)
     return (domain.extent // domain.inner_multiple, *[1] * (domain.num_factors - 2), domain.inner_multiple)
-
-
-def prime_factors(number: int) -> list[int]:
-    """Returns the prime factors of a positive integer in ascending order, with repetition."""
-    factors, divisor = [], 2
-    while divisor * divisor <= number:
-        while number % divisor == 0:
-            factors.append(divisor)
-            number //= divisor
-        divisor += 1
-    return factors + ([number] if number > 1 else [])
 
 
 def _has_alternatives(decision: Decision) -> bool:

@@ -1,1 +1,1 @@
-"""Our own schedule rules, a file each; `rules/registry.py` lists those that every space of ours has."""
+"""Rules: each file or folder here is one way to treat a block of a kernel, whole; see `rule.py` for what that is."""

@@ -16,7 +16,6 @@ Which instruction, and so how many columns and terms, is the target's: the same 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -25,9 +24,8 @@ from reasoning_compiler.ir.dots import DOT, Dot, dots_for
 from reasoning_compiler.ir.marks import STRUCTURE
 from reasoning_compiler.ir.walk import REDUCTION, SPATIAL, constants, factors
 from reasoning_compiler.ir.walk import variables as variables_of
-from reasoning_compiler.machine.toolchain import import_tvm
-from reasoning_compiler.rules.announced import announce_streams
-from reasoning_compiler.rules.attempted import attempted
+from reasoning_compiler.rules.prefetch import prefetch_streams
+from reasoning_compiler.rules.rule import Kernel, Offer, Phase, Rule, attempted
 
 _MAX_ROWS = 32  # of a register tile, in each loop
 _MAX_VECTORS = 8
@@ -55,48 +53,34 @@ class _Place(NamedTuple):
     order: tuple[int, ...]
 
 
-def dot_products(stream_bytes: int) -> Any:
-    """Returns the rule, which goes before all that tile: what it has tiled, they leave alone.
+class DotProducts(Rule):
+    """Offers the block by instructions that the target has. Rules that tile leave alone what it has tiled."""
 
-    Args:
-        stream_bytes: a constant that is larger may be prefetched; what fits into a core's caches.
-    """
-    import_tvm()
-    from tvm.ir.utils import derived_object
-    from tvm.s_tir.meta_schedule.schedule_rule import PyScheduleRule
+    name, phase, retiles = "instruction", Phase.INSTRUCTION, True
 
-    @derived_object
-    class DotProducts(PyScheduleRule):
-        """Offers the block as it is, and by an instruction that the target has."""
-
-        features: frozenset[str] = frozenset()
-
-        def _initialize_with_tune_context(self, context: Any) -> None:
-            self.features = _features(context.target)
-
-        def apply(self, sch: Any, block: Any) -> list[Any]:
-            places = _places(sch, block, self.features) if self.features else []
-            tried = (attempted(sch, _tile, block, place, stream_bytes) for place in places)
-            return [sch, *(tiled for tiled in tried if tiled is not None)]
-
-        def clone(self) -> Any:
-            return DotProducts()
-
-    return DotProducts()
+    def offer(self, sch: Any, block: Any) -> Iterator[Offer]:
+        """Yields the block tiled for each kind of instruction; see `Rule.offer`."""
+        features = _usable(self.kernel)
+        for place in _places(sch, block, features) if features else []:
+            tiled = attempted(sch, _tile, block, place, self.kernel.stream_bytes)
+            if tiled is not None:
+                yield Offer(tiled, _label(place), (("instruction", place.dot.name),))
 
 
-def _features(target: Any) -> frozenset[str]:
+def _usable(kernel: Kernel) -> frozenset[str]:
     """Returns the CPU's features by LLVM's names; none where TVM's LLVM cannot be given the instructions.
 
     A process has to ask its system for tiles, and ours ask Linux.
     """
-    from tvm.target.codegen import llvm_get_cpu_features, llvm_version_major
+    from tvm.target.codegen import llvm_version_major
 
-    if target.kind.name != "llvm" or llvm_version_major() < _FIRST_LLVM:
+    if kernel.unit is None or llvm_version_major() < _FIRST_LLVM:
         return frozenset()
-    features = frozenset(map(str, llvm_get_cpu_features(target)))
-    asks = "linux" in str(target.attrs.get("mtriple") or sys.platform)
-    return features if asks else frozenset(name for name in features if not name.startswith("amx"))
+    return frozenset(name for name in kernel.features if kernel.runs_linux or not name.startswith("amx"))
+
+
+def _label(place: _Place) -> str:
+    return place.dot.label if place.packed is None else f"{place.dot.label}, operand packed in each call"
 
 
 def _places(sch: Any, name: Any, features: frozenset[str]) -> list[_Place]:
@@ -227,10 +211,10 @@ def _tile(sch: Any, block: Any, place: _Place, stream_bytes: int) -> None:
         sch.set_scope(block, 0, "local")
     sch.reverse_compute_at(consumer, spatial[1][-1], preserve_unit_loops=True)
     sch.annotate(block, "meta_schedule.tiling_structure", WHOLE_REDUCTION)
-    sch.annotate(block, STRUCTURE, dot.label if place.packed is None else f"{dot.label}, operand packed in each call")
+    sch.annotate(block, STRUCTURE, _label(place))
     sch.annotate(block, DOT, dot.name)
     if not dot.by_tiles:
-        announce_streams(sch, block, stream_bytes=stream_bytes)
+        prefetch_streams(sch, block, stream_bytes=stream_bytes)
 
 
 def _limit(place: _Place, index: int, *, reduces: bool) -> int:
@@ -259,3 +243,6 @@ def _only_consumer(sch: Any, block: Any) -> Any:
     others = [region.source for region in user.reads if not region.source.same_as(result)]
     there = all(any(other.same_as(argument) for argument in arguments) for other in others)
     return consumers[0] if there and plain == [True, True] else None
+
+
+RULE = DotProducts

@@ -15,16 +15,14 @@ which the analysis counts.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from reasoning_compiler.core.programs import Alternative
 from reasoning_compiler.ir.extract import buffer_bytes
 from reasoning_compiler.ir.marks import NO_RULES, PACKED, SETTLED
-from reasoning_compiler.ir.walk import blocks
-from reasoning_compiler.machine.targets import target_vector_unit
-from reasoning_compiler.machine.toolchain import import_tvm
-from reasoning_compiler.rules.attempted import attempted
-from reasoning_compiler.rules.attention_chain import find_chain
-from reasoning_compiler.rules.padded_contraction import Contraction, plain_contraction
+from reasoning_compiler.rules.contraction import Contraction, plain_contraction
+from reasoning_compiler.rules.rule import Offer, Phase, Rule, attempted
 
 _MIN_BYTES = 1 << 17  # of the operand; a smaller one is in the second-level cache, whatever its order
 _MIN_ROWS = 32  # that share it
@@ -33,38 +31,29 @@ _VECTORS = (4, 2, 1)  # of a row that are copied together
 _ROWS_OF_A_JOB = 64
 
 
-def operand_packing() -> Any:
-    """Returns the rule, which goes before all tiling and behind what pads: what that copies is left as it is."""
-    import_tvm()
-    from tvm.ir.utils import derived_object
-    from tvm.s_tir.meta_schedule.schedule_rule import PyScheduleRule
+class OperandPacking(Rule):
+    """Offers the block with the operand copied that is read in vectors; behind padding, whose copies it leaves be."""
 
-    @derived_object
-    class OperandPacking(PyScheduleRule):
-        """Offers the block as it is, and with the operand copied that is read in vectors."""
+    name, phase, retiles = "packing", Phase.PACK, True
 
-        unit = None
-        attentions: frozenset[str] = frozenset()
+    def offer(self, sch: Any, block: Any) -> Iterator[Offer]:
+        """Yields the block with its packed operand; see `Rule.offer`."""
+        unit = self.kernel.unit
+        found = plain_contraction(sch, block) if unit is not None else None
+        if found is None or unit is None or found.is_constant:
+            return
+        if str(sch.get(block).name_hint) in self.kernel.claimed(self):
+            return
+        lanes = math.gcd(found.extents[found.column], max(1, unit.vector_bytes // found.item_bytes))
+        if lanes < _MIN_LANES or not _is_worth_it(sch, found):
+            return
+        packed = attempted(sch, _pack, block, found, lanes)
+        if packed is not None:
+            yield Offer(packed, f"{found.right} packed in each call", (("operand", found.right),))
 
-        def _initialize_with_tune_context(self, context: Any) -> None:
-            if context.target.kind.name == "llvm":
-                self.unit = target_vector_unit(context.target)
-                self.attentions = _products_of_attentions(context.mod)
-
-        def apply(self, sch: Any, block: Any) -> list[Any]:
-            found = plain_contraction(sch, block) if self.unit is not None else None
-            if found is None or found.is_constant or str(sch.get(block).name_hint) in self.attentions:
-                return [sch]
-            lanes = math.gcd(found.extents[found.column], max(1, self.unit.vector_bytes // found.item_bytes))
-            if lanes < _MIN_LANES or not _is_worth_it(sch, found):
-                return [sch]
-            packed = attempted(sch, _pack, block, found, lanes)
-            return [sch] if packed is None else [sch, packed]
-
-        def clone(self) -> Any:
-            return OperandPacking()
-
-    return OperandPacking()
+    def words(self, alternative: Alternative, tiles: Mapping[str, int]) -> str:
+        """Returns a sentence on the copy; see `Rule.words`."""
+        return f"Each call copies {alternative['operand']} into the order of reading, which its many rows pay for."
 
 
 def _is_worth_it(sch: Any, found: Contraction) -> bool:
@@ -75,12 +64,6 @@ def _is_worth_it(sch: Any, found: Contraction) -> bool:
     if int(operand.shape[found.order[-1]]) != found.extents[found.column]:
         return False
     return buffer_bytes(operand) >= _MIN_BYTES
-
-
-def _products_of_attentions(mod: Any) -> frozenset[str]:
-    """Returns the names of the products of attentions, which have a rule of their own; it packs the keys."""
-    chains = (find_chain(mod, str(realize.block.name_hint)) for realize, _ in blocks(mod["main"].body))
-    return frozenset(product.name for chain in chains if chain for product in (chain.scores, chain.out))
 
 
 def _pack(sch: Any, block: Any, found: Contraction, lanes: int) -> None:
@@ -104,3 +87,6 @@ def _pack(sch: Any, block: Any, found: Contraction, lanes: int) -> None:
     sch.vectorize(lane)
     for loop in (jobs, lane):
         sch.annotate(loop, SETTLED, 1)
+
+
+RULE = OperandPacking

@@ -10,19 +10,21 @@ of scope "local" that is written back when it is complete:
 
 What a tile reads of a constant operand is one contiguous stream then, as `RewriteLayout` packs it (Goto and van de
 Geijn, "Anatomy of high-performance matrix multiplication", 2008: the panel of B). It comes from L2 where the panel
-fits, as in a convolution, and from memory in a product with few rows, where it may be prefetched (see `announced`).
+fits, as in a convolution, and from memory in a product with few rows, where it may be prefetched (see `prefetch`).
 Where many rows share a panel that fits no cache, MetaSchedule's own structure is better: so this is an alternative.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 from reasoning_compiler.cost.tiling import WHOLE_REDUCTION
 from reasoning_compiler.ir.marks import PADDED, STRUCTURE
 from reasoning_compiler.machine.toolchain import TVM_ERRORS, import_tvm
-from reasoning_compiler.rules.announced import announce_streams
+from reasoning_compiler.rules.prefetch import prefetch_streams
+from reasoning_compiler.rules.rule import Kernel, Offer, Phase, Rule
 
 IN_REGISTERS = "sums in registers"
 """The label of the alternative that the rule makes."""
@@ -30,44 +32,34 @@ IN_REGISTERS = "sums in registers"
 _MAX_INNERMOST = 64  # as in MetaSchedule's rules for CPUs
 
 
-def packed_contraction(stream_bytes: int) -> Any:
-    """Returns the rule, which goes before MetaSchedule's tiling: what it has tiled, that leaves alone.
+class PackedContraction(Rule):
+    """Offers the block with its sums in registers, tiled SSRRS."""
 
-    Args:
-        stream_bytes: a constant that is larger may be prefetched; what fits into a core's caches.
-    """
-    import_tvm()
-    from tvm.ir.utils import derived_object
-    from tvm.s_tir import meta_schedule as ms
-    from tvm.s_tir.meta_schedule.schedule_rule import PyScheduleRule
+    name, phase, retiles = "contraction", Phase.ACCUMULATE, True
 
-    written_back = ms.schedule_rule.ReuseType(req="must", levels=[2], scope="local")
-    tiling = ms.schedule_rule.MultiLevelTiling(
-        WHOLE_REDUCTION, max_innermost_factor=_MAX_INNERMOST, reuse_write=written_back
-    )
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(kernel)
+        import_tvm()
+        from tvm.s_tir import meta_schedule as ms
 
-    @derived_object
-    class PackedContraction(PyScheduleRule):
-        """Offers the block as it is, and with its sums in registers."""
+        written_back = ms.schedule_rule.ReuseType(req="must", levels=[2], scope="local")
+        self._tiling = ms.schedule_rule.MultiLevelTiling(
+            WHOLE_REDUCTION, max_innermost_factor=_MAX_INNERMOST, reuse_write=written_back
+        )
+        self._context = ms.TuneContext(target=kernel.target)
+        self._tiling._initialize_with_tune_context(self._context)
 
-        def _initialize_with_tune_context(self, context: Any) -> None:
-            tiling._initialize_with_tune_context(context)
-
-        def apply(self, sch: Any, block: Any) -> list[Any]:
-            options = list(tiling.apply(sch.copy(), block))
-            tiled = options[-1]  # a block may ask for several levels; the last is the innermost
-            if len(tiled.trace.insts) == len(sch.trace.insts):
-                return [sch]
-            announce_streams(tiled, block, stream_bytes=stream_bytes)
-            if PADDED in sch.get(block).annotations:
-                _write_back_to_reader(tiled, block)
-            tiled.annotate(block, STRUCTURE, IN_REGISTERS)
-            return [sch, tiled]
-
-        def clone(self) -> Any:
-            return PackedContraction()
-
-    return PackedContraction()
+    def offer(self, sch: Any, block: Any) -> Iterator[Offer]:
+        """Yields the tiled block; see `Rule.offer`."""
+        options = list(self._tiling.apply(sch.copy(), block))
+        tiled = options[-1]  # a block may ask for several levels; the last is the innermost
+        if len(tiled.trace.insts) == len(sch.trace.insts):
+            return
+        prefetch_streams(tiled, block, stream_bytes=self.kernel.stream_bytes)
+        if PADDED in sch.get(block).annotations:
+            _write_back_to_reader(tiled, block)
+        tiled.annotate(block, STRUCTURE, IN_REGISTERS)
+        yield Offer(tiled, IN_REGISTERS)
 
 
 def _write_back_to_reader(sch: Any, block: Any) -> None:
@@ -80,3 +72,6 @@ def _write_back_to_reader(sch: Any, block: Any) -> None:
     if len(readers) == 1:
         with suppress(TVM_ERRORS):  # unless it reads something else, or in another order
             sch.reverse_compute_inline(readers[0])
+
+
+RULE = PackedContraction

@@ -23,18 +23,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
-from reasoning_compiler.ir.extract import item_bytes
+from reasoning_compiler.core.programs import Alternative
 from reasoning_compiler.ir.marks import LAID_OUT_AHEAD, PADDED
 from reasoning_compiler.ir.nest import Padding
-from reasoning_compiler.ir.walk import SPATIAL, constants, variables
-from reasoning_compiler.machine.targets import target_vector_unit
-from reasoning_compiler.machine.toolchain import TVM_ERRORS, import_tvm
-from reasoning_compiler.rules.attempted import attempted
+from reasoning_compiler.machine.targets import VectorUnit
+from reasoning_compiler.machine.toolchain import TVM_ERRORS
+from reasoning_compiler.rules.contraction import Contraction, is_plain, plain_contraction
+from reasoning_compiler.rules.rule import Offer, Phase, Rule, attempted
 
 _ROWS = (4, 6, 8, 12, 13, 14)  # of a register tile
 _VECTORS = (1, 2, 4)  # of a register tile; LLVM keeps no vectors of three in registers
@@ -44,94 +43,62 @@ _FEWER_VECTORS = 3 / 4  # that padded columns make, of those that divide them
 _MAX_WAYS = 2  # to pad one loop
 
 
-def padded_contraction() -> Any:
-    """Returns the rule, which goes before all tiling; it offers nothing for loops that a good tile divides."""
-    import_tvm()
-    from tvm.ir.utils import derived_object
-    from tvm.s_tir.meta_schedule.schedule_rule import PyScheduleRule
+class PaddedContraction(Rule):
+    """Offers the block with its rows or columns or both padded; nothing for loops that a good tile divides."""
 
-    @derived_object
-    class PaddedContraction(PyScheduleRule):
-        """Offers the block as it is, and with its rows or columns or both padded."""
+    name, phase, retiles = "padding", Phase.PAD, True
 
-        unit = None
+    def offer(self, sch: Any, block: Any) -> Iterator[Offer]:
+        """Yields the block padded in several ways; see `Rule.offer`."""
+        unit = self.kernel.unit
+        found = plain_contraction(sch, block) if unit is not None else None
+        if found is None or unit is None:
+            return
+        for extents in _paddings(found, unit):
+            padded = attempted(sch, _pad, block, found, extents)
+            if padded is None:  # an index that is no plain variable, in the result or along the columns
+                return
+            told = [Padding(found.names[at], found.extents[at], extent) for at, extent in extents.items()]
+            yield Offer(padded, ", ".join(map(str, told)), tuple((p.loop, (p.extent, p.padded)) for p in told))
 
-        def _initialize_with_tune_context(self, context: Any) -> None:
-            if context.target.kind.name == "llvm":
-                self.unit = target_vector_unit(context.target)
-
-        def apply(self, sch: Any, block: Any) -> list[Any]:
-            found = plain_contraction(sch, block) if self.unit is not None else None
-            if found is None:
-                return [sch]
-            options = []
-            for extents in found.paddings(self.unit.vector_bytes, self.unit.num_registers):
-                padded = attempted(sch, _pad, block, found, extents)
-                if padded is None:  # an index that is no plain variable, in the result or along the columns
-                    break
-                options.append(padded)
-            return [sch, *options]
-
-        def clone(self) -> Any:
-            return PaddedContraction()
-
-    return PaddedContraction()
+    def words(self, alternative: Alternative, tiles: Mapping[str, int]) -> str:
+        """Returns a sentence for each padded loop; see `Rule.words`."""
+        paddings = (Padding(loop, *extents) for loop, extents in alternative.parameters)  # type: ignore[misc]
+        return " ".join(
+            f"No good tile divides {padding.extent} iterations of {padding.loop}: padded to {padding.padded}, "
+            f"{padding.padded // tiles[padding.loop]} tiles of {tiles[padding.loop]}, "
+            f"{padding.extra_work:.1%} more work."
+            for padding in paddings
+        )
 
 
-@dataclass(frozen=True)
-class Contraction:
-    """A block that sums up over products.
+def _paddings(found: Contraction, unit: VectorUnit) -> Iterator[dict[int, int]]:
+    """Yields padded extents by position, those of few loops first."""
+    most_rows = (unit.num_registers - 2) // 2  # two vectors a row, and two for the operands
+    rows = _padded_rows(found, [count for count in _ROWS if count <= most_rows], most_rows)
+    columns = _padded_columns(found, max(1, unit.vector_bytes // found.item_bytes))
+    yield from rows
+    yield from columns
+    yield from (row | column for row, column in itertools.product(rows, columns))
 
-    Args:
-        names: of its loops.
-        extents: of its loops.
-        rows: positions of loops that do not move what is read along the columns.
-        column: the position of the loop that walks the last dimension of the result.
-        may_pad_columns: what is read along no column is the same for all of them, not one part for each group, and what
-            is read along the columns is read at plain indices.
-        right: the name of the buffer that is read along the columns.
-        order: the dimensions of the latter, those that the column walks last.
-        is_constant: whether it is laid out ahead of time.
-        result: the name of the buffer that is written.
-        item_bytes: of the result.
-    """
 
-    names: tuple[str, ...]
-    extents: tuple[int, ...]
-    rows: tuple[int, ...]
-    column: int
-    may_pad_columns: bool
-    right: str
-    order: tuple[int, ...]
-    is_constant: bool
-    result: str
-    item_bytes: int
+def _padded_rows(found: Contraction, counts: list[int], most: int) -> list[dict[int, int]]:
+    if not counts:
+        return []
+    long = [i for i in found.rows if found.extents[i] >= counts[0]]
+    if not long or any(found.extents[i] % d == 0 for i in long for d in range(counts[0], most + 1)):
+        return []
+    padded = _multiples(found.extents[long[-1]], counts, (1 + _MAX_WASTE) * found.extents[long[-1]])
+    return [{long[-1]: each} for each in padded]
 
-    def paddings(self, vector_bytes: int, num_registers: int) -> Iterator[dict[int, int]]:
-        """Yields padded extents by position, those of few loops first."""
-        most_rows = (num_registers - 2) // 2  # two vectors a row, and two for the operands
-        rows = self._padded_rows([count for count in _ROWS if count <= most_rows], most_rows)
-        columns = self._padded_columns(max(1, vector_bytes // self.item_bytes))
-        yield from rows
-        yield from columns
-        yield from (row | column for row, column in itertools.product(rows, columns))
 
-    def _padded_rows(self, counts: list[int], most: int) -> list[dict[int, int]]:
-        if not counts:
-            return []
-        long = [i for i in self.rows if self.extents[i] >= counts[0]]
-        if not long or any(self.extents[i] % d == 0 for i in long for d in range(counts[0], most + 1)):
-            return []
-        padded = _multiples(self.extents[long[-1]], counts, (1 + _MAX_WASTE) * self.extents[long[-1]])
-        return [{long[-1]: each} for each in padded]
-
-    def _padded_columns(self, lanes: int) -> list[dict[int, int]]:
-        extent = self.extents[self.column]
-        if extent <= lanes or extent % lanes == 0 or not self.may_pad_columns:
-            return []
-        widths = [vectors * lanes for vectors in _VECTORS if vectors * lanes <= _MAX_COLUMNS]
-        most = _FEWER_VECTORS * lanes * extent / math.gcd(extent, lanes)
-        return [{self.column: each} for each in _multiples(extent, widths, most)]
+def _padded_columns(found: Contraction, lanes: int) -> list[dict[int, int]]:
+    extent = found.extents[found.column]
+    if extent <= lanes or extent % lanes == 0 or not found.may_pad_columns:
+        return []
+    widths = [vectors * lanes for vectors in _VECTORS if vectors * lanes <= _MAX_COLUMNS]
+    most = _FEWER_VECTORS * lanes * extent / math.gcd(extent, lanes)
+    return [{found.column: each} for each in _multiples(extent, widths, most)]
 
 
 def _multiples(extent: int, of: list[int], most: float) -> list[int]:
@@ -140,58 +107,11 @@ def _multiples(extent: int, of: list[int], most: float) -> list[int]:
     return [each for each in padded if each <= min(most, (1 + _MAX_WASTE) * padded[0])][:_MAX_WAYS]
 
 
-def plain_contraction(sch: Any, block: Any) -> Contraction | None:
-    """Returns what there is to know of a block; None if it does not reduce, or is not alone in plain loops."""
-    found, main = sch.get(block), sch.mod["main"]
-    loops = [sch.get(loop) for loop in sch.get_loops(block)]
-    iterators = list(found.iter_vars)
-    whole = all(type(loop.extent).__name__ == "IntImm" for loop in loops)
-    if found.init is None or len(loops) != len(iterators) or not whole or len(found.writes) != 1:
-        return None
-    spatial = [i for i, each in enumerate(iterators) if int(each.iter_type) == SPATIAL]
-    written = found.writes[0]
-    column = next((i for i in spatial if written.region[-1].min.same_as(iterators[i].var)), None)
-    if column is None:
-        return None
-    along = {True: [], False: []}
-    for region in found.reads:
-        along[any(part.min.same_as(iterators[column].var) for part in region.region)].append(region)
-    if len(along[True]) != 1 or not along[False] or len(set(map(_buffer_name, found.reads))) < len(found.reads):
-        return None
-    (right,) = along[True]
-    used = [part.min for part in right.region]
-    moving = [variable for index in used for variable in variables(index)]
-    rows = tuple(i for i in spatial if not any(variable.same_as(iterators[i].var) for variable in moving))
-    is_constant = any(right.source.same_as(constant) for constant in constants(main))
-    walked = [index.same_as(iterators[column].var) for index in used]
-    return Contraction(
-        tuple(str(loop.loop_var.name) for loop in loops),
-        tuple(int(loop.extent) for loop in loops),
-        rows,
-        column,
-        _is_plain(right)
-        and not any(iterators[column].var.same_as(v) for r in along[False] for p in r.region for v in variables(p.min)),
-        _buffer_name(right),
-        tuple(sorted(range(len(walked)), key=walked.__getitem__)),
-        is_constant,
-        _buffer_name(written),
-        item_bytes(str(written.source.dtype)),
-    )
-
-
-def _buffer_name(region: Any) -> str:
-    return str(region.source.name)
-
-
-def _is_plain(region: Any) -> bool:
-    return all(isinstance(part.min, import_tvm().tirx.Var) for part in region.region)
-
-
 def _pad(sch: Any, block: Any, found: Contraction, extents: dict[int, int]) -> None:
     """Pads the loops at the given positions to the given extents."""
     before = _block_names(sch)
     for position, region in enumerate(sch.get(block).reads):
-        if not _is_plain(region):
+        if not is_plain(region):
             sch.reindex(block, ("read", position))
     sch.pad_einsum(block, [extents.get(position, 1) for position in range(len(found.extents))])
     copies = [name for name in _block_names(sch) if name not in before]
@@ -214,3 +134,6 @@ def _pad(sch: Any, block: Any, found: Contraction, extents: dict[int, int]) -> N
 def _block_names(sch: Any) -> list[str]:
     """Returns the names of all blocks in the root, in order."""
     return [str(sch.get(each).name_hint) for each in sch.get_child_blocks(sch.get_sblock("root", "main"))]
+
+
+RULE = PaddedContraction

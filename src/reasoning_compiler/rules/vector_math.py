@@ -13,48 +13,29 @@ from typing import Any
 from reasoning_compiler.codegen.vector_math import in_arithmetic
 from reasoning_compiler.ir.marks import VECTOR_MATH
 from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.rules.rule import Phase, Rule
 
 
-def vector_math() -> Any:
-    """Returns the rule: the decision `vector math`, 1 or 0, for functions with calls that can become arithmetic.
+class VectorMath(Rule):
+    """Marks the root block with the decision `vector math`, 1 or 0, where calls can become arithmetic."""
 
-    It goes behind MetaSchedule's rules; see `mark_vector_math`.
-    """
-    import_tvm()
-    from tvm.ir.utils import derived_object
-    from tvm.s_tir.meta_schedule.schedule_rule import PyScheduleRule
+    name, phase = "vector math", Phase.FINISH
 
-    @derived_object
-    class VectorMath(PyScheduleRule):
-        """Marks the root block."""
+    def settle(self, sch: Any, block: Any) -> None:
+        """Makes the decision, where there is something to decide; see `Rule.settle`.
 
-        on_cpu = False
+        TVM shares statements between copies of a schedule and, once the root block of one has been changed, changes
+        what is below in all of them. So this has to come after everything else that changes blocks.
+        """
+        if self.kernel.unit is None or str(sch.get(block).name_hint) != "root":
+            return
+        tvm = import_tvm()
+        import tvm_ffi
 
-        def _initialize_with_tune_context(self, context: Any) -> None:
-            self.on_cpu = context.target.kind.name == "llvm"
-
-        def apply(self, sch: Any, block: Any) -> list[Any]:
-            if self.on_cpu and str(sch.get(block).name_hint) == "root":
-                mark_vector_math(sch)
-            return [sch]
-
-        def clone(self) -> Any:
-            return VectorMath()
-
-    return VectorMath()
+        calls: list[Any] = []
+        tvm_ffi.structural_walk(sch.get(block).body, (tvm.ir.Call, calls.append))
+        if any(in_arithmetic(call) is not None for call in calls):
+            sch.annotate(block, VECTOR_MATH, sch.sample_categorical([1, 0], [0.5, 0.5]))
 
 
-def mark_vector_math(sch: Any) -> None:
-    """Makes the decision, where there is something to decide, and marks the root block with it.
-
-    TVM shares statements between copies of a schedule and, once the root block of one has been changed, changes what
-    is below in all of them. So this has to come after everything else that changes blocks.
-    """
-    tvm = import_tvm()
-    import tvm_ffi
-
-    root = sch.get_sblock("root", "main")
-    calls: list[Any] = []
-    tvm_ffi.structural_walk(sch.get(root).body, (tvm.ir.Call, calls.append))
-    if any(in_arithmetic(call) is not None for call in calls):
-        sch.annotate(root, VECTOR_MATH, sch.sample_categorical([1, 0], [0.5, 0.5]))
+RULE = VectorMath

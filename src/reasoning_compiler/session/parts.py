@@ -19,6 +19,7 @@ from reasoning_compiler.core.programs import UNTUNED, Program
 from reasoning_compiler.core.rng import stream
 from reasoning_compiler.core.steps import Proposal, Step
 from reasoning_compiler.cost.analysis import Analysis, analyze, peak_of
+from reasoning_compiler.cost.sizing import Sizing
 from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.ir.extract import nests as nests_of
 from reasoning_compiler.ir.nest import Nest
@@ -26,7 +27,8 @@ from reasoning_compiler.machine import tvm_target
 from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.protocol import Context, Proposer
 from reasoning_compiler.proposer.random import RandomProposer
-from reasoning_compiler.rules.registry import parallel_jobs, rules_of, with_own_rules
+from reasoning_compiler.rules.discovery import own_rules_of_tvm, rules_for
+from reasoning_compiler.rules.rule import Rule
 from reasoning_compiler.search.search import Known, SearchConfig, TreeSearch
 from reasoning_compiler.session.settings import Settings
 from reasoning_compiler.space.space import Space
@@ -69,12 +71,12 @@ def make_space(workload: Workload, machine: Machine, settings: Settings, *, fata
     return Space(workload.mod, tvm_target(machine), rules=space_rules(workload, machine, settings), fatal=fatal)
 
 
-def space_rules(workload: Workload, machine: Machine, settings: Settings) -> list[Any]:
-    """Returns the schedule rules of a run's space: ours and the target's own; the paper's preset has none of ours."""
-    theirs = rules_of(workload.mod, tvm_target(machine))
+def space_rules(workload: Workload, machine: Machine, settings: Settings) -> list[Rule]:
+    """Returns the rules of a run's space: all that are known; the paper's preset has TVM's own alone."""
+    target = tvm_target(machine)
     if settings.preset == "paper":
-        return [*theirs, parallel_jobs(machine.num_cores)]
-    return with_own_rules(theirs, stream_bytes=machine.l2_bytes)
+        return own_rules_of_tvm(workload.mod, target, open_jobs=True)
+    return rules_for(workload.mod, target, stream_bytes=machine.l2_bytes)
 
 
 def best_peak(workload: Workload, machine: Machine) -> Peak:
@@ -100,6 +102,11 @@ class SharedSpace:
         self.nests = clock.timed("apply", self._one_at_a_time(space.nests))
         self.schedule = clock.timed("apply", self._one_at_a_time(space.schedule))
         self.named_blocks = clock.timed("apply", self._one_at_a_time(space.named_blocks))
+
+    @property
+    def sizings(self) -> tuple[Sizing, ...]:
+        with self.lock, uninterrupted():
+            return self._space.sizings
 
     @property
     def tile_groups(self) -> tuple[TileGroup, ...]:

@@ -7,22 +7,45 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from reasoning_compiler.core.errors import IllegalProgramError
-from reasoning_compiler.core.programs import ChoiceDomain, DecisionKind, TileDomain, Transformation, Value, as_value
-from reasoning_compiler.ir.nest import PREFETCH_WORDS
+from reasoning_compiler.core.programs import (
+    PREFETCH_BYTES,
+    TILE,
+    UNROLL,
+    ChoiceDomain,
+    Decision,
+    DecisionKind,
+    TileDomain,
+    Transformation,
+    Value,
+    as_value,
+)
 from reasoning_compiler.machine.toolchain import TVM_ERRORS, import_tvm, last_line
+from reasoning_compiler.rules.rule import unique
 from reasoning_compiler.space.placing import ROOT, is_location, legal_locations, place
-from reasoning_compiler.space.sketch import Sketch, unique
+from reasoning_compiler.space.sketch import Sketch
 
 _KINDS: dict[str, DecisionKind] = {"SampleCategorical": "choice", "SampleComputeLocation": "location"}
-_ANNOTATION_WORDS = {
-    "unroll_explicit": "unroll",
-    "unroll_implicit": "unroll",
+_ROLES = {
+    "unroll_explicit": UNROLL,
+    "unroll_implicit": UNROLL,
     "cooperative_fetch": "fetch vector",
-    "prefetch": PREFETCH_WORDS,
+    "prefetch": PREFETCH_BYTES,
 }
+
+
+class _Purpose(NamedTuple):
+    """What a sampled value is for, see `Decision`."""
+
+    block: str = ""
+    loop: str = ""
+    role: str = ""
+
+    def __str__(self) -> str:
+        where = ".".join(filter(None, (self.block, self.loop)))
+        return " ".join(filter(None, (where, self.role)))
 
 
 @dataclass(frozen=True)
@@ -33,6 +56,8 @@ class _Slot:
         index: of the instruction in the trace.
         name: the decision's, unique in the sketch; empty where nothing uses the sample: then there is none.
         kind: the decision's.
+        purpose: the decision's.
+        rule: that has made the instruction.
         block: the trace's block that a location is for; None where other instructions than one `ComputeAt` use it.
         placement: the index of that instruction.
         choices: the domain of a choice, which depends on nothing.
@@ -41,9 +66,15 @@ class _Slot:
     index: int
     name: str
     kind: DecisionKind
+    purpose: _Purpose
+    rule: str
     block: Any = None
     placement: int = 0
     choices: ChoiceDomain | None = None
+
+    def decision(self, domain: TileDomain | ChoiceDomain, value: Value) -> Decision:
+        """Returns the decision with a domain and a value."""
+        return Decision(self.name, self.kind, domain, value, *self.purpose[:2], self.rule, self.purpose.role)
 
 
 @dataclass
@@ -79,7 +110,7 @@ class Replayer:
         sketch: whose trace is replayed.
 
     Attributes:
-        kinds: of the decisions, by name, in the trace's order.
+        names: of the decisions, in the trace's order.
 
     Raises:
         IllegalProgramError: the sketch cannot be applied as MetaSchedule made it.
@@ -88,7 +119,7 @@ class Replayer:
     def __init__(self, unscheduled: Any, sketch: Sketch) -> None:
         self._tvm = import_tvm()
         self._unscheduled = unscheduled
-        self._trace = sketch.trace
+        self._trace, self._origins = sketch.trace, sketch.origins
         all_insts = list(sketch.trace.insts)
         self._slots = self._find_slots(all_insts)
         # Blocks are placed between the instructions, not by them.
@@ -104,7 +135,12 @@ class Replayer:
                 self._due.setdefault(position, []).append(slot)
         blocks = {slot.block for slot in self._slots if slot.block is not None}
         self._makers = {i for i, inst in enumerate(self._insts) if any(output in blocks for output in inst.outputs)}
-        self.kinds: dict[str, DecisionKind] = {slot.name: slot.kind for slot in self._slots if slot.name}
+        self.names = tuple(slot.name for slot in self._slots if slot.name)
+
+    def table(self, replay: Replay) -> tuple[Decision, ...]:
+        """Returns the decisions of a replay that knows the domains of all of them."""
+        named = (slot for slot in self._slots if slot.name)
+        return tuple(slot.decision(replay.domains[slot.name], replay.values[slot.name]) for slot in named)
 
     def draw(self, seed: int) -> Replay:
         """Returns the sketch with values as TVM draws them.
@@ -209,7 +245,7 @@ class Replayer:
     def _find_slots(self, insts: list[Any]) -> tuple[_Slot, ...]:
         """Returns the trace's sampling instructions with their names, for which the trace is applied once."""
         schedule = self._unscheduled.copy()
-        names: dict[int, str] = {}
+        purposes: dict[int, _Purpose] = {}
         kinds: dict[int, DecisionKind] = {}
         choices: dict[Any, int] = {}  # sampled value -> index of the instruction that sampled it
         bound = {inst.inputs[0] for inst in insts if inst.kind.name == "Bind"}
@@ -219,28 +255,30 @@ class Replayer:
             index, kind = next(positions), inst.kind.name
             for value in inst.inputs:
                 sampled = choices.get(value) if isinstance(value, self._tvm.tirx.Var) else None
-                if sampled is not None and not names[sampled]:
-                    names[sampled] = _purpose(schedule, inst, inputs, bound)
+                if sampled is not None and not purposes[sampled].role:
+                    purposes[sampled] = _purpose(schedule, inst, inputs, bound)
             if kind.startswith("Sample"):
                 kinds[index] = _KINDS.get(kind, "tile")
-                names[index] = ""
+                purposes[index] = _Purpose()
             if kind == "SampleCategorical":
                 choices[inst.outputs[0]] = index
             elif kind == "SampleComputeLocation":
-                names[index] = f"{_block_name(schedule.get(inputs[0]))} at"
+                purposes[index] = _Purpose(_block_name(schedule.get(inputs[0])), role="at")
             elif kind.startswith("Sample"):
-                names[index] = f"{_loop_name(schedule.get(inputs[0]))} tile"
+                purposes[index] = _of_loop(schedule.get(inputs[0]), TILE)
             return decision
 
         with _refused_by_tvm():
             self._trace.apply_to_schedule(schedule, remove_postproc=True, decision_provider=look)
         slots: list[_Slot] = []
-        for index, name in names.items():
-            if name or self._is_used(index):
-                name = unique(name or "choice", [slot.name for slot in slots])
+        for index, purpose in purposes.items():
+            name = ""
+            if purpose.role or self._is_used(index):
+                name = unique(str(purpose) or "choice", [slot.name for slot in slots])
             is_choice = kinds[index] == "choice"
             domain = ChoiceDomain(tuple(int(c) for c in insts[index].attrs[0])) if is_choice else None
-            slots.append(_Slot(index, name, kinds[index], *_placed_block(insts, index), domain))
+            rule, _ = self._origins.of(index)
+            slots.append(_Slot(index, name, kinds[index], purpose, rule, *_placed_block(insts, index), domain))
         return tuple(slots)
 
     def _is_used(self, index: int) -> bool:
@@ -298,29 +336,29 @@ def plainest(domain: TileDomain | ChoiceDomain) -> Any:
     return (domain.extent, *inner)
 
 
-# -- words --------------------------------------------------------------------------------------------------------
+# -- what decisions are for ----------------------------------------------------------------------------------------
 
 
-def _purpose(schedule: Any, inst: Any, inputs: Any, bound: set[Any]) -> str:
-    """Returns words for what an instruction makes of a sampled value: an annotation, or a loop's split."""
+def _purpose(schedule: Any, inst: Any, inputs: Any, bound: set[Any]) -> _Purpose:
+    """Returns what an instruction makes of a sampled value: an annotation, or a loop's split."""
     kind = inst.kind.name
     if kind == "Annotate":
         key = str(inst.attrs[0]).removeprefix("meta_schedule.").removeprefix("reasoning_compiler.")
-        word = _ANNOTATION_WORDS.get(key, key.replace("_", " "))
+        role = _ROLES.get(key, key.replace("_", " "))
         target = schedule.get(inputs[0])
         if hasattr(target, "loop_var"):
-            return f"{_loop_name(target)} {word}"
-        return word if target.name_hint == "root" else f"{_block_name(target)} {word}"
+            return _of_loop(target, role)
+        return _Purpose("" if target.name_hint == "root" else _block_name(target), role=role)
     if kind == "Split":
         loop = schedule.get(inputs[0])
         if any(output in bound for output in inst.outputs):
-            return f"{_block_name(_first_block(loop))} threads"
-        return f"{_loop_name(loop)} factor"
-    return ""
+            return _Purpose(_block_name(_first_block(loop)), role="threads")
+        return _of_loop(loop, "factor")
+    return _Purpose()
 
 
-def _loop_name(loop: Any) -> str:
-    return f"{_block_name(_first_block(loop))}.{loop.loop_var.name}"
+def _of_loop(loop: Any, role: str) -> _Purpose:
+    return _Purpose(_block_name(_first_block(loop)), str(loop.loop_var.name), role)
 
 
 def _block_name(block: Any) -> str:

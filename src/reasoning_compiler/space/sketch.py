@@ -1,55 +1,50 @@
-"""Sketches: program structures as MetaSchedule's rules generate them, one choice per block, made when asked for.
+"""Sketches: program structures as the rules generate them, one choice per block and rule, made when asked for.
 
 MetaSchedule's `PostOrderApply` multiplies the alternatives that its rules return for each block into one flat list
-(attention with softmax: 81 sketches). Here each point at which a rule returns alternatives is a *site*, named after
-its block and rule; a sketch is one alternative for every site. Walking the rules once with the wanted alternatives
-makes that sketch and no other, so the cost is the number of blocks, not the product of their alternatives.
+(attention with softmax: 81 sketches). Here each point at which a rule offers alternatives is a structure decision; a
+sketch has one alternative for each of them. Walking the rules once with the wanted alternatives makes that sketch and
+no other, so the cost is the number of blocks, not the product of their alternatives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from reasoning_compiler.codegen.intrinsics import mend_vnni_intrinsic
-from reasoning_compiler.codegen.postprocs import with_own_postprocs
-from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.core.programs import ChoiceDomain
-from reasoning_compiler.ir.marks import NO_RULES, PACKED, PADDED, STRUCTURE
+from reasoning_compiler.core.programs import Alternative, ChoiceDomain, Decision
+from reasoning_compiler.ir.marks import NO_RULES
 from reasoning_compiler.ir.walk import blocks
-from reasoning_compiler.machine.toolchain import TVM_ERRORS, import_tvm, last_line
+from reasoning_compiler.machine.toolchain import TVM_ERRORS, import_tvm
+from reasoning_compiler.rules.rule import Offer, Rule, unique
 
-CONTRACTION = "contraction"
-"""What the site is called at which `rules/packed_contraction.py` gives a block its choice."""
+_ONLY = Alternative("by the rules", is_plain=True)  # where the rules leave nothing open, and yet change the program
 
-INSTRUCTION = "instruction"
-"""What that of `rules/dot_products.py` is called."""
 
-PACKING = "packing"
-"""What that of `rules/operand_packing.py` is called."""
+@dataclass(frozen=True)
+class Origins:
+    """Which rule has made each instruction of a trace, and of which block.
 
-PADDING = "padding"
-"""What that of `rules/padded_contraction.py` is called."""
+    Args:
+        ends: positions behind the instructions of one rule and block, ascending.
+        makers: the rule's name and the block's, for each of these.
+    """
 
-_SITE_WORDS = {
-    "MultiLevelTiling": "tiling",
-    "MultiLevelTilingWithIntrin": "intrinsic tiling",
-    "MultiLevelTilingWideVector": "wide-vector tiling",
-    "MultiLevelTilingTensorCore": "tensor-core tiling",
-    "AddRFactor": "reduction",
-    "CrossThreadReduction": "cross-thread reduction",
-    "AutoInline": "inlining",
-    "PackedContraction": CONTRACTION,
-    "DotProducts": INSTRUCTION,
-    "OperandPacking": PACKING,
-    "PaddedContraction": PADDING,
-    "FusedAttention": "fusion",
-}
-_INTRINSIC = "meta_schedule.auto_tensorize"
-_PLAIN = ("direct", "as written")
-_ONLY_SITE = ("schedule", "by the rules")  # where the rules leave nothing open, and yet change the program
+    ends: tuple[int, ...] = ()
+    makers: tuple[tuple[str, str], ...] = ()
+
+    def then(self, end: int, rule: str, block: str) -> Origins:
+        """Returns these and those up to the position `end`."""
+        if end == (self.ends[-1] if self.ends else 0):
+            return self
+        return Origins((*self.ends, end), (*self.makers, (rule, block)))
+
+    def of(self, index: int) -> tuple[str, str]:
+        """Returns the rule and the block of the instruction at a position."""
+        at = bisect_right(self.ends, index)
+        return self.makers[at] if at < len(self.makers) else ("", "")
 
 
 @dataclass(frozen=True)
@@ -57,71 +52,55 @@ class Sketch:
     """A program structure with open decisions.
 
     Args:
-        structure: (site, alternative) pairs, in the order in which the rules meet the sites.
-        alternatives: what each site offers, in the same order.
+        sites: the structure decisions with the alternatives taken, in the order in which the rules meet them.
         trace: the schedule instructions; their sampling decisions are to be replaced.
+        origins: of the instructions.
     """
 
-    structure: tuple[tuple[str, str], ...]
-    alternatives: tuple[tuple[str, ChoiceDomain], ...]
+    sites: tuple[Decision, ...]
     trace: Any  # tvm.s_tir.schedule.Trace
+    origins: Origins
+
+    @property
+    def structure(self) -> tuple[tuple[str, str], ...]:
+        """The (site, alternative) pairs."""
+        return tuple((site.name, str(site.value)) for site in self.sites)
 
 
 class _Fork:
-    """Where the rules leave a choice, or, with one option and no site, where they have come to their end.
+    """Where a rule leaves a choice, or, with one option and no site, where the rules have come to their end.
 
     Sketches with the same choices up to a fork share the way there.
 
     Args:
         step: the position of what offers the choice, see `SketchGenerator._go_on`.
-        options: a schedule for each alternative.
-        site: the choice's name.
-        labels: of the alternatives.
+        offers: the alternatives.
+        origins: of the instructions of each.
+        site: the structure decision, at its plainest; None at the end.
 
     Attributes:
         next: by label, the fork after it, as far as anybody has gone there.
     """
 
-    def __init__(self, step: int, options: list[Any], site: str = "", labels: tuple[str, ...] = ()) -> None:
-        self.step, self.options, self.site, self.labels = step, options, site, labels
+    def __init__(
+        self, step: int, offers: Sequence[Offer], origins: Sequence[Origins], site: Decision | None = None
+    ) -> None:
+        self.step, self.offers, self.origins, self.site = step, offers, origins, site
         self.next: dict[str, _Fork] = {}
         # Options share statements, and TVM would change those that nobody else holds in all of them.
-        self._held = [list(blocks(option.mod["main"].body)) for option in options]
+        self._held = [list(blocks(offer.schedule.mod["main"].body)) for offer in offers]
 
 
 class SketchGenerator:
-    """Makes the sketches of one module for one target, on demand.
+    """Makes the sketches of one module, on demand.
 
     Args:
         mod: an IRModule with one schedulable PrimFunc `main`.
-        target: the TVM target, of any kind that MetaSchedule has rules for.
-        rules: MetaSchedule schedule rules; None for the target's own.
-
-    Raises:
-        UsageError: MetaSchedule has no rules for this kind of target, or the target lacks an attribute.
+        rules: made for this module, in order.
     """
 
-    def __init__(self, mod: Any, target: Any, *, rules: list[Any] | None = None) -> None:
-        tvm = import_tvm()
-        from tvm.s_tir import meta_schedule as ms
-
-        mend_vnni_intrinsic()
-        generator = ms.space_generator.PostOrderApply(sch_rules="from-target" if rules is None else rules)
-        try:
-            with target:  # some rules ask for the current target
-                # The context hands target and module to the rules and postprocessors, so it has to outlive them.
-                self._context = ms.TuneContext(
-                    mod=mod, target=target, space_generator=generator, num_threads=1, rand_state=1
-                )
-        except TVM_ERRORS as error:
-            kind = target.kind.name
-            raise UsageError(f"MetaSchedule cannot schedule for this `{kind}` target: {last_line(error)}") from error
-        self._tvm, self._ms = tvm, ms
-        self.mod = self._context.mod
-        self.postprocs = with_own_postprocs(list(self._context.space_generator.postprocs))
-        self._rules = list(self._context.space_generator.sch_rules)
-        self._rule_names = [type(rule).__name__ for rule in rules or self._rules]  # TVM forgets those of Python's
-        self._blocks = _block_names(self.mod)
+    def __init__(self, mod: Any, rules: Sequence[Rule]) -> None:
+        self.mod, self.rules = mod, tuple(rules)
         self._made: dict[tuple[tuple[str, str], ...], Sketch] = {}
 
     def make(self, wanted: Mapping[str, str]) -> Sketch:
@@ -137,135 +116,62 @@ class SketchGenerator:
         return self._made[key]
 
     def _walk(self, wanted: Mapping[str, str]) -> Sketch:
-        alternatives: list[tuple[str, ChoiceDomain]] = []
-        structure: list[tuple[str, str]] = []
+        sites: list[Decision] = []
         fork = self._first
-        while fork.site:
-            choice = wanted.get(fork.site)
-            if choice not in fork.labels:
-                plain = (label for label in fork.labels if label.split(" + ")[-1] in _PLAIN)
-                choice = next(plain, fork.labels[0])
-            alternatives.append((fork.site, ChoiceDomain(fork.labels)))
-            structure.append((fork.site, choice))
-            if choice not in fork.next:
-                taken = [site for site, _ in structure]
-                fork.next[choice] = self._go_on(fork.options[fork.labels.index(choice)], fork.step + 1, taken)
-            fork = fork.next[choice]
-        trace = fork.options[0].trace
+        while fork.site is not None:
+            labels = [offer.label for offer in fork.offers]
+            choice = wanted.get(fork.site.name)
+            taken = labels.index(choice) if choice in labels else labels.index(str(fork.site.value))
+            sites.append(replace(fork.site, value=labels[taken]))
+            if labels[taken] not in fork.next:
+                names = [site.name for site in sites]
+                schedule = fork.offers[taken].schedule
+                fork.next[labels[taken]] = self._go_on(schedule, fork.step + 1, names, fork.origins[taken])
+            fork = fork.next[labels[taken]]
+        trace = fork.offers[0].schedule.trace
         kinds = {inst.kind.name for inst in trace.insts}
-        if not structure and kinds > {"GetSBlock"} and not any(kind.startswith("Sample") for kind in kinds):
-            site, choice = _ONLY_SITE
-            alternatives, structure = [(site, ChoiceDomain((choice,)))], [(site, choice)]
-        return Sketch(tuple(structure), tuple(alternatives), trace)
+        if not sites and kinds > {"GetSBlock"} and not any(kind.startswith("Sample") for kind in kinds):
+            domain = ChoiceDomain((_ONLY.label,), alternatives=(_ONLY,))
+            sites = [Decision("schedule", "structure", domain, _ONLY.label)]
+        return Sketch(tuple(sites), trace, fork.origins[0])
 
     @cached_property
     def _first(self) -> _Fork:
-        sch = self._tvm.s_tir.Schedule(self.mod, seed=1, debug_mask="none", error_render_level="fast")
-        found = [sch.get_sblock(name, "main") for name in self._blocks]
-        named = zip(self._rules, self._rule_names, strict=True)
-        self._steps = [(rule, name, block) for rule, name in named for block in reversed(found)]
-        return self._go_on(sch, 0, [])
+        tvm = import_tvm()
+        sch = tvm.s_tir.Schedule(self.mod, seed=1, debug_mask="none", error_render_level="fast")
+        found = [sch.get_sblock(name, "main") for name in _block_names(self.mod)]
+        self._steps = [(rule, block) for rule in self.rules for block in reversed(found)]
+        return self._go_on(sch, 0, [], Origins())
 
-    def _go_on(self, sch: Any, step: int, taken: list[str]) -> _Fork:
+    def _go_on(self, sch: Any, step: int, taken: list[str], origins: Origins) -> _Fork:
         """Returns the first fork from a step on, of those that each apply one rule to one block.
 
         Args:
             sch: what the steps before have made.
             step: its position.
             taken: names of the sites before.
+            origins: of the schedule's instructions.
         """
-        for position, (rule, rule_name, block) in enumerate(self._steps[step:], step):
+        origins = origins.then(len(sch.trace.insts), "", "")  # of what looks blocks up
+        for position, (rule, block) in enumerate(self._steps[step:], step):
             name = _name_of(sch, block)
-            if name is None or (rule_name != "ApplyCustomRule" and _has_custom_rule(sch, block)):
+            if name is None or (rule.heeds_marks and NO_RULES in sch.get(block).annotations):
                 continue
-            options = self._apply(rule, sch, block)
-            if len(options) == 1:
-                sch = options[0]
-                continue
-            site = unique(f"{name} {_SITE_WORDS.get(rule_name, rule_name)}", taken)
-            return _Fork(position, options, site, tuple(_labels(sch, options)))
-        return _Fork(len(self._steps), [sch])
-
-    def _apply(self, rule: Any, sch: Any, block: Any) -> list[Any]:
-        kind = type(rule).__name__
-        if kind == "_PyScheduleRule":
-            return list(rule.apply(sch.copy(), block)) or [sch]
-        if kind == "ApplyCustomRule" and self._lacks_custom_rule(sch, block):
-            plain = sch.copy()
-            plain.unannotate(block, NO_RULES)  # as TVM does, which warns of it once a schedule
-            return [plain]
-        # A rule of TVM's may fail on a valid module, and MetaSchedule then loses the whole space; here only the block
-        # loses the rule, or what of it fails.
-        options = self._try(rule, sch, block)
-        if options and kind == "MultiLevelTilingWithIntrin" and not self._takes_intrinsic(sch, options[0]):
-            return [sch]
-        if options is None:
-            options = [option for part in self._parts_of(rule) for option in self._try(part, sch, block) or []]
-        return options or [sch]
-
-    def _lacks_custom_rule(self, sch: Any, block: Any) -> bool:
-        """Tells whether a block asks for a rule of its own that TVM does not have, as topi's pooling does."""
-        import tvm_ffi
-
-        name = sch.get(block).annotations.get(NO_RULES)
-        if name in (None, "None"):
-            return False
-        keys = self._context.target.keys
-        return all(tvm_ffi.get_global_func(f"s_tir.meta_schedule.{k}.{name}", allow_missing=True) is None for k in keys)
-
-    def _try(self, rule: Any, sch: Any, block: Any) -> list[Any] | None:
-        try:
-            return list(rule.apply(sch.copy(), block))
-        except TVM_ERRORS:
-            return None
-
-    def _takes_intrinsic(self, base: Any, option: Any) -> bool:
-        """Returns whether a block lays out its operands as the intrinsic does that a rule has tiled it for.
-
-        The rule looks at the loops alone. The postprocessor would then leave the loops of the intrinsic as they are.
-        """
-        for inst in list(option.trace.insts)[len(base.trace.insts) :]:
-            if inst.kind.name == "Annotate" and str(inst.attrs[0]) == _INTRINSIC:
-                intrinsic = self._tvm.s_tir.TensorIntrin.get(inst.inputs[1])
-                return self._layouts(option.get(inst.inputs[0]).body) == self._layouts(intrinsic.desc.body.block.body)
-        return True
-
-    def _layouts(self, stmt: Any) -> list[tuple[int, ...]]:
-        """Returns for each operand of the first block in `stmt` which of the block's loops its dimensions follow."""
-        while not hasattr(stmt, "block"):
-            stmt = stmt.body
-        loops = {iter_var.var: index for index, iter_var in enumerate(stmt.block.iter_vars)}
-        written = {region.source for region in stmt.block.writes}
-        operands = [*stmt.block.writes, *(region for region in stmt.block.reads if region.source not in written)]
-        used = [[self._tvm.tirx.analysis.undefined_vars(dim.min) for dim in op.region] for op in operands]
-        return [tuple(loops[v] for dim in op for v in dim if v in loops) for op in used]
-
-    def _parts_of(self, rule: Any) -> list[Any]:
-        """Returns rules that together offer what a failing rule should, one alternative or two each; none if unknown.
-
-        Multi-level tiling takes an elementwise consumer for a cache to write through, also one that has a second
-        producer and therefore cannot move. Without that idea it tiles.
-        """
-        tiling = self._ms.schedule_rule.MultiLevelTiling
-        if type(rule) is not tiling or rule.tile_binds:
-            return []
-        cached = self._ms.schedule_rule.ReuseType(req="must", levels=[1, 2], scope="global")  # as in TVM's CPU rules
-        parts = [
-            tiling(rule.structure, max_innermost_factor=rule.max_innermost_factor, reuse_write=reuse)
-            for reuse in (None, cached)
-        ]
-        for part in parts:
-            part._initialize_with_tune_context(self._context)
-        return parts
+            offers = rule.alternatives(sch.copy(), block)
+            made = [origins.then(len(offer.schedule.trace.insts), rule.name, name) for offer in offers]
+            if len(offers) > 1:
+                site = _site(unique(f"{name} {rule.name}", taken), name, rule.name, offers)
+                return _Fork(position, offers, made, site)
+            sch, origins = offers[0].schedule, made[0]
+        return _Fork(len(self._steps), [Offer(sch)], [origins])
 
 
-def unique(name: str, taken: list[str]) -> str:
-    """Returns the name, with a number after it if it is taken."""
-    number = 2
-    candidate = name
-    while candidate in taken:
-        candidate, number = f"{name} {number}", number + 1
-    return candidate
+def _site(name: str, block: str, rule: str, offers: Sequence[Offer]) -> Decision:
+    """Returns the structure decision between offers, at the plainest of them."""
+    alternatives = tuple(Alternative(offer.label, rule, offer.parameters, offer.is_plain) for offer in offers)
+    plainest = next((each for each in alternatives if each.is_plain), alternatives[0])
+    domain = ChoiceDomain(tuple(each.label for each in alternatives), alternatives=alternatives)
+    return Decision(name, "structure", domain, plainest.label, block=block, rule=rule, role=rule)
 
 
 def _block_names(mod: Any) -> list[str]:
@@ -284,73 +190,3 @@ def _name_of(sch: Any, block: Any) -> str | None:
         return str(sch.get(block).name_hint)
     except TVM_ERRORS:
         return None
-
-
-def _has_custom_rule(sch: Any, block: Any) -> bool:
-    return NO_RULES in sch.get(block).annotations
-
-
-# -- words for alternatives ---------------------------------------------------------------------------------------
-
-
-def _labels(base: Any, options: list[Any]) -> list[str]:
-    """Returns one short, distinct description per alternative: what of its instructions not all of them have."""
-    skip = len(base.trace.insts)
-    added = [list(option.trace.insts)[skip:] for option in options]
-    words = [_words(option, insts) for option, insts in zip(options, added, strict=True)]
-    shared = set(words[0]).intersection(*words)
-    labels: list[str] = []
-    for insts, own in zip(added, words, strict=True):
-        told = [word for word in own if word not in shared]
-        if not told:
-            told = ["direct" if any(inst.kind.name == "Split" for inst in insts) else "as written"]
-        labels.append(unique(" + ".join([*_intrinsics(insts), *told]), labels))
-    return labels
-
-
-def _words(option: Any, instructions: list[Any]) -> list[str]:
-    kinds = [inst.kind.name for inst in instructions]
-    notes = (inst for inst in instructions if inst.kind.name == "Annotate")
-    told = [inst for inst in notes if str(inst.attrs[0]) in (PACKED, PADDED, STRUCTURE)]
-    if told:
-        return [str(inst.inputs[1]) for inst in told]
-    words: list[str] = []
-    if "RFactor" in kinds:
-        words.append(f"rfactor over the {_rfactor_side(instructions)} part")
-    if "CacheRead" in kinds:
-        words.append("operands cached")
-    moved = next((inst for inst in instructions if inst.kind.name == "ReverseComputeAt"), None)
-    if moved is not None:
-        what = "result cached and written back" if "CacheWrite" in kinds else "consumer fused"
-        words.append(f"{what} in loop {_loop_name(option, moved.inputs[1])}")
-    elif "CacheWrite" in kinds:
-        words.append("result cached")
-    if not words and ("ComputeInline" in kinds or "ReverseComputeInline" in kinds):
-        words.append("inlined")
-    if not words and "Bind" in kinds:
-        words.append("across threads")
-    for inst in instructions:
-        if inst.kind.name == "Annotate" and str(inst.attrs[0]) == "software_pipeline_stage":
-            words.append(f"software pipeline of stages {' '.join(str(stage) for stage in inst.inputs[1])}")
-    return words
-
-
-def _intrinsics(instructions: list[Any]) -> list[str]:
-    """Returns the tensor intrinsic of an alternative, the one that computes, if it has one."""
-    names = (inst for inst in instructions if inst.kind.name == "Annotate")
-    return [str(inst.inputs[1]) for inst in names if str(inst.attrs[0]) == _INTRINSIC][:1]
-
-
-def _loop_name(sch: Any, loop: Any) -> str:
-    try:
-        return str(sch.get(loop).loop_var.name)
-    except TVM_ERRORS:
-        return "that is gone"
-
-
-def _rfactor_side(instructions: list[Any]) -> str:
-    loop = next(inst.inputs[0] for inst in instructions if inst.kind.name == "RFactor")
-    for inst in instructions:
-        if inst.kind.name == "Split" and loop in list(inst.outputs):
-            return "outer" if inst.outputs[0] == loop else "inner"
-    return "reduced"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,17 +16,19 @@ from reasoning_compiler.core.crash_markers import Risk, at_risk
 from reasoning_compiler.core.errors import IllegalProgramError, UsageError
 from reasoning_compiler.core.primitives import MAX_PRIMITIVES, Primitive
 from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, Transformation, Value
-from reasoning_compiler.cost.tiling import TileGroup, tile_groups
+from reasoning_compiler.cost.sizing import Sizing
+from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.ir.extract import nests
-from reasoning_compiler.ir.marks import PACKED
 from reasoning_compiler.ir.nest import Nest
 from reasoning_compiler.ir.walk import blocks
 from reasoning_compiler.machine.toolchain import import_tvm
-from reasoning_compiler.rules.packed_contraction import IN_REGISTERS
+from reasoning_compiler.rules.metaschedule import MetaSchedule
+from reasoning_compiler.rules.rule import Kernel, Rule
 from reasoning_compiler.space.free import NamedBlock, apply_primitives, apply_what_fits, named_blocks
 from reasoning_compiler.space.legality import why_wrong
 from reasoning_compiler.space.replay import Replay, Replayer, edits_of, show
-from reasoning_compiler.space.sketch import INSTRUCTION, PACKING, PADDING, Sketch, SketchGenerator
+from reasoning_compiler.space.sizings import find_sizings
+from reasoning_compiler.space.sketch import Sketch, SketchGenerator
 
 _KEPT_SCHEDULES = 512
 _MAX_DRAWS = 32
@@ -60,7 +61,7 @@ class Space:
     Args:
         mod: an IRModule with one schedulable PrimFunc `main`, static shapes.
         target: the TVM target, of any kind that MetaSchedule has rules for.
-        rules: MetaSchedule schedule rules; None for the target's own.
+        rules: made for this module and target, in order, see `rules.discovery`; None for MetaSchedule's own.
         fatal: what TVM has ended a process over; it is refused, and not tried again.
 
     Raises:
@@ -69,12 +70,15 @@ class Space:
 
     takes_primitives = True
 
-    def __init__(self, mod: Any, target: Any, *, rules: list[Any] | None = None, fatal: Collection[Risk] = ()) -> None:
+    def __init__(
+        self, mod: Any, target: Any, *, rules: Sequence[Rule] | None = None, fatal: Collection[Risk] = ()
+    ) -> None:
         self._tvm = import_tvm()
         self._fatal = {risk.text for risk in fatal}
         self.target = self._tvm.target.Target(target)
-        self._sketches = SketchGenerator(mod, self.target, rules=rules)
-        self.mod = self._sketches.mod
+        theirs = MetaSchedule(mod, self.target)
+        self.mod, self._postprocs = theirs.mod, theirs.postprocs
+        self._sketches = SketchGenerator(self.mod, theirs.rules(Kernel(mod, self.target)) if rules is None else rules)
         self._unscheduled = self._tvm.s_tir.Schedule(self.mod, debug_mask="none", error_render_level="fast")
         self._replayers: dict[tuple[tuple[str, str], ...], Replayer] = {}
         self._kept: OrderedDict[Program, _Applied] = OrderedDict()
@@ -112,8 +116,8 @@ class Space:
         rng = np.random.default_rng(seed)
         wanted: dict[str, str] = {}
         sketch = self._sketches.make(wanted)
-        while open_sites := [(s, d) for s, d in sketch.alternatives if s not in wanted]:  # a choice may open others
-            wanted |= {site: str(rng.choice(domain.values)) for site, domain in open_sites}
+        while open_sites := [site for site in sketch.sites if site.name not in wanted]:  # a choice may open others
+            wanted |= {site.name: str(rng.choice(_values(site))) for site in open_sites}
             sketch = self._sketches.make(wanted)
         for _ in range(_MAX_DRAWS):
             draw = int(rng.integers(1, 2**30))
@@ -145,10 +149,10 @@ class Space:
         sketch = self._sketches.make(_only_text({**dict(base.structure), **edits}))
         _check_structure(sketch, edits)
         replayer = self._replayer(sketch)
-        sites = {site for site, _ in sketch.structure}
-        unknown = [name for name in edits if name not in sites and name not in replayer.kinds]
+        sites = {site.name for site in sketch.sites}
+        unknown = [name for name in edits if name not in sites and name not in replayer.names]
         if unknown:
-            known = ", ".join(f"`{name}`" for name in (*sites, *replayer.kinds))
+            known = ", ".join(f"`{name}`" for name in (*sites, *replayer.names))
             raise IllegalProgramError(f"there is no decision `{unknown[0]}` here; there are {known}")
         wanted = {**base.values, **edits}
         with self._survived(Risk(base, tuple(edits.items()), primitives=transformation.primitives)):
@@ -227,48 +231,22 @@ class Space:
         return applied.nests
 
     @cached_property
+    def sizings(self) -> tuple[Sizing, ...]:
+        """The decisions that size blocks together, as the rules say; CPU targets only. See `sizings.find_sizings`."""
+        return find_sizings(self._sketches, self._as_structure) if self.target.kind.name == "llvm" else ()
+
+    @property
     def tile_groups(self) -> tuple[TileGroup, ...]:
-        """The blocks that multi-level tiling splits, with their plain nests and tile decisions; CPU targets only.
+        """Those of them that are of one block, which multi-level tiling splits."""
+        return tuple(sizing for sizing in self.sizings if isinstance(sizing, TileGroup))
 
-        A block whose sums may stay in registers stands there a second time, see `TileGroup.needs`; one whose loops may
-        be padded, for each way to do that again, as does one whose operand may be packed in each call; and one more
-        time where an instruction of the target's takes it.
-        """
-        if self.target.kind.name != "llvm":
-            return ()
-        offered = self._plain.alternatives
-        in_registers = {site: IN_REGISTERS for site, domain in offered if IN_REGISTERS in domain.values}
-        by_instruction = {site: domain.values[-1] for site, domain in offered if site.endswith(f" {INSTRUCTION}")}
-        contractions = ({}, in_registers) if in_registers else ({},)
-        ways = [a | b | c for a, b, c in itertools.product(_paddings(offered), _packings(offered), contractions)]
-        groups: list[TileGroup] = []
-        for chosen in [*ways, by_instruction] if by_instruction else ways:
-            words = dict.fromkeys(site.rpartition(" ")[2] for site in chosen)
-            sketch = self._sketches.make(chosen)
-            if not chosen.items() <= dict(sketch.structure).items():
-                continue  # what one rule has copied for itself another one leaves alone
-            for group in self._tile_groups_of(sketch):
-                sites = [f"{group.block} {word}" for word in words]
-                if all(site in chosen for site in sites):
-                    groups.append(replace(group, needs=tuple((site, chosen[site]) for site in sites)))
-        return tuple(groups)
-
-    def _tile_groups_of(self, sketch: Sketch) -> tuple[TileGroup, ...]:
-        """Returns the tile groups of a sketch; none where TVM cannot make its plainest program."""
+    def _as_structure(self, sketch: Sketch) -> tuple[tuple[Decision, ...], Any] | None:
+        """Returns table and schedule of a sketch's plainest program; None where TVM cannot make it."""
         try:
             program = _program(sketch, self._replayer(sketch).take({}))
-            raw, table = self.raw_schedule(program), self.table(program)
+            return self.table(program), self.raw_schedule(program)
         except IllegalProgramError:
-            return ()
-        limits = raw.get(raw.get_sblock("root")).annotations  # what the rules leave for the postprocessors
-        return tile_groups(
-            nests(raw.mod),
-            table,
-            max_jobs=int(limits.get("meta_schedule.parallel", 1)),
-            max_vector=int(limits.get("meta_schedule.vectorize", 1)),
-            own={nest.block for nest in nests(self.mod)},
-            packing={str(r.block.name_hint) for r, _ in blocks(raw.mod["main"].body) if PACKED in r.block.annotations},
-        )
+            return None
 
     def trace_json(self, program: Program) -> Any:
         """Returns the program's trace in MetaSchedule's own JSON form, as its databases keep it."""
@@ -285,10 +263,10 @@ class Space:
 
     def _known(self, sketch: Sketch, values: Mapping[str, Value], primitives: tuple[Primitive, ...]) -> Program | None:
         """Returns the program that takes all these values as they are, if it has been applied."""
-        kinds = self._replayer(sketch).kinds
-        if not kinds.keys() <= values.keys():
+        names = self._replayer(sketch).names
+        if not values.keys() >= set(names):
             return None
-        program = Program(sketch.structure, tuple((name, values[name]) for name in kinds), primitives)
+        program = Program(sketch.structure, tuple((name, values[name]) for name in names), primitives)
         try:
             applied = self._kept.get(program)
         except TypeError:  # a model may propose values of any kind, of which not all can be hashed
@@ -298,12 +276,7 @@ class Space:
 
     def _table_of(self, sketch: Sketch, replay: Replay) -> tuple[Decision, ...]:
         """Returns the decisions of a program that has been replayed with the domains of all of them."""
-        structure = [
-            Decision(site, "structure", domain, value)
-            for (site, value), (_, domain) in zip(sketch.structure, sketch.alternatives, strict=True)
-        ]
-        kinds = self._replayer(sketch).kinds
-        return (*structure, *(Decision(n, kinds[n], replay.domains[n], v) for n, v in replay.values.items()))
+        return (*sketch.sites, *self._replayer(sketch).table(replay))
 
     def _find_start(self) -> Program:
         """Returns the plainest program, or a drawn one of its structure where the postprocessors refuse that."""
@@ -362,7 +335,7 @@ class Space:
     def _finish(self, program: Program, schedule: Any) -> None:
         """Postprocesses a program's schedule and keeps it."""
         with self._survived(Risk(program)):
-            mod = postprocess(schedule, self._sketches.postprocs).mod
+            mod = postprocess(schedule, self._postprocs).mod
             wrong = why_wrong(nests(mod)) if repeats_a_reduction(mod) else None
         if wrong is not None:
             raise IllegalProgramError(wrong)
@@ -375,25 +348,17 @@ def _program(sketch: Sketch, replay: Replay) -> Program:
     return Program(sketch.structure, tuple(replay.values.items()))
 
 
-def _paddings(offered: Sequence[tuple[str, ChoiceDomain]]) -> list[dict[str, str]]:
-    """Returns alternatives for the sites that pad blocks, one for each: none, then the first of each, and so on."""
-    ways = {site: domain.values[1:] for site, domain in offered if site.endswith(f" {PADDING}")}
-    ranks = range(max(map(len, ways.values()), default=0))
-    return [{}, *({site: str(each[rank]) for site, each in ways.items() if rank < len(each)} for rank in ranks)]
-
-
-def _packings(offered: Sequence[tuple[str, ChoiceDomain]]) -> list[dict[str, str]]:
-    """Returns alternatives for the sites that pack operands: none of them packed, then all."""
-    sites = {site: str(domain.values[-1]) for site, domain in offered if site.endswith(f" {PACKING}")}
-    return [{}, sites] if sites else [{}]
-
-
 def _only_text(values: Mapping[str, Value]) -> dict[str, str]:
     return {name: value for name, value in values.items() if isinstance(value, str)}
 
 
 def _check_structure(sketch: Sketch, edits: Mapping[str, Value]) -> None:
-    for site, domain in sketch.alternatives:
-        why = domain.why_not(edits[site]) if site in edits else None
+    for site in sketch.sites:
+        why = site.domain.why_not(edits[site.name]) if site.name in edits else None
         if why is not None:
-            raise IllegalProgramError(f"`{site}` = {show(edits[site])} {why}")
+            raise IllegalProgramError(f"`{site.name}` = {show(edits[site.name])} {why}")
+
+
+def _values(site: Decision) -> tuple[int | str, ...]:
+    assert isinstance(site.domain, ChoiceDomain)
+    return site.domain.values

@@ -2,11 +2,10 @@
 
 From the analysis (`cost/analysis.py`) to proposals, with a sentence of reasoning for each:
 
-1. What can be done. `ways.py`: how each block may be tiled, with the best tilings of each way (`tiles.py`). `fused.py`:
-   sizes for attention that is fused over rows. `sums.py`: sums that could fill the vector lanes.
+1. What can be done. `ways.py`: how each block may be treated, with the best sizes of each way, as the rules and the
+   cost model know them (`cost/sizing.py`). `sums.py`: sums that could fill the vector lanes.
 2. What to try. Of the untuned program `openings.py` makes whole programs (`start.py` tells what the space and the
-   analysis say of them), of any other `moves.py` changes single decisions. Both are ideas (`ideas.py`), told in the
-   words of `words.py`.
+   analysis say of them), of any other `moves.py` changes single decisions. Both are ideas (`ideas.py`).
 3. In which order: by the gain that the analysis sees, by what such changes have brought so far (`experience.py`), and
    by a little curiosity.
 """
@@ -48,8 +47,8 @@ class Expert:
     def __init__(self, space: ExpertSpace, machine: Machine) -> None:
         start = Start(space, machine)
         ways, sums = Ways(space, machine, start=start), SumsInLanes(space, machine)
-        self._openings = Openings(space, machine, start=start, ways=ways, sums=sums)
-        self._moves = Moves(space, machine, start=start, ways=ways, sums=sums)
+        self._openings = Openings(start=start, ways=ways, sums=sums)
+        self._moves = Moves(start=start, ways=ways, sums=sums)
 
     def propose(self, context: Context, num: int, rng: np.random.Generator) -> Proposal:
         """Returns up to `num` transformations, best first, each with a sentence of reasoning; see `Proposer`."""

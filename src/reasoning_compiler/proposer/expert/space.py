@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from reasoning_compiler.core.programs import Decision, Program, Transformation
-from reasoning_compiler.cost.tiling import TileGroup
+from reasoning_compiler.cost.sizing import Sizing
 from reasoning_compiler.ir.nest import Nest
 from reasoning_compiler.space.free import NamedBlock
 
@@ -14,8 +14,12 @@ class ExpertSpace(Protocol):
     """What the expert needs of a space."""
 
     start: Program
-    tile_groups: tuple[TileGroup, ...]
     takes_primitives: bool
+
+    @property
+    def sizings(self) -> tuple[Sizing, ...]:
+        """The decisions that size its blocks together."""
+        ...
 
     def table(self, program: Program) -> tuple[Decision, ...]:
         """Returns a program's decisions."""

@@ -1,27 +1,22 @@
-"""The ways in which a program's blocks may be tiled, and the best tilings of each.
-
-A way is a structure, as MetaSchedule's or our own with the sums in registers, with what belongs to it: padded loops, an
-operand that is copied. Each has a chooser (`tiles.py`) that ranks its tilings.
-"""
+"""The ways in which a program's blocks may be treated, and the best sizes of each, whatever rules they come from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from functools import cached_property
 
 from reasoning_compiler.core.machines import Machine
-from reasoning_compiler.core.programs import ChoiceDomain, Decision, Value
+from reasoning_compiler.core.programs import UNROLL, ChoiceDomain, Decision, TileDomain, Value
+from reasoning_compiler.cost.sizing import Choice, Chooser
 from reasoning_compiler.proposer.expert.space import ExpertSpace
 from reasoning_compiler.proposer.expert.start import Start
-from reasoning_compiler.proposer.expert.tiles import TileChooser, Tiling
-from reasoning_compiler.proposer.expert.words import describe_tiling
 
-NUM_TILINGS = 12
+NUM_CHOICES = 12
 """Of each way, the best."""
 
 
 class Ways:
-    """The ways to tile the blocks of a space's programs.
+    """The ways to treat the blocks of a space's programs.
 
     Args:
         space: the decisions, and the nests behind them.
@@ -33,74 +28,93 @@ class Ways:
         self._space, self._start, self._machine = space, start, machine
 
     @cached_property
-    def choosers(self) -> tuple[TileChooser, ...]:
+    def choosers(self) -> tuple[Chooser, ...]:
         """One for each way and block."""
         unrolls = sorted(self._unroll.domain.values) if self._unroll else [0]
-        return tuple(TileChooser(group, self._machine, unrolls) for group in self._space.tile_groups)
+        return tuple(sizing.on(self._machine, unrolls) for sizing in self._space.sizings)
 
     @cached_property
     def sites(self) -> frozenset[str]:
-        """The structure choices that come with tilings of their own."""
-        return frozenset(site for group in self._space.tile_groups for site, _ in group.needs)
+        """The structure choices that come with sizes of their own."""
+        return frozenset(site for sizing in self._space.sizings for site, _ in sizing.needs)
 
     @cached_property
-    def rankings(self) -> list[list[tuple[TileChooser, Tiling]]]:
-        """The best tilings of each block: the best of each structure first, then all others, best first.
+    def settled(self) -> frozenset[str]:
+        """All decisions that are chosen together: these structure choices and the sizes."""
+        return self.sites | {name for sizing in self._space.sizings for name in sizing.names}
 
-        With an operand packed in each call it counts as another structure.
-        """
-        found: dict[str, dict[tuple[str, bool], list[tuple[TileChooser, Tiling]]]] = {}
+    @cached_property
+    def rankings(self) -> list[list[tuple[Chooser, Choice]]]:
+        """The best choices of each block: the best of each family first, then all others, best first."""
+        found: dict[str, dict[Hashable, list[tuple[Chooser, Choice]]]] = {}
         for chooser in self.choosers:
-            ranked = [(chooser, tiling) for tiling in chooser.ranked(NUM_TILINGS)]
-            structure = (chooser.group.structure, bool(chooser.group.packed))
-            found.setdefault(chooser.group.block, {}).setdefault(structure, []).extend(ranked)
+            if not chooser.sizing.spans:  # then it stands for several blocks
+                ranked = [(chooser, choice) for choice in chooser.ranked(NUM_CHOICES)]
+                found.setdefault(chooser.sizing.block, {}).setdefault(chooser.sizing.family, []).extend(ranked)
         rankings = []
-        for structures in found.values():
-            ways = [sorted(way, key=lambda choice: choice[1].secs) for way in structures.values()]
-            first = sorted((way[0] for way in ways if way), key=lambda choice: choice[1].secs)
-            rest = sorted((choice for way in ways for choice in way[1:]), key=lambda choice: choice[1].secs)
+        for families in found.values():
+            ways = [sorted(way, key=lambda each: each[1].secs) for way in families.values()]
+            first = sorted((way[0] for way in ways if way), key=lambda each: each[1].secs)
+            rest = sorted((each for way in ways for each in way[1:]), key=lambda each: each[1].secs)
             rankings.append([*first, *rest])
         return rankings
 
-    def tiled(self, rank: int) -> tuple[dict[str, Value], str]:
-        """Returns the decisions of each block's tiling of that rank, and the reasons for them."""
+    @cached_property
+    def spanning(self) -> list[tuple[Chooser, Choice]]:
+        """The best choices for several blocks together, best first."""
+        choosers = (chooser for chooser in self.choosers if chooser.sizing.spans)
+        found = [(chooser, choice) for chooser in choosers for choice in chooser.ranked(NUM_CHOICES)]
+        return sorted(found, key=lambda each: each[1].secs)
+
+    def chosen(self, rank: int) -> tuple[dict[str, Value], str]:
+        """Returns the decisions of each block's choice of that rank, and the reasons for them."""
         values: dict[str, Value] = {}
         reasons = []
         unroll = 0
-        for ranking in self.rankings:
-            if not ranking:
-                continue
-            chooser, tiling = ranking[min(rank, len(ranking) - 1)]
-            values.update(chooser.group.needs)
-            values.update(tiles_of(chooser, tiling))
-            unroll = max(unroll, tiling.unroll)
-            reasons.append(describe_tiling(chooser.group, tiling, self._machine))
-        if self._unroll is not None and self.choosers:
-            values["unroll"] = unroll
+        for ranking in filter(None, self.rankings):
+            chooser, choice = ranking[min(rank, len(ranking) - 1)]
+            values.update(chooser.sizing.needs)
+            values.update(chooser.values(choice))
+            unroll = max(unroll, choice.unroll)
+            reasons.append(chooser.explain(choice))
+        if self._unroll is not None and self.rankings:
+            values[self._unroll.name] = unroll
         return values, " ".join(reasons)
 
-    def fits(self, chooser: TileChooser, values: Mapping[str, Value]) -> bool:
-        """Tells whether a program with these values is tiled in the chooser's way."""
+    def fits(self, chooser: Chooser, values: Mapping[str, Value]) -> bool:
+        """Tells whether a program with these values treats the chooser's block in its way."""
         start = {site: self._start.values[site] for site in self.sites_of(chooser)}
-        wanted = start | dict(chooser.group.needs)
+        wanted = start | dict(chooser.sizing.needs)
         return all(values.get(site, start[site]) == value for site, value in wanted.items())
 
-    def sites_of(self, chooser: TileChooser) -> list[str]:
+    def sites_of(self, chooser: Chooser) -> list[str]:
         """Returns the structure choices of all ways of a chooser's block."""
-        same = (c for c in self.choosers if c.group.block == chooser.group.block)
-        return list(dict.fromkeys(site for c in same for site, _ in c.group.needs))
+        same = (c for c in self.choosers if c.sizing.block == chooser.sizing.block)
+        return list(dict.fromkeys(site for c in same for site, _ in c.sizing.needs))
 
     @cached_property
     def _unroll(self) -> Decision | None:
         table = self._start.table
-        return next((d for d in table if d.name == "unroll" and isinstance(d.domain, ChoiceDomain)), None)
+        return next((d for d in table if d.role == UNROLL and isinstance(d.domain, ChoiceDomain)), None)
 
 
-def tiles_of(chooser: TileChooser, tiling: Tiling) -> dict[str, Value]:
-    """Returns the values of a tiling's decisions, by name."""
-    values: dict[str, Value] = {
-        name: factors for (_, name, _), factors in zip(chooser.group.decisions, tiling.factors, strict=True)
-    }
-    if tiling.prefetch_bytes and chooser.group.prefetch is not None:
-        values[chooser.group.prefetch.name] = tiling.prefetch_bytes
-    return values
+def other_values(decision: Decision) -> Iterator[Value]:
+    """Yields the values of a decision's domain other than its own; for a tile, the plain two-way splits."""
+    domain = decision.domain
+    if isinstance(domain, ChoiceDomain):
+        yield from (value for value in domain.values if value != decision.value)
+        return
+    for inner in (4, 8, 16, 32, 64):
+        if isinstance(domain, TileDomain) and domain.num_factors > 1 and domain.extent % inner == 0:
+            split = (domain.extent // inner, *[1] * (domain.num_factors - 2), inner)
+            if domain.why_not(split) is None and split != decision.value:
+                yield split
+
+
+def describe_move(decision: Decision, value: Value) -> str:
+    """Returns words for setting a decision to a value."""
+    if isinstance(value, tuple):
+        return f"{decision.name} {' × '.join(map(str, value))}"
+    if isinstance(decision.domain, ChoiceDomain) and value in decision.domain.values:
+        return f"{decision.name}: {decision.domain.label(value)}"
+    return f"{decision.name}: {value}"

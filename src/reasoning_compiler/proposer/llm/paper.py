@@ -264,7 +264,7 @@ def _is_for(mutator: Mutator, decision: Decision) -> bool:
         return decision.kind == "tile"
     if mutator == "ComputeLocation":
         return decision.kind == "location"
-    return decision.kind == "choice" and mutator.lower() in decision.name.lower()
+    return decision.kind == "choice" and decision.role == mutator.lower()
 
 
 def _draw_choice(domain: ChoiceDomain, present: Value, rng: np.random.Generator) -> Value | None:

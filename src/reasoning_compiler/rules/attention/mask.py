@@ -22,7 +22,7 @@ from reasoning_compiler.ir.affine import Affine, Digit, read
 from reasoning_compiler.ir.walk import variables
 
 if TYPE_CHECKING:
-    from reasoning_compiler.rules.attention_chain import Stage, Statement
+    from reasoning_compiler.rules.attention.chain import Stage, Statement
 
 _MASKED_BELOW = -1e8
 _ROW, _COLUMN = Digit(0, 1, 2**31), Digit(1, 1, 2**31)

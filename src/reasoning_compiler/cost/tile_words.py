@@ -1,21 +1,22 @@
-"""The expert's sentences."""
+"""Why a tiling should be fast, in words."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from reasoning_compiler.core.machines import Machine
-from reasoning_compiler.core.programs import ChoiceDomain, Decision, Value
-from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.ir.dots import registers_of
-from reasoning_compiler.proposer.expert.tiles import Tiling
+
+if TYPE_CHECKING:
+    from reasoning_compiler.cost.tile_choice import Tiling
+    from reasoning_compiler.cost.tiling import TileGroup
 
 
 def describe_tiling(group: TileGroup, tiling: Tiling, machine: Machine) -> str:
     """Returns in a sentence or two why a tiling should be fast."""
     found = tiling.analysis
-    inner = {name: f[-1] for (name, _, _), f in zip(group.decisions, tiling.factors, strict=True)}
+    inner = {loop: factors[-1] for (loop, _, _), factors in zip(group.decisions, tiling.factors, strict=True)}
     extents: dict[str, int] = {}
     for name, extent in found.tile:
         loop = name.rpartition("_")[0]
@@ -48,32 +49,7 @@ def describe_tiling(group: TileGroup, tiling: Tiling, machine: Machine) -> str:
         text += f" (strided vectors in {', '.join(found.strided)})"
     if tiling.prefetch_bytes:
         text += f"; loads are announced {tiling.prefetch_bytes} bytes ahead"
-    return f"{text}; bound by {found.bound}.{_describe_copies(group, inner)}"
-
-
-def _describe_copies(group: TileGroup, inner: Mapping[str, int]) -> str:
-    """Returns a sentence for each padded loop, with its innermost factor, and one for what is copied."""
-    told = []
-    for padding in group.nest.padded:
-        tiles = f"{padding.padded // inner[padding.loop]} tiles of {inner[padding.loop]}"
-        told.append(
-            f" No good tile divides {padding.extent} iterations of {padding.loop}: padded to {padding.padded}, "
-            f"{tiles}, {padding.extra_work:.1%} more work."
-        )
-    packed = sorted(group.packed)
-    if packed:
-        names = ", ".join(name.removesuffix("_global") for name in packed)
-        told.append(f" Each call copies {names} into the order of reading, which its many rows pay for.")
-    elif group.copies:
-        names = ", ".join(copy.block.removesuffix("_pad").removesuffix("_global") for copy in group.copies)
-        told.append(f" Each call copies {names} for it.")
-    return "".join(told)
-
-
-def describe_move(name: str, value: Value, decision: Decision | None) -> str:
-    """Returns words for setting a decision to a value."""
-    if isinstance(value, tuple):
-        return f"{name} {' × '.join(map(str, value))}"
-    if decision is not None and isinstance(decision.domain, ChoiceDomain) and value in decision.domain.values:
-        return f"{name}: {decision.domain.label(value)}"
-    return f"{name}: {value}"
+    text = f"{text}; bound by {found.bound}."
+    said = [words for tell in group.words if (words := tell(inner))]
+    unsaid = [nest.block for nest in group.copies if nest.output and nest.output.buffer not in group.packed]
+    return " ".join([text, *said, *([f"Each call copies {', '.join(unsaid)} for it."] if unsaid else [])])

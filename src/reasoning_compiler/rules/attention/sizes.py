@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from reasoning_compiler.core.factors import prime_moves
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.programs import ChoiceDomain, Decision, TileDomain, Value
 from reasoning_compiler.cost.analysis import clock_hz
-from reasoning_compiler.cost.tiling import TileGroup
-from reasoning_compiler.proposer.expert.ideas import Edits
-from reasoning_compiler.proposer.expert.tiles import prime_moves
-from reasoning_compiler.rules.fused_label import FUSED, MASKED
 
 _CACHE_SHARE = 0.75
 _L2_BYTES_PER_CYCLE, _L3_BYTES_PER_CYCLE = 32, 16
@@ -43,60 +40,96 @@ class Sizes(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FusedChoice:
-    """Sizes, what they cost in cycles of one core for one head (more where cores idle), and why they should do well."""
+class SizesChoice:
+    """Sizes, and what they cost in cycles of one core for one head (more where cores idle).
+
+    Args:
+        sizes: of the four decisions.
+        cycles: of one head.
+        secs: of all heads, on all cores.
+        masked: the share of the scores that a mask leaves out.
+    """
 
     sizes: Sizes
     cycles: float
-    reasoning: str
+    secs: float
+    masked: float
+
+    @property
+    def unroll(self) -> int:
+        """None is needed: the rule unrolls by itself."""
+        return 0
 
 
-class FusedChooser:
+@dataclass(frozen=True)
+class RowBlocks:
+    """The decisions of one attention that is fused over rows; a `Sizing`.
+
+    Args:
+        block: the last product's.
+        site: the structure decision, and its alternative.
+        decisions: on rows, depth, keys and steps.
+        heads: how often the attention is computed, each time with rows of its own.
+        masked: a causal mask leaves scores out.
+    """
+
+    block: str
+    site: tuple[str, str]
+    decisions: tuple[Decision, Decision, Decision, Decision]
+    heads: int
+    masked: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the decisions."""
+        return tuple(d.name for d in self.decisions)
+
+    @property
+    def needs(self) -> tuple[tuple[str, str], ...]:
+        """The structure choice."""
+        return (self.site,)
+
+    @property
+    def spans(self) -> bool:
+        """Always: from the first product to the last."""
+        return True
+
+    @property
+    def family(self) -> Hashable:
+        """The rule's own."""
+        return "rows"
+
+    def on(self, machine: Machine, unrolls: Sequence[int]) -> SizesChooser:
+        """Returns who chooses sizes on a machine; see `Sizing`."""
+        return SizesChooser(self, machine)
+
+
+class SizesChooser:
     """Chooses sizes for one attention that is fused over rows.
 
     Args:
-        table: of a program with that structure.
+        sizing: its decisions.
         machine: a CPU.
-        heads: how often the attention is computed, each time with rows of its own; 0 if it is not known.
-
-    Raises:
-        LookupError: nothing in the table is fused over rows.
     """
 
-    def __init__(self, table: Sequence[Decision], machine: Machine, *, heads: int = 0) -> None:
-        sites = [d for d in table if d.kind == "structure" and is_fused(d.value)]
-        if not sites:
-            raise LookupError("nothing is fused over rows")
-        self.table = tuple(table)
-        self.site, self.label = sites[0].name, str(sites[0].value)
-        self.block = self.site.rpartition(" ")[0]
-        mine = [d for d in table if d.kind != "structure" and d.name.startswith(f"{self.block}.")]
-        tiles = [d for d in mine if isinstance(d.domain, TileDomain)]
-        steps = [d for d in mine if isinstance(d.domain, ChoiceDomain)]
-        # In the order in which the rule takes them.
-        self.decisions = (*tiles[:3], *steps[:1])
-        self.names = tuple(d.name for d in self.decisions)
-        self._machine, self._heads = machine, heads
+    def __init__(self, sizing: RowBlocks, machine: Machine) -> None:
+        self.sizing, self._machine = sizing, machine
         self._lanes = machine.vector_bytes // _ITEM_BYTES
 
-    @property
-    def present(self) -> Sizes:
-        """The sizes of the table's program."""
-        return Sizes(*(d.value for d in self.decisions))  # type: ignore[arg-type]
+    def present(self, values: Mapping[str, Value], unroll: int) -> SizesChoice | None:
+        """Returns the choice that a program's values make; see `Chooser`."""
+        sizes = [values.get(decision.name) for decision in self.sizing.decisions]
+        if any(d.domain.why_not(size) for d, size in zip(self.sizing.decisions, sizes, strict=True)):
+            return None
+        return self.judge(Sizes(*sizes))  # type: ignore[arg-type]
 
-    def edits(self, sizes: Sizes) -> dict[str, Value]:
-        """Returns the structure and these sizes by decision name."""
-        return {self.site: self.label} | dict(zip(self.names, sizes, strict=True))
+    def values(self, choice: SizesChoice) -> dict[str, Value]:
+        """Returns the sizes by decision name."""
+        return dict(zip(self.sizing.names, choice.sizes, strict=True))
 
-    def edits_beside(self, others: dict[str, Value], sizes: Sizes) -> Edits:
-        """Returns edits of the start program: these sizes, with what of other values has a meaning beside them."""
-        wanted = {**others, **self.edits(sizes)}
-        here = [d for d in self.table if d.name in wanted and d.domain.why_not(wanted[d.name]) is None]
-        return tuple((d.name, wanted[d.name]) for d in here if d.kind == "structure" or d.value != wanted[d.name])
-
-    def ranked(self, num: int) -> list[FusedChoice]:
+    def ranked(self, num: int) -> list[SizesChoice]:
         """Returns up to `num` choices, the best first, no two with the same register tiles."""
-        rows, depth, keys, steps = (d.domain for d in self.decisions)
+        rows, depth, keys, steps = (d.domain for d in self.sizing.decisions)
         unrolled = [s for s in steps.values if isinstance(s, int) and s <= 2][-1:]  # type: ignore[union-attr]
         candidates = (
             Sizes(r, d, k, s)
@@ -106,7 +139,7 @@ class FusedChooser:
             for s in unrolled
             if self._in_registers(r[-1], d[-1]) and self._in_registers(r[-1], k[-1])
         )
-        best: dict[tuple[int, int, int], FusedChoice] = {}
+        best: dict[tuple[int, int, int], SizesChoice] = {}
         for sizes in candidates:
             tiles = (sizes.rows[-1], sizes.depth[-1], sizes.keys[-1])
             choice = self.judge(sizes)
@@ -114,25 +147,25 @@ class FusedChooser:
                 best[tiles] = choice
         return sorted(best.values(), key=lambda c: (c.cycles, c.sizes))[:num]
 
-    def neighbours(self, sizes: Sizes) -> Iterator[Sizes]:
-        """Yields sizes that differ in one prime factor or in the steps."""
-        for index, decision in enumerate(self.decisions):
-            domain = decision.domain
+    def neighbours(self, choice: SizesChoice) -> Iterator[SizesChoice]:
+        """Yields the choices that differ in one prime factor or in the steps."""
+        for index, decision in enumerate(self.sizing.decisions):
+            domain, size = decision.domain, choice.sizes[index]
             if isinstance(domain, TileDomain):
-                options = (moved for moved in prime_moves(sizes[index]) if domain.why_not(moved) is None)  # type: ignore[arg-type]
+                options: Iterable[Any] = (moved for moved in prime_moves(size) if domain.why_not(moved) is None)
             else:
-                options = (v for v in domain.values if v != sizes[index])  # type: ignore[misc]
+                options = (value for value in domain.values if value != size)
             for value in options:
-                yield sizes._replace(**{Sizes._fields[index]: value})
+                yield self.judge(choice.sizes._replace(**{Sizes._fields[index]: value}))
 
-    def judge(self, sizes: Sizes) -> FusedChoice:
-        """Returns the sizes with their cost and a sentence."""
+    def judge(self, sizes: Sizes) -> SizesChoice:
+        """Returns the sizes with their cost."""
         machine, lanes = self._machine, self._lanes
         blocks, tiles, tile_rows = sizes.rows
         rows, num_rows = tiles * tile_rows, math.prod(sizes.rows)
         depth, keys = (math.prod(s) * lanes for s in (sizes.depth, sizes.keys))
         panel = sizes.keys[-1] * lanes
-        share = _share(blocks, rows, keys, panel) if MASKED in self.label else 1.0
+        share = _share(blocks, rows, keys, panel) if self.sizing.masked else 1.0
 
         l1_bytes = (rows * depth + panel * depth) * _ITEM_BYTES
         from_l2 = l1_bytes > _CACHE_SHARE * machine.l1_bytes
@@ -147,17 +180,23 @@ class FusedChooser:
         cycles = share * (first + second + softmax)
         if _SCORE_BUFFERS * score_bytes + head_bytes > _CACHE_SHARE * machine.l2_bytes:
             cycles += 0.5 * share * blocks * head_bytes / _L3_BYTES_PER_CYCLE
-        jobs = (self._heads or machine.num_cores) * blocks
+        jobs = self.sizing.heads * blocks
         cycles *= math.ceil(jobs / machine.num_cores) * machine.num_cores / jobs
-        kilobytes = rows * keys * _ITEM_BYTES / 1024
+        secs = cycles * self.sizing.heads / machine.num_cores / clock_hz(machine)
+        return SizesChoice(sizes, cycles, secs, 1 - share)
+
+    def explain(self, choice: SizesChoice) -> str:
+        """Returns in a sentence or two why sizes should do well."""
+        _, tiles, tile_rows = choice.sizes.rows
+        rows, panel = tiles * tile_rows, choice.sizes.keys[-1] * self._lanes
+        kilobytes = rows * math.prod(choice.sizes.keys) * self._lanes * _ITEM_BYTES / 1024
+        vectors = max(choice.sizes.keys[-1], choice.sizes.depth[-1])
         text = (
             f"Fused over blocks of {rows} rows, whose scores ({kilobytes:.0f} KB) stay in cache; "
-            f"register tiles of {tile_rows} rows × {panel} keys and × {sizes.depth[-1] * lanes} of depth "
-            f"keep {tile_rows * max(sizes.keys[-1], sizes.depth[-1])} of {machine.num_vector_registers} registers busy."
+            f"register tiles of {tile_rows} rows × {panel} keys and × {choice.sizes.depth[-1] * self._lanes} of depth "
+            f"keep {tile_rows * vectors} of {self._machine.num_vector_registers} registers busy."
         )
-        if MASKED in self.label:
-            text += f" {1 - share:.0%} of the scores are masked and skipped."
-        return FusedChoice(sizes, cycles, text)
+        return text + (f" {choice.masked:.0%} of the scores are masked and skipped." if self.sizing.masked else "")
 
     def _cycles_per_byte(self, held_bytes: int) -> float:
         """Returns what it costs a core to go once more through data of that size, of what its second cache lacks."""
@@ -181,31 +220,6 @@ class FusedChooser:
         )
         spilled = max(0, rows * vectors + vectors + 1 - machine.num_vector_registers)
         return steps * (step + 1.5 * spilled + 0.5) + 2 * rows * vectors
-
-
-def fused_chooser(table: Sequence[Decision], groups: Sequence[TileGroup], machine: Machine) -> FusedChooser:
-    """Returns who chooses the sizes of the attention that is fused in a program, however often that is computed.
-
-    Args:
-        table: of the program.
-        groups: of the space.
-        machine: a CPU.
-
-    Raises:
-        LookupError: nothing in the table is fused over rows.
-    """
-    chooser = FusedChooser(table, machine)
-    group = next((g for g in groups if g.block == chooser.block), None)
-    if group is None:
-        return chooser
-    *others, _ = (loop.extent for loop in group.nest.loops if not loop.reduces)  # the last is depth
-    heads = math.prod(others) // math.prod(chooser.present.rows)
-    return FusedChooser(table, machine, heads=heads)
-
-
-def is_fused(value: Value) -> bool:
-    """Tells whether a structure is one that is fused over rows."""
-    return isinstance(value, str) and value.startswith(FUSED)
 
 
 def _lacking(held_bytes: int, cache_bytes: int) -> float:

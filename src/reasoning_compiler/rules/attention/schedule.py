@@ -1,4 +1,4 @@
-"""A rule that computes softmax(Q·Kᵀ)·V block of rows by block of rows, so that the scores never leave the cache.
+"""What the rule does: softmax(Q·Kᵀ)·V block of rows by block of rows, so that the scores never leave the cache.
 
 For each head and block of rows: the scores of these rows with all keys, by a register tile whose sums live in
 registers; the softmax on them, in vectors; the product with V, by another register tile. K is packed first, so that
@@ -17,106 +17,33 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from reasoning_compiler.ir.marks import NO_RULES, SETTLED, SKIP_MASKED, STRUCTURE
 from reasoning_compiler.ir.walk import REDUCTION
-from reasoning_compiler.machine.targets import target_vector_unit
-from reasoning_compiler.machine.toolchain import TVM_ERRORS, import_tvm
-from reasoning_compiler.rules.attempted import attempted
-from reasoning_compiler.rules.attention_chain import Chain, Product, Stage, find_chain
-from reasoning_compiler.rules.fused_label import FUSED, MASKED
-from reasoning_compiler.rules.vector_math import mark_vector_math
+from reasoning_compiler.machine.toolchain import TVM_ERRORS
+from reasoning_compiler.rules.attention.chain import Chain, Product, Stage
 
-_FLOAT_BYTES = 4
-_MIN_LANES = 4
-_MIN_ROWS = 16  # that share the packed keys; packing costs as much as a few rows' products
-_MIN_TILE_ROWS = 4  # where the last vector of keys is not whole
-_MAX_TILE_ROWS, _MAX_TILE_VECTORS = 16, 8
+MAX_TILE_ROWS, MAX_TILE_VECTORS = 16, 8
+"""Of a register tile."""
+
 _STEPS = (1, 2, 4)  # of the sums, unrolled
-_MAX_WASTE = 1 / 8  # of the last vector of keys, of all
 _NEUTRAL = {"Add": 0.0, "Max": -3.4028234663852886e38}
 _PARTITION = "pragma_loop_partition_hint"  # TVM's own: iterations in which a condition always holds go apart
 
 
-def fused_attention() -> Any:
-    """Returns the rule: an alternative for the last product of each attention that it finds, `fused over rows`.
+def fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int, finish: Callable[[Any], None]) -> None:
+    """Computes a chain block of rows by block of rows.
 
-    It is not offered where too few rows share the keys, or where no vectors divide the keys and the last one would be a
-    large part of all or no register tile divides the rows; then nothing would be gained.
+    Args:
+        sch: is changed.
+        chain: what is computed.
+        lanes: of vectors over keys.
+        depth_lanes: of vectors over depth.
+        finish: is called where nothing is left for other rules, and settles what is decided of the whole program.
     """
-    import_tvm()
-    from tvm.ir.utils import derived_object
-    from tvm.s_tir.meta_schedule.schedule_rule import PyScheduleRule
-
-    @derived_object
-    class FusedAttention(PyScheduleRule):
-        """Offers the program as it is, and fused."""
-
-        lanes = 0
-
-        def _initialize_with_tune_context(self, context: Any) -> None:
-            if context.target.kind.name == "llvm":
-                self.lanes = target_vector_unit(context.target).vector_bytes // _FLOAT_BYTES
-
-        def apply(self, sch: Any, block: Any) -> list[Any]:
-            found = sch.get(block)
-            chain = find_chain(sch.mod, str(found.name_hint)) if self.lanes and found.init is not None else None
-            for lanes in _lanes(chain, self.lanes) if chain is not None else []:
-                fused = attempted(sch, _fuse, chain, *lanes)
-                if fused is not None:
-                    return [sch, fused]
-            return [sch]
-
-        def clone(self) -> Any:
-            return FusedAttention()
-
-    return FusedAttention()
-
-
-def _lanes(chain: Chain, widest: int) -> list[tuple[int, int]]:
-    """Returns vector lengths over keys and over depth, the better ones first; none where the rule is not worth it."""
-    scores, out = chain.scores, chain.out
-    keys, depth = (math.gcd(p.extents[p.column], widest) for p in (scores, out))
-    # Query heads that share a KV head share its packed keys, too.
-    rows, num_keys = scores.extents[scores.row], scores.extents[scores.column]
-    if depth < _MIN_LANES or rows < _MIN_ROWS:
-        return []
-    whole = [(keys, depth)] if keys >= _MIN_LANES else []
-    is_short = 2 * keys < widest or keys < _MIN_LANES
-    little = -num_keys % widest <= _MAX_WASTE * num_keys
-    fills = is_short and little and _has_tile(rows) and _num_bounds(chain.stages) <= 1
-    return [(widest, depth), *whole] if fills else whole
-
-
-def _num_bounds(stages: Sequence[Stage]) -> int:
-    """Returns how many comparisons of places, as a mask makes, decide what stages compute.
-
-    TVM cuts a loop where each of them changes. The last vector is one such place, and a mask's bound another; with a
-    third, as of a window, it now and then, not in every process, computes a vector too many, behind a buffer's end.
-    """
-    tvm = import_tvm()
-    import tvm_ffi
-
-    count = 0
-    for stage in stages:
-        for kind in (tvm.tirx.LT, tvm.tirx.LE, tvm.tirx.GT, tvm.tirx.GE, tvm.tirx.EQ, tvm.tirx.NE):
-            found: list[Any] = []
-            tvm_ffi.structural_walk(stage.statement.value, (kind, found.append))
-            for comparison in found:
-                loads: list[Any] = []
-                tvm_ffi.structural_walk(comparison, (tvm.ir.TensorLoad, loads.append))
-                count += not loads
-    return count
-
-
-def _has_tile(rows: int) -> bool:
-    return any(rows % size == 0 for size in range(_MIN_TILE_ROWS, _MAX_TILE_ROWS + 1))
-
-
-def _fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int) -> None:
     is_odd = chain.scores.extents[chain.scores.column] % lanes > 0
     if is_odd:  # what follows the scores fills up their last vector, which a product cannot
         chain = replace(chain, after_scores=())
@@ -127,7 +54,7 @@ def _fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int) -> None:
     alone = len(sch.get_child_blocks(sch.get_sblock("root", "main"))) == len(own)
     for block in own:
         sch.annotate(block, NO_RULES, "None")
-    sch.annotate(out, STRUCTURE, FUSED + (f", {MASKED}" if chain.live is not None else ""))
+    sch.annotate(out, STRUCTURE, "fused over rows" + (", masked keys skipped" if chain.live is not None else ""))
 
     inlined = _inline(sch, chain, stages)
     placed = [s for s in chain.stages if s.name not in inlined and s.name not in chain.after_scores]
@@ -198,8 +125,7 @@ def _fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int) -> None:
         if is_odd:
             sch.annotate(loop, _PARTITION, 1)
     if alone:  # nothing is left for other rules
-        mark_vector_math(sch)
-        sch.annotate(sch.get_sblock("root", "main"), NO_RULES, "None")
+        finish(sch)
 
 
 def _sample(sch: Any, out: Any, chain: Chain, lanes: int, depth_lanes: int) -> tuple[Any, Any, Any, Any]:
@@ -208,11 +134,11 @@ def _sample(sch: Any, out: Any, chain: Chain, lanes: int, depth_lanes: int) -> t
     product = chain.out
     loops = sch.get_loops(out)
     row, depth, key = (loops[product.loops[i]] for i in (product.row, product.column, product.reduced))
-    rows = sch.sample_perfect_tile(row, n=3, max_innermost_factor=_MAX_TILE_ROWS)
+    rows = sch.sample_perfect_tile(row, n=3, max_innermost_factor=MAX_TILE_ROWS)
     vectors, _ = sch.split(depth, [None, depth_lanes])
-    depths = sch.sample_perfect_tile(vectors, n=2, max_innermost_factor=_MAX_TILE_VECTORS)
+    depths = sch.sample_perfect_tile(vectors, n=2, max_innermost_factor=MAX_TILE_VECTORS)
     vectors, lane = sch.split(key, [None, lanes])
-    keys = sch.sample_perfect_tile(vectors, n=2, max_innermost_factor=_MAX_TILE_VECTORS)
+    keys = sch.sample_perfect_tile(vectors, n=2, max_innermost_factor=MAX_TILE_VECTORS)
     possible = [s for s in _STEPS if math.gcd(lanes, chain.scores.extents[chain.scores.reduced]) % s == 0]
     steps = sch.sample_categorical(possible, [1 / len(possible)] * len(possible))
     sch.split(lane, [None, steps])

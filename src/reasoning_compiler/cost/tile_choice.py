@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from reasoning_compiler.core.factors import divisors, prime_moves
 from reasoning_compiler.core.machines import Machine
-from reasoning_compiler.core.programs import TileDomain
+from reasoning_compiler.core.programs import TileDomain, Value
 from reasoning_compiler.cost.analysis import BlockAnalysis, analyze_block
 from reasoning_compiler.cost.register_tile import NUM_RUNS, RUN_STEPS
-from reasoning_compiler.cost.tiling import TileGroup
+from reasoning_compiler.cost.tile_words import describe_tiling
 from reasoning_compiler.ir.dots import registers_of
-from reasoning_compiler.proposer.random import prime_factors
+
+if TYPE_CHECKING:
+    from reasoning_compiler.cost.tiling import TileGroup
 
 Factors = tuple[tuple[int, ...], ...]  # one tuple of factors per tiled loop, in the group's order
 
@@ -53,6 +56,7 @@ class TileChooser:
 
     def __init__(self, group: TileGroup, machine: Machine, unrolls: Sequence[int]) -> None:
         self.group, self.machine, self.unrolls = group, machine, tuple(unrolls) or (0,)
+        self.sizing = group
         self._domains: list[TileDomain] = [domain for _, _, domain in group.decisions]
         self._spatial = [i for i, loop in enumerate(group.nest.loops) if not loop.reduces]
         self._reducing = [i for i, loop in enumerate(group.nest.loops) if loop.reduces]
@@ -93,8 +97,28 @@ class TileChooser:
         """Tells whether these are factors of the group's loops, inside their domains."""
         return all(domain.why_not(f) is None for domain, f in zip(self._domains, factors, strict=True))
 
-    def neighbours(self, factors: Factors) -> Iterator[Factors]:
+    def present(self, values: Mapping[str, Value], unroll: int) -> Tiling | None:
+        """Returns the tiling that a program's values make; None where they do not tile the group's loops."""
+        factors = tuple(values.get(name) for name in self.group.names)
+        return self.judge(factors, unroll) if self.allows(factors) else None  # type: ignore[arg-type]
+
+    def neighbours(self, tiling: Tiling) -> Iterator[Tiling]:
         """Yields the tilings that differ in one prime factor of one loop, moved to another level."""
+        for moved in self._moved(tiling.factors):
+            yield self.judge(moved, tiling.unroll)
+
+    def values(self, tiling: Tiling) -> dict[str, Value]:
+        """Returns the values of a tiling's decisions, by name."""
+        values: dict[str, Value] = dict(zip(self.group.names, tiling.factors, strict=True))
+        if tiling.prefetch_bytes and self.group.prefetch is not None:
+            values[self.group.prefetch.name] = tiling.prefetch_bytes
+        return values
+
+    def explain(self, tiling: Tiling) -> str:
+        """Returns in a sentence or two why a tiling should be fast."""
+        return describe_tiling(self.group, tiling, self.machine)
+
+    def _moved(self, factors: Factors) -> Iterator[Factors]:
         for index, domain in enumerate(self._domains):
             for moved in prime_moves(factors[index]):
                 if domain.why_not(moved) is None:
@@ -121,10 +145,10 @@ class TileChooser:
         dot = self.group.nest.dot
         lanes = max(1, self.machine.vector_bytes // item_bytes) if dot is None else 1
         registers, _ = registers_of(self.machine, dot)
-        widths = _divisors(self._domains[vector].extent, self._domains[vector].max_innermost or 64)
+        widths = divisors(self._domains[vector].extent, self._domains[vector].max_innermost or 64)
         full = [w for w in widths if w % lanes == 0]
         for width in full or widths[-2:]:
-            options = [_divisors(self._domains[i].extent, _MAX_ROWS_PER_LOOP) for i in rows]
+            options = [divisors(self._domains[i].extent, _MAX_ROWS_PER_LOOP) for i in rows]
             for counts in itertools.product(*options):
                 accumulators = math.prod(counts) * math.ceil(width / lanes)
                 if accumulators <= registers - 2:
@@ -148,12 +172,12 @@ class TileChooser:
                 levels[0] = domain.extent
             elif index in self._reducing:
                 last = index == self._reducing[-1]
-                levels[-1] = max(_divisors(domain.extent, domain.max_innermost or 64)) if last else 1
+                levels[-1] = max(divisors(domain.extent, domain.max_innermost or 64)) if last else 1
                 levels[0] = domain.extent // levels[-1]
             else:
                 levels[-1] = tile[index]
                 rest = domain.extent // tile[index]
-                levels[0] = rest if index == vector else max(_divisors(rest, jobs))
+                levels[0] = rest if index == vector else max(divisors(rest, jobs))
                 jobs = jobs if index == vector else max(1, jobs // levels[0])
                 levels[-2] *= rest // levels[0]
             factors.append(tuple(levels))
@@ -175,7 +199,7 @@ class TileChooser:
         factors[vector] = (jobs, rest // runs, *[1] * (len(between) - 1), runs, width)
         for index in self._reducing:
             extent = self._domains[index].extent
-            steps = max(_divisors(extent, RUN_STEPS)) if index == self._reducing[-1] else 1
+            steps = max(divisors(extent, RUN_STEPS)) if index == self._reducing[-1] else 1
             factors[index] = (extent // steps, steps)
         yield tuple(factors)
 
@@ -189,7 +213,7 @@ class TileChooser:
         yield start
         present = start
         while True:
-            options = [self.judge(f, present.unroll) for f in self.neighbours(present.factors)]
+            options = list(self.neighbours(present))
             yield from options
             better = min(options, key=lambda t: (t.secs, t.factors), default=present)
             if better.secs >= present.secs * 0.999:
@@ -197,17 +221,3 @@ class TileChooser:
             present = better
         for unroll in self.unrolls:
             yield self.judge(present.factors, unroll)
-
-
-def prime_moves(factors: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Yields the factors with one prime moved from one of them to another."""
-    for source, target in itertools.permutations(range(len(factors)), 2):
-        for prime in sorted(set(prime_factors(factors[source]))):
-            moved = list(factors)
-            moved[source] //= prime
-            moved[target] *= prime
-            yield tuple(moved)
-
-
-def _divisors(number: int, limit: int) -> list[int]:
-    return [d for d in range(1, min(number, limit) + 1) if number % d == 0]

@@ -1,4 +1,4 @@
-"""The decision how many bytes ahead of its loads a block announces what it streams from memory, see `PREFETCH`."""
+"""The decision how many bytes ahead of its loads a block prefetches what it streams from memory, see `PREFETCH`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reasoning_compiler.ir.walk import constants
 _DISTANCES_BYTES = (0, 4096, 8192, 16384)
 
 
-def announce_streams(sch: Any, block: Any, *, stream_bytes: int) -> None:
+def prefetch_streams(sch: Any, block: Any, *, stream_bytes: int) -> None:
     """Makes the distance a decision where a block reads a constant of more than `stream_bytes`.
 
     Args:

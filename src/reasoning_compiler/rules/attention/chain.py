@@ -11,7 +11,7 @@ from typing import Any
 
 from reasoning_compiler.ir.walk import REDUCTION, blocks
 from reasoning_compiler.machine.toolchain import import_tvm
-from reasoning_compiler.rules.masked_columns import Band, live_band
+from reasoning_compiler.rules.attention.mask import Band, live_band
 
 
 @dataclass(frozen=True)
