@@ -17,9 +17,9 @@ from bench import publish, spread
 
 from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, Transformation
-from reasoning_compiler.core.steps import Proposal, Step
+from reasoning_compiler.core.steps import Known, Proposal, Step
 from reasoning_compiler.proposer.protocol import Context
-from reasoning_compiler.search.search import Known, SearchConfig, TreeSearch
+from reasoning_compiler.search.search import SearchConfig, TreeSearch
 
 BATCH = 4
 LIMIT_MS = 5.0

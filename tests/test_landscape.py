@@ -18,10 +18,10 @@ import pytest
 
 from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.core.programs import UNTUNED, Decision, Program, TileDomain, Transformation, Value
-from reasoning_compiler.core.steps import Proposal
+from reasoning_compiler.core.steps import Known, Proposal
 from reasoning_compiler.proposer.protocol import Context, Proposer
 from reasoning_compiler.proposer.random import RandomProposer, draw, mutate
-from reasoning_compiler.search.search import Known, SearchConfig, TreeSearch
+from reasoning_compiler.search.search import SearchConfig, TreeSearch
 from toy_space import Blind, unit
 
 SEEDS = 40

@@ -218,11 +218,12 @@ class TestMeasuring:
     def test_who_takes_many_times_as_long_as_the_best_is_not_waited_for(self, instrument: Instrument) -> None:
         lost = one(instrument, calling("pause"), best_secs=1e-4)
         assert lost.measurement.latencies_secs == (0.1,) and lost.measurement.cut and lost.artifact is None
-        assert not lost.measurement.verified
+        assert lost.measurement.censored and not lost.measurement.verified
 
     def test_a_loser_is_cut_and_not_kept(self, instrument: Instrument) -> None:
         results = instrument.measure([scheduled(Gemm()), slow_gemm(200)], best_secs=None)
         winner, loser = (result.measurement for result in results)
+        assert not winner.censored and not loser.censored
         assert loser.ok and loser.cut and loser.verified
         assert not winner.cut and loser.latency_secs > 1.5 * winner.latency_secs
         assert results[1].artifact is None

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,11 @@ def test_the_latency_is_the_median() -> None:
 def test_only_what_is_whole_and_verified_counts() -> None:
     assert Measurement((1.0,), verified=True).counts
     assert not Measurement((1.0,)).counts
+    bound = Measurement((1.0,), cut=True, censored=True)
+    assert bound.ok and not bound.is_full and not bound.counts and Measurement.from_json(bound.to_json()) == bound
+    for wrong in ({"cut": False}, {"verified": True}, {"latencies_secs": (1.0, 2.0)}):
+        with pytest.raises(ValueError, match="the bound"):
+            replace(bound, **wrong)
     assert not Measurement((1.0,), verified=True, cut=True).counts
 
 

@@ -148,6 +148,21 @@ def test_a_cut_step_has_a_rough_latency_and_no_gain(tmp_path: Path) -> None:
     ]
 
 
+def test_a_bound_is_shown_as_one(tmp_path: Path) -> None:
+    summary = told(
+        tmp_path,
+        ("node", step(0, None)),
+        ("measured", 0, ok(8.0)),
+        ("node", step(1)),
+        ("measured", 1, ok(6.0, cut=True, verified=False, censored=True)),
+        ("node", step(2, 1)),
+        ("measured", 2, ok(2.0)),
+    )
+    assert [s.is_bound for s in summary.path] == [False, True, False]
+    assert "(node 1): > 6 s, cut early" in to_text(summary)
+    assert [s["is_bound"] for s in to_json(summary)["path"]] == [False, True, False]
+
+
 def test_predictions_are_compared_with_full_measurements_only(tmp_path: Path) -> None:
     events = [("node", step(0, None))]
     for node, (predicted_secs, measurement) in enumerate(

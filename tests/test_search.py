@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from reasoning_compiler.core.errors import IllegalProgramError, UsageError
 from reasoning_compiler.core.measurements import Failure, Measurement
 from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
-from reasoning_compiler.core.steps import Proposal
+from reasoning_compiler.core.steps import Known, Proposal
 from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.proposer.random import RandomProposer
 from reasoning_compiler.search.search import SearchConfig, TreeSearch
@@ -354,10 +354,24 @@ def test_anchors_are_the_nearest_measured_ancestors() -> None:
         search.expand(expansion, Proposal("script", "", tuple(answers[node])))
     assert set(anchors.values()) == {None}
     search.tell([(0, ok(9e-3)), (1, ok(1e-3)), (2, FAILED)])
-    assert anchors[program(unroll=16, C="packed", C_at=0)] == (program(unroll=16), 1e-3)
+    assert anchors[program(unroll=16, C="packed", C_at=0)] == Known(program(unroll=16), 1e-3)
     assert anchors[program(unroll=0)] is None, "the untuned program is no anchor"
-    assert search._predictor.known == [(program(unroll=16), 1e-3)]  # type: ignore[attr-defined]
+    assert search._predictor.known == [Known(program(unroll=16), 1e-3)]  # type: ignore[attr-defined]
     assert search.tree.nodes[5].value == 1000, "what is not predicted stands for what it comes from"
+
+
+@pytest.mark.parametrize(("predicted", "speed"), [(0.4, 1 / 0.4), (2e-3, 10), (None, 10)])
+def test_a_bound_is_the_most_that_a_program_is_worth(predicted: float | None, speed: float) -> None:
+    class Told(Blind):
+        def predict(self, programs: Any, anchors: Any) -> list[float | None]:
+            return [predicted] * len(programs)
+
+    search = TreeSearch(ToySpace(), Script({0: [edit(unroll=16), edit(unroll=64)]}), told := Told())
+    search.ask(2)
+    search.tell([(0, ok(9e-3)), (1, ok(1e-3)), (2, ok(0.1, cut=True, verified=False, censored=True))])
+    assert search.tree.nodes[2].value == pytest.approx(speed)
+    assert told.known[-1] == Known(program(unroll=64), 0.1, is_bound=True)
+    assert search.best.node == 1
 
 
 def test_what_is_not_predicted_follows_the_predictions_above_it() -> None:

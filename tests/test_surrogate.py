@@ -12,8 +12,9 @@ import pytest
 
 from reasoning_compiler.core.programs import UNTUNED, Program
 from reasoning_compiler.core.ranking import kendall_tau
+from reasoning_compiler.core.steps import Known
 from reasoning_compiler.proposer.random import RandomProposer
-from reasoning_compiler.search.search import Known, TreeSearch
+from reasoning_compiler.search.search import TreeSearch
 from reasoning_compiler.surrogate.surrogate import Description, Surrogate, Trust
 from toy_space import ToySpace, measure, program, unit
 
@@ -58,7 +59,7 @@ def taught(prior: Callable[[Program], float], num: int, batch: int = 4, **option
     for at in range(0, num, batch):
         programs = PROGRAMS[at : at + batch]
         made.predict(programs, [None] * len(programs))
-        known += [(p, truth(p)) for p in programs]
+        known += [Known(p, truth(p)) for p in programs]
         made.learn(known)
     return made
 
@@ -68,6 +69,44 @@ def predicted(made: Surrogate, programs: Sequence[Program]) -> list[float]:
 
 
 REST = PROGRAMS[200:260]
+
+
+# -- bounds -------------------------------------------------------------------------------------------------------
+
+
+def test_a_bound_is_no_latency() -> None:
+    made = surrogate(flat)
+    p, q, r, s = PROGRAMS[:4]
+    made.learn([Known(p, 2e-3), Known(q, 2e-3), Known(r, 5e-3, is_bound=True)])
+    assert predicted(made, [s]) == pytest.approx([2e-3])  # the median error of those with a latency
+    # A bound above what is expected tells something of its children; one below it tells nothing.
+    assert made.predict([s], [Known(r, 5e-3, is_bound=True)]) == pytest.approx([1e-3 * 5**0.8 * 2**0.2])
+    assert made.predict([s], [Known(r, 1e-3, is_bound=True)]) == pytest.approx([2e-3])
+
+
+def test_trees_are_right_above_a_bound_and_wrong_below_it() -> None:
+    """Packed programs take 40 times as long as the prior says, and most of them were ended at three times it."""
+    slow = {p: p.values["C"] == "packed" for p in PROGRAMS}
+
+    def takes(p: Program) -> float:
+        return exact(p) * (40.0 if slow[p] else 1.0)
+
+    rows = {p: np.array([float(slow[p])]) for p in PROGRAMS}
+    told = []
+    for number, p in enumerate(PROGRAMS[:120]):
+        ended = slow[p] and number % 4 != 0
+        told.append(Known(p, exact(p) * 3.0 if ended else takes(p), is_bound=ended))
+
+    def ratio(known: list[Known]) -> float:
+        made = Surrogate(lambda p: Description(exact(p), rows[p]))
+        made.learn(known)
+        secs = [math.exp(value) for value in made._learned(REST) if value is not None]
+        both = [[s / exact(p) for s, p in zip(secs, REST, strict=True) if slow[p] is which] for which in (True, False)]
+        return float(np.mean(both[0]) / np.mean(both[1]))
+
+    as_bounds, as_latencies = ratio(told), ratio([each._replace(is_bound=False) for each in told])
+    assert as_bounds == pytest.approx(40, rel=0.2)
+    assert as_latencies < 15
 
 
 # -- before and with little data ----------------------------------------------------------------------------------
@@ -83,22 +122,22 @@ def test_before_anything_is_measured_the_prior_speaks() -> None:
 def test_the_prior_is_scaled_by_the_median_error() -> None:
     made = surrogate(flat)
     p, q, r, s = PROGRAMS[:4]
-    made.learn([(p, 2e-3), (q, 8e-3), (r, 4e-3)])
+    made.learn([Known(p, 2e-3), Known(q, 8e-3), Known(r, 4e-3)])
     assert predicted(made, [s]) == pytest.approx([4e-3])
 
 
 def test_the_error_of_the_nearest_measured_ancestor_is_carried_over() -> None:
     made = surrogate(flat)
     p, q, r, s = PROGRAMS[:4]
-    made.learn([(p, 2e-3), (q, 8e-3), (r, 4e-3)])
+    made.learn([Known(p, 2e-3), Known(q, 8e-3), Known(r, 4e-3)])
     # 0.8 of the anchor's error, which is a factor of 8, and 0.2 of the median's, which is 4.
-    assert made.predict([s], [(q, 8e-3)]) == pytest.approx([1e-3 * 8**0.8 * 4**0.2])
-    assert made.predict([s, s], [(p, 2e-3), None]) == pytest.approx([1e-3 * 2**0.8 * 4**0.2, 4e-3])
+    assert made.predict([s], [Known(q, 8e-3)]) == pytest.approx([1e-3 * 8**0.8 * 4**0.2])
+    assert made.predict([s, s], [Known(p, 2e-3), None]) == pytest.approx([1e-3 * 2**0.8 * 4**0.2, 4e-3])
 
 
 def test_an_anchor_puts_siblings_in_the_priors_order() -> None:
     made = surrogate(exact)
-    anchor = (PROGRAMS[0], truth(PROGRAMS[0]))
+    anchor = Known(PROGRAMS[0], truth(PROGRAMS[0]))
     made.learn([anchor])
     secs = made.predict(REST, [anchor] * len(REST))
     assert kendall_tau(secs, [exact(p) for p in REST]) == pytest.approx(1.0)
@@ -107,7 +146,7 @@ def test_an_anchor_puts_siblings_in_the_priors_order() -> None:
 
 def test_a_prior_of_nothing_is_no_error() -> None:
     made = surrogate(lambda p: 0.0)
-    made.learn([(PROGRAMS[0], 1e-3)])
+    made.learn([Known(PROGRAMS[0], 1e-3)])
     assert predicted(made, PROGRAMS[1:3]) == pytest.approx([1e-3, 1e-3])
 
 
@@ -121,7 +160,7 @@ def test_programs_are_described_once() -> None:
     made = Surrogate(describe)
     for _ in range(3):
         made.predict(PROGRAMS[:20], [None] * 20)
-        made.learn([(p, truth(p)) for p in PROGRAMS[:20]])
+        made.learn([Known(p, truth(p)) for p in PROGRAMS[:20]])
     assert len(described) == len(set(described)) == 20
 
 
@@ -167,7 +206,7 @@ def test_where_the_prior_has_no_order_at_all_the_learned_model_is_soon_believed(
 
 def test_only_what_was_said_before_the_measurement_is_scored() -> None:
     made = surrogate(useless)
-    known = [(p, truth(p)) for p in PROGRAMS[:40]]
+    known = [Known(p, truth(p)) for p in PROGRAMS[:40]]
     made.learn(known)
     predicted(made, PROGRAMS[:40])  # in hindsight
     made.learn(known)
@@ -176,8 +215,8 @@ def test_only_what_was_said_before_the_measurement_is_scored() -> None:
 
 def test_the_last_prediction_before_the_measurement_counts() -> None:
     made, programs = surrogate(useless), PROGRAMS[:12]
-    known = [(p, truth(p)) for p in programs]
-    told = [secs for _, secs in known]
+    known = [Known(p, truth(p)) for p in programs]
+    told = [each.secs for each in known]
     predicted(made, programs)
     last = made.predict(programs, known)  # anchored, for once, on themselves
     made.learn(known)
@@ -194,7 +233,7 @@ def test_trust_follows_the_most_recent_measurements() -> None:
 def test_predictions_refresh_with_what_is_learnt() -> None:
     made = surrogate(flat)
     before = predicted(made, REST[:1])
-    made.learn([(PROGRAMS[0], 5e-3)])
+    made.learn([Known(PROGRAMS[0], 5e-3)])
     assert predicted(made, REST[:1]) == pytest.approx([5 * before[0]])
 
 
@@ -216,9 +255,9 @@ def test_failures_never_enter() -> None:
         search.tell(results)
     assert failed > 5
     assert len(learnt) == 40 - failed
-    assert all(search.tree.nodes[search._node_of[p]].step.measurement.ok for p, _ in learnt)  # type: ignore[union-attr]
+    assert all(search.tree.nodes[search._node_of[p]].step.measurement.ok for p, *_ in learnt)  # type: ignore[union-attr]
     assert len(made._scores) == len(learnt)
-    assert UNTUNED not in dict(learnt)
+    assert UNTUNED not in {each.program for each in learnt}
 
 
 def test_the_same_is_said_again() -> None:
@@ -253,7 +292,7 @@ def test_one_edit_from_what_is_known_is_predicted_near_it() -> None:
     p = program(i_tile=(6, 4), j_tile=(1, 8, 8), unroll=16)
     q = program(i_tile=(6, 4), j_tile=(1, 8, 8), unroll=16, C_at=2)
     near, far = program(i_tile=(6, 4), j_tile=(1, 8, 8)), program()
-    made.learn([*((known, truth(known)) for known in PROGRAMS[:96]), (p, truth(p))])
-    fast, slow = made.predict([q, far], [(p, truth(p)), None])
+    made.learn([*(Known(known, truth(known)) for known in PROGRAMS[:96]), Known(p, truth(p))])
+    fast, slow = made.predict([q, far], [Known(p, truth(p)), None])
     assert fast < slow
     assert truth(q) < truth(near) < truth(far)

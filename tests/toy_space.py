@@ -12,10 +12,10 @@ import numpy as np
 from reasoning_compiler.core.errors import IllegalProgramError
 from reasoning_compiler.core.measurements import Failure, Measurement
 from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, TileDomain, Transformation, Value
-from reasoning_compiler.core.steps import Proposal, Step
+from reasoning_compiler.core.steps import Known, Proposal, Step
 from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.proposer.random import RandomProposer, draw
-from reasoning_compiler.search.search import Known, TreeSearch
+from reasoning_compiler.search.search import TreeSearch
 
 DOMAINS: dict[str, TileDomain | ChoiceDomain] = {
     "C": ChoiceDomain(("plain", "packed")),

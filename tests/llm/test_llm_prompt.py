@@ -8,6 +8,7 @@ import pytest
 from conv_context import ANALYSIS, BLOCKS, KERNEL, MACHINE, PROGRAM_TEXT, START, conv_context, program, root_context
 
 from reasoning_compiler.core.machines import Peak
+from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.core.primitives import Primitive
 from reasoning_compiler.core.programs import UNTUNED, Transformation
 from reasoning_compiler.core.steps import Step
@@ -46,6 +47,13 @@ def test_golden_repair(golden) -> None:
         Item("", None, "no_answer", "The answer does not end in JSON."),
     ]
     golden("llm_prompt_repair.txt", repair_text(items, 1) + "\n\n" + repair_text(items[:1], 2) + "\n")
+
+
+def test_a_bound_is_shown_as_one() -> None:
+    context = conv_context()
+    bound = Measurement((0.09,), cut=True, censored=True)
+    text = prompt(replace(context, lineage=(replace(context.lineage[0], measurement=bound), *context.lineage[1:])))[1]
+    assert "> 90 ms measured, stopped early" in text
 
 
 def test_primitives_that_are_there_are_shown_with_the_loops_they_made() -> None:

@@ -13,6 +13,7 @@ from scripted_models import Respond, chance, engineer, nonsense, served
 from gemm_nest import GemmSpace, group, machine
 from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.core.programs import Program, Transformation
+from reasoning_compiler.core.steps import Known
 from reasoning_compiler.cost.analysis import analyze
 from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient
@@ -22,7 +23,7 @@ from reasoning_compiler.proposer.llm.proposer import LLMProposer
 from reasoning_compiler.proposer.llm.transcript import Transcript
 from reasoning_compiler.proposer.protocol import Proposer
 from reasoning_compiler.proposer.random import RandomProposer
-from reasoning_compiler.search.search import Known, TreeSearch
+from reasoning_compiler.search.search import TreeSearch
 from reasoning_compiler.session.thinking import Thinker
 from toy_space import unit
 

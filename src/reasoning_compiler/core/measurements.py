@@ -41,6 +41,8 @@ class Measurement:
         latencies_secs: the timed runs; the first is not a warm-up.
         failure: why there are none.
         cut: timing stopped early because the program had lost; the latency is then a rough one.
+        censored: the program was ended in its first run, which had lost already: the one latency is the time that it
+            had taken until then, a lower bound. Implies `cut`.
         verified: its output was compared with the workload's reference and agrees.
         build_secs: time to generate and link the code.
         run_secs: time in the runner, timed runs and verification included.
@@ -49,6 +51,7 @@ class Measurement:
     latencies_secs: tuple[float, ...] = ()
     failure: Failure | None = None
     cut: bool = False
+    censored: bool = False
     verified: bool = False
     build_secs: float = 0.0
     run_secs: float = 0.0
@@ -58,6 +61,8 @@ class Measurement:
             raise ValueError("a measurement holds either latencies or a failure")
         if self.failure is not None and (self.cut or self.verified):
             raise ValueError("a failure is neither cut nor verified")
+        if self.censored and (not self.cut or self.verified or len(self.latencies_secs) != 1):
+            raise ValueError("a censored measurement is cut, not verified, and holds one latency: the bound")
         if any(not (math.isfinite(s) and s > 0) for s in self.latencies_secs):
             raise ValueError(f"`latencies_secs` must be finite and positive, not {self.latencies_secs}")
 
@@ -81,7 +86,7 @@ class Measurement:
 
     @property
     def latency_secs(self) -> float:
-        """The median of the timed runs. Raises ValueError for a failure."""
+        """The median of the timed runs, for a censored one a lower bound of it. Raises ValueError for a failure."""
         if self.failure is not None:
             raise ValueError(f"no latency: {self.failure.kind}: {self.failure.message}")
         return statistics.median(self.latencies_secs)

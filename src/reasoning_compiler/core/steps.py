@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.core.programs import Program, Transformation
@@ -15,6 +16,18 @@ class Proposal:
     proposer: str
     reasoning: str
     transformations: tuple[Transformation, ...]
+
+
+class Known(NamedTuple):
+    """What a predictor learns from: a measured program, and its latency in seconds, or only that it takes longer."""
+
+    program: Program
+    secs: float
+    is_bound: bool = False
+
+    @classmethod
+    def of(cls, program: Program, measurement: Measurement) -> Known:
+        return cls(program, measurement.latency_secs, measurement.censored)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.core.ranking import kendall_tau
 from reasoning_compiler.core.rng import stream
+from reasoning_compiler.core.steps import Known
 from reasoning_compiler.experiment.experiment import PLAN_FILE, RESULTS_FILE
 from reasoning_compiler.experiment.landscape import Landscape
 from reasoning_compiler.experiment.landscape_file import is_landscape, read_landscape
@@ -85,17 +86,17 @@ def of_landscape(landscape: Landscape, *, seed: int = 0) -> Fidelity:
 
     entries = landscape.measured
     order = stream(seed, "fidelity").permutation(len(entries))
-    known = [(entries[i].program, entries[i].measurement.latency_secs) for i in order]
+    known = [Known.of(entries[i].program, entries[i].measurement) for i in order]
     stages = []
     for num in (n for n in _SEEN if n <= len(known) // 2):
         surrogate: Any = RecordedParts(landscape, Settings(seed=seed)).surrogate
-        asked = [program for program, _ in known[num:]]
+        asked = [each.program for each in known[num:]]
         for upto in range(8, num + 1, 8):  # in batches, as in a run: only what was predicted before can be judged
-            batch = [program for program, _ in known[upto - 8 : upto]]
+            batch = [each.program for each in known[upto - 8 : upto]]
             surrogate.predict(batch, [None] * len(batch))
             surrogate.learn(known[:upto])
         predicted = surrogate.predict(asked, [None] * len(asked))
-        pairs = [(p, secs) for p, (_, secs) in zip(predicted, known[num:], strict=True)]
+        pairs = [(secs, each.secs) for secs, each in zip(predicted, known[num:], strict=True)]
         stages.append(Stage(f"{num} seen", agreement([pairs])))
     return Fidelity(landscape.workload.spec, landscape.machine.name, "recording", stages[-1].agreement, tuple(stages))
 

@@ -75,7 +75,8 @@ def _measured(measurement: Measurement | None) -> str:
         return "not measured"
     if measurement.failure is not None:
         return f"failed: {measurement.failure.kind}"
-    return f"measured {time_text(measurement.latency_secs)}" + (" (cut)" if measurement.cut else "")
+    secs = time_text(measurement.latency_secs, is_bound=measurement.censored)
+    return f"measured {secs}" + (" (cut)" if measurement.cut else "")
 
 
 def _cost(exchange: Exchange) -> str:

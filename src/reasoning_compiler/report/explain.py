@@ -42,7 +42,9 @@ class Explained:
     @property
     def roofline_share(self) -> float | None:
         """The least time that the machine would take over the time that the program took; None without one."""
-        return self.analysis.roofline_secs / self.latency_secs if self.latency_secs else None
+        if self.latency_secs is None or self.measurement.censored:
+            return None
+        return self.analysis.roofline_secs / self.latency_secs
 
 
 def explain_text(programs: Sequence[Explained], header: Header, machine: Machine) -> str:
@@ -93,6 +95,7 @@ def _program_json(each: Explained, machine: Machine) -> dict[str, Any]:
         "node": each.node,
         "program": each.program.to_json(),
         "latency_secs": each.latency_secs,
+        "latency_is_bound": each.measurement is not None and each.measurement.censored,
         "failure": asdict(failure) if failure else None,
         "roofline_share": each.roofline_share,
         "estimated_secs": each.analysis.secs,
@@ -158,6 +161,8 @@ def _measured(each: Explained, header: Header) -> str:
         return f"failed ({each.measurement.failure.kind if each.measurement.failure else ''}), {estimated}"
     share = f"{share_text(each.roofline_share or 0)} of the roofline"
     cut = ", stopped early" if each.measurement.cut else ""
+    if each.measurement.censored:
+        return f"{time_text(each.latency_secs, is_bound=True)} measured{cut}; {estimated}"
     rate = flops_text(header.flops / each.latency_secs)
     return f"{time_text(each.latency_secs)} measured{cut}, {rate}, {share}; {estimated}"
 

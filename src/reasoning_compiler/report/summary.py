@@ -105,6 +105,7 @@ class PathStep:
         left_out: primitives of the step before that this one no longer has, in words.
         latency_secs: as measured in the search; None where it failed or was not measured.
         is_cut: the latency is a rough one.
+        is_bound: the latency is only a lower bound.
         failure: the kind of failure; None where it did not fail.
         gain: how many times as fast as the last step before it that was measured in full; None where there is
             none, or this one was not.
@@ -119,6 +120,7 @@ class PathStep:
     left_out: tuple[str, ...]
     latency_secs: float | None
     is_cut: bool
+    is_bound: bool
     failure: str | None
     gain: float | None
 
@@ -334,6 +336,7 @@ def _path(run: Run, best: Step) -> tuple[PathStep, ...]:
                 left_out=tuple(primitive.words for primitive in left_out),
                 latency_secs=latency_secs,
                 is_cut=bool(measurement and measurement.cut),
+                is_bound=bool(measurement and measurement.censored),
                 failure=measurement.failure.kind if measurement and measurement.failure else None,
                 gain=reference_secs / full_secs if reference_secs and full_secs else None,
             )

@@ -297,7 +297,7 @@ def _path_step(number: int, step: PathStep, models: str, width: int) -> list[str
     elif step.latency_secs is None:
         result = "not measured"
     else:
-        result = time_text(step.latency_secs) + (", cut early" if step.is_cut else "")
+        result = time_text(step.latency_secs, is_bound=step.is_bound) + (", cut early" if step.is_cut else "")
     gain = f", {ratio_text(step.gain)} as fast as before" if step.gain is not None else ""
     inner = _INDENT * 3
     who = f"{step.proposer} {models}" if models and step.proposer in _MODEL_PROPOSERS else step.proposer

@@ -6,8 +6,10 @@ _TIME_UNITS = ((1e-9, "ns"), (1e-6, "µs"), (1e-3, "ms"), (1.0, "s"))
 _RATE_UNITS = ((1.0, ""), (1e3, "K"), (1e6, "M"), (1e9, "G"), (1e12, "T"), (1e15, "P"))
 
 
-def time_text(secs: float) -> str:
-    """Returns a time as "8.4 ms", "1.2 s", "2 min 5 s" or "3 h 20 min"."""
+def time_text(secs: float, *, is_bound: bool = False) -> str:
+    """Returns a time as "8.4 ms", "1.2 s", "2 min 5 s" or "3 h 20 min"; a lower bound as "> 8.4 ms"."""
+    if is_bound:
+        return f"> {time_text(secs)}"
     if round(secs) >= 3600:
         hours, minutes = divmod(round(secs / 60), 60)
         return f"{hours} h {minutes} min"

@@ -18,7 +18,7 @@ from reasoning_compiler.core.errors import IllegalProgramError
 from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.core.programs import UNTUNED, Decision, Program, Transformation
 from reasoning_compiler.core.rng import stream
-from reasoning_compiler.core.steps import Proposal, Step
+from reasoning_compiler.core.steps import Known, Proposal, Step
 from reasoning_compiler.proposer.protocol import SAME_PROGRAM, Context, Proposer, Rejection
 from reasoning_compiler.proposer.random import mutate
 from reasoning_compiler.search.config import SearchConfig
@@ -40,10 +40,6 @@ class SearchSpace(Protocol):
     def edit(self, program: Program, transformation: Transformation) -> Program:
         """Returns the program that a transformation leads to, or raises IllegalProgramError."""
         ...
-
-
-Known = tuple[Program, float]
-"""A measured program and its latency in seconds."""
 
 
 class Predictor(Protocol):
@@ -187,10 +183,10 @@ class TreeSearch:
                 self.tree.revalue(number, 0.0)
                 continue
             if number:
-                self._known.append((node.step.program, measurement.latency_secs))
+                self._known.append(Known.of(node.step.program, measurement))
                 self._crown(node.step)
             if number == 0 or self.config.measured_feedback or node.step.predicted_secs is None:
-                self.tree.revalue(number, 1.0 / measurement.latency_secs)
+                self.tree.revalue(number, _speed(node.step, measurement))
         self._predictor.learn(self._known)
         self._refresh()
         if self._best is None:
@@ -422,7 +418,7 @@ class TreeSearch:
         """Returns the nearest measured program from a node upwards, the untuned one left out."""
         for node in self.tree.path(number):
             if node.step.node and node.step.measurement is not None and node.step.measurement.ok:
-                return node.step.program, node.step.measurement.latency_secs
+                return Known.of(node.step.program, node.step.measurement)
         return None
 
     def _crown(self, step: Step) -> None:
@@ -444,3 +440,9 @@ class TreeSearch:
         for node in sorted(nodes, key=lambda node: node.step.node):  # parents first: children may follow them
             self.tree.revalue(node.step.node, self._unmeasured_speed(node.step))
             self._waiting.place(node.step)
+
+
+def _speed(step: Step, measurement: Measurement) -> float:
+    """Returns what a measured program is worth: of one that is only known to be slower than a bound, at most that."""
+    secs = measurement.latency_secs
+    return 1.0 / (max(secs, step.predicted_secs or 0.0) if measurement.censored else secs)

@@ -17,7 +17,7 @@ from reasoning_compiler.core.machines import Machine, Peak
 from reasoning_compiler.core.phases import Stopwatch
 from reasoning_compiler.core.programs import UNTUNED, Program
 from reasoning_compiler.core.rng import stream
-from reasoning_compiler.core.steps import Proposal, Step
+from reasoning_compiler.core.steps import Known, Proposal, Step
 from reasoning_compiler.cost.analysis import Analysis, analyze, peak_of
 from reasoning_compiler.cost.sizing import Sizing
 from reasoning_compiler.cost.tiling import TileGroup
@@ -29,7 +29,7 @@ from reasoning_compiler.proposer.protocol import Context, Proposer
 from reasoning_compiler.proposer.random import RandomProposer
 from reasoning_compiler.rules.discovery import own_rules_of_tvm, rules_for
 from reasoning_compiler.rules.rule import Rule
-from reasoning_compiler.search.search import Known, SearchConfig, TreeSearch
+from reasoning_compiler.search.search import SearchConfig, TreeSearch
 from reasoning_compiler.session.settings import Settings
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.surrogate.features import FeatureExtractor

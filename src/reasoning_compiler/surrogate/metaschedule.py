@@ -13,9 +13,8 @@ import numpy as np
 
 from reasoning_compiler.core.programs import Program
 from reasoning_compiler.core.rng import stream
+from reasoning_compiler.core.steps import Known
 from reasoning_compiler.machine.toolchain import import_tvm
-
-Known = tuple[Program, float]
 
 _LEAST_SCORE = 1e-6
 
@@ -55,12 +54,12 @@ class MetaScheduleSurrogate:
         return [1.0 / max(_LEAST_SCORE, float(score)) for score in scores]
 
     def learn(self, known: Sequence[Known]) -> None:
-        """Gives the model what has been measured since the last call."""
-        fresh = [(program, secs) for program, secs in known if program not in self._known]
+        """Gives the model what has been measured since the last call; it has no use for bounds."""
+        fresh = [each for each in known if each.program not in self._known and not each.is_bound]
         if fresh:
-            self._known.update(fresh)
-            candidates = [self._candidate(program) for program, _ in fresh]
-            results = [self._ms.runner.RunnerResult([secs], None) for _, secs in fresh]
+            self._known.update((each.program, each.secs) for each in fresh)
+            candidates = [self._candidate(each.program) for each in fresh]
+            results = [self._ms.runner.RunnerResult([each.secs], None) for each in fresh]
             self._model.update(self._context, candidates, results)
 
     def _candidate(self, program: Program) -> Any:

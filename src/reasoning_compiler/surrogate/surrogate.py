@@ -7,6 +7,9 @@ Two predictions are made of every program, both of them corrections of the analy
    ancestor, is the median error so far;
 2. the *learned* one: gradient-boosted trees on the prior's error.
 
+A program that was ended early has only a lower bound. It is censored: a prediction above the bound agrees with it, and
+only one below it is wrong.
+
 Both are scored by how they ranked programs before these were measured (Kendall's τ over the most recent ones). The
 learned one is believed only while it ranks better: it speaks when it has earned it, never before.
 """
@@ -22,9 +25,7 @@ import numpy as np
 
 from reasoning_compiler.core.programs import Program
 from reasoning_compiler.core.ranking import kendall_tau
-
-Known = tuple[Program, float]
-"""A measured program and its latency in seconds."""
+from reasoning_compiler.core.steps import Known
 
 _MIN_LEARNED = 16  # measurements below which trees are not fitted
 _JUDGED = 48  # recent measurements on which the predictions are scored
@@ -81,7 +82,7 @@ class Surrogate:
     def __init__(self, describe: Callable[[Program], Description], *, seed: int = 0) -> None:
         self._describe, self._seed = describe, seed
         self._described: dict[Program, Description] = {}
-        self._known: dict[Program, float] = {}
+        self._known: dict[Program, Known] = {}
         self._offset = 0.0
         self._model: Any = None
         self._fitted_on = 0
@@ -107,15 +108,16 @@ class Surrogate:
 
     def learn(self, known: Sequence[Known]) -> None:
         """Scores the predictions made of what has been measured since, and fits again."""
-        fresh = [(p, secs) for p, secs in known if p not in self._known]
-        for program, secs in fresh:
-            if program in self._made:
-                self._scores.append((math.log(secs), *self._made.pop(program)))
-        self._known.update(fresh)
+        fresh = [each for each in known if each.program not in self._known]
+        for each in fresh:
+            if each.program in self._made:
+                self._scores.append((math.log(each.secs), *self._made.pop(each.program)))
+        self._known.update((each.program, each) for each in fresh)
         if not self._known:
             return
-        errors = [math.log(secs) - self._log_prior(p) for p, secs in self._known.items()]
-        self._offset = float(np.median(errors))
+        errors = [self._error(each) for each in self._known.values()]
+        measured = [error for error, each in zip(errors, self._known.values(), strict=True) if not each.is_bound]
+        self._offset = float(np.median(measured or errors))
         self.trust = self._judge()
         if len(self._known) >= max(_MIN_LEARNED, math.ceil(self._fitted_on * _REFIT_GROWTH)):
             self._fit(errors)
@@ -125,13 +127,17 @@ class Surrogate:
             self._described[program] = self._describe(program)
         return self._described[program]
 
+    def _error(self, known: Known) -> float:
+        """Returns the logarithm of how many times as long as its prior a program takes, or at least takes."""
+        return math.log(known.secs) - self._log_prior(known.program)
+
     def _log_prior(self, program: Program) -> float:
         return math.log(max(_LEAST_SECS, self._description(program).prior_secs))
 
     def _anchored(self, program: Program, anchor: Known | None) -> float:
         error = self._offset
         if anchor is not None:
-            at_anchor = math.log(anchor[1]) - self._log_prior(anchor[0])
+            at_anchor = max(self._error(anchor), self._offset if anchor.is_bound else -math.inf)
             error = _ANCHOR_WEIGHT * at_anchor + (1 - _ANCHOR_WEIGHT) * self._offset
         return self._log_prior(program) + error
 
@@ -144,10 +150,13 @@ class Surrogate:
     def _fit(self, errors: Sequence[float]) -> None:
         import xgboost
 
-        secs = np.array(list(self._known.values()))
+        secs = np.array([each.secs for each in self._known.values()])
+        bounds = np.array([each.is_bound for each in self._known.values()])
         # What is slow need not be known as precisely as what may win.
         data = _matrix([self._description(p).row for p in self._known], label=errors, weight=np.sqrt(secs.min() / secs))
-        self._model = xgboost.train(_TREES | {"seed": self._seed, "base_score": self._offset}, data, _ROUNDS)
+        settings = _TREES | {"seed": self._seed, "base_score": self._offset}
+        objective = _one_sided(bounds) if bounds.any() else None
+        self._model = xgboost.train(settings, data, _ROUNDS, obj=objective)
         self._fitted_on = len(self._known)
 
     def _judge(self) -> Trust:
@@ -159,6 +168,25 @@ class Surrogate:
             return Trust(anchored=kendall_tau([s[0] for s in recent], [s[1] for s in recent]))
         truth = [s[0] for s in both]
         return Trust(kendall_tau(truth, [s[1] for s in both]), kendall_tau(truth, [s[2] for s in both]))
+
+
+def _one_sided(bounds: np.ndarray) -> Callable[[np.ndarray, Any], tuple[np.ndarray, np.ndarray]]:
+    """Returns the squared error as an objective of XGBoost's, to which predictions above a bound are right.
+
+    On the five recordings (64 programs seen, what is slower than three times the best censored) it ranks the others
+    with a mean τ of 0.72, against 0.62 with bounds taken for latencies, and those below the bound as well as before
+    (0.62). XGBoost's `survival:aft` reaches 0.75 and 0.60: it pays for the slow with the fast.
+
+    Args:
+        bounds: which labels are lower bounds, shape [N].
+    """
+
+    def objective(predicted: np.ndarray, data: Any) -> tuple[np.ndarray, np.ndarray]:
+        gap, weight = predicted - data.get_label(), data.get_weight()
+        counts = ~(bounds & (gap > 0))
+        return np.where(counts, weight * gap, 0.0), np.where(counts, weight, 0.0)
+
+    return objective
 
 
 def _matrix(rows: Sequence[np.ndarray], **columns: Any) -> Any:

@@ -345,6 +345,7 @@ def _ran(answer: dict[str, Any] | Failure, *, secs: float, wait_secs: float) -> 
     measurement = Measurement(
         tuple(answer["latencies_secs"]),
         cut=answer["cut"],
+        censored=answer["censored"],
         verified=answer["verified"],
         run_secs=answer["run_secs"],
     )

@@ -139,7 +139,7 @@ class Runner:
             save_outputs: files to write the outputs of the first run into; None not to.
 
         Returns:
-            {"latencies_secs": …, "cut": …, "verified": …, "run_secs": …, "verify_secs": …, "timed_secs": …}
+            {"latencies_secs", "cut", "censored", "verified", "run_secs", "verify_secs", "timed_secs"}
 
         Raises:
             Refused: "wrong_result" or "nonfinite"; "crash" where TVM itself gives up on it.
@@ -178,6 +178,7 @@ class Runner:
         return {
             "latencies_secs": latencies or [first_secs],
             "cut": said == "cut",
+            "censored": False,
             "verified": verify,
             "verify_secs": verify_secs,
             "timed_secs": timed_secs,
@@ -190,6 +191,7 @@ class Runner:
         lost = {
             "latencies_secs": [secs],
             "cut": True,
+            "censored": True,
             "verified": False,
             "verify_secs": 0.0,
             "timed_secs": secs,

@@ -121,8 +121,8 @@ class _Teller:
         parts = []
         if measured is not None:
             secs = measured.latency_secs
-            text = f"{_ms(secs)} measured"
-            if self._flops and not brief:
+            text = f"{'> ' if measured.censored else ''}{_ms(secs)} measured"
+            if self._flops and not brief and not measured.censored:
                 rate = self._flops / secs
                 peak = f", {rate / self._peak_flops:.0%} of peak" if self._peak_flops else ""
                 text += f" ({rate / 1e9:.3g} GFLOP/s{peak})"

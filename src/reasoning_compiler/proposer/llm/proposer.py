@@ -247,4 +247,5 @@ def _told(step: Step) -> str:
         return f"node {step.node}, not measured yet"
     if step.measurement.failure is not None:
         return f"node {step.node}, which failed ({step.measurement.failure.kind})"
-    return f"node {step.node}, {step.measurement.latency_secs * 1e3:.3g} ms"
+    more = "> " if step.measurement.censored else ""
+    return f"node {step.node}, {more}{step.measurement.latency_secs * 1e3:.3g} ms"
