@@ -120,7 +120,7 @@ def write_gemm(folder: Path) -> None:
             )
         )
         journal.node(step(4, 1, program=variant(unroll=512), predicted_secs=0.045))
-        journal.rejected(1, "random", transformation=None, why="nothing left to propose", fallback="expert")
+        journal.rejected(1, "random", transformation=None, why="nothing left to propose")
         journal.node(step(5, 1, program=variant(k=(1024, 1)), predicted_secs=0.2))
         journal.asked([3, 4, 5])
         journal.measured(3, failed("timeout", "ran longer than 10 s"))
@@ -239,7 +239,6 @@ def scripts(draw: st.DrawFn) -> list[Event]:
                 draw(st.sampled_from(["expert", "random"])),
                 transformation=draw(st.none() | transformations),
                 why=draw(words),
-                fallback=draw(st.sampled_from(["", "expert"])),
             )
         else:
             add(

@@ -68,8 +68,7 @@ def test_the_example_in_numbers(gemm: Run) -> None:
     assert [(s.num_nodes, s.num_measured, s.num_failed) for s in shares.values()] == [(5, 5, 2), (2, 2, 0)]
     assert [(s.num_improvements, s.num_rejected) for s in shares.values()] == [(3, 0), (0, 2)]
     assert summary.num_rejected == 2
-    # Answers: node 1; node 2; node 6; node 7; and at node 1 the refused one for which the expert stood in.
-    assert (summary.num_fallbacks, summary.fallback_rate) == (1, 1 / 5)
+    assert summary.fallback_rate is None  # no model was asked
     assert [stage for stage, _ in summary.stage_secs] == ["build", "run", "propose", "wait"]
 
 

@@ -34,6 +34,7 @@ from reasoning_compiler.measure import instrument
 from reasoning_compiler.proposer.llm import client as client_module
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
 from reasoning_compiler.proposer.llm.transcript import Exchange, read_transcript
+from reasoning_compiler.report import summarize
 from reasoning_compiler.session import LLMSettings, Result
 from reasoning_compiler.session.loop import Loop
 
@@ -242,7 +243,10 @@ def test_a_model_that_is_never_of_use_leaves_the_run_to_the_expert(server: Any) 
     proposers = Counter(step.proposer for step in result.run.steps[1:])
     # Where the expert, too, has nothing new for a node, chance has.
     assert set(proposers) <= {"expert", "random"} and proposers["expert"] > 5 * proposers["random"]
-    assert "fallback rate 100%" in result.report()
+    summary = summarize(result.run)
+    assert summary.fallback_rate == 1.0 and "fallback rate 100%" in result.report()
+    repeated = rc.tune(GEMM, out="again", samples=12, proposer="replay:run")
+    assert summarize(repeated.run).fallback_rate is None, "a replay asks no model"
 
 
 def test_a_proposer_with_a_bug_costs_answers_and_not_the_run(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:

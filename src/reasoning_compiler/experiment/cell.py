@@ -25,7 +25,7 @@ class Cell:
         calls: to a language model.
         tokens: of prompts and answers.
         usd: None where the price is unknown.
-        fallback_rate: share of the expansions of which nothing was usable; None where there were none.
+        fallback_rate: share of the questions to a model of whose answers nothing was usable; None without a model.
         ended: why.
     """
 
@@ -73,8 +73,6 @@ def cell_of(run: Run, variant: str, *, workload: str) -> Cell:
     untuned = run.outcome.untuned or run.untuned
     spent = [use.stats["spent"] for use in run.models]
     priced = not any(part["unpriced_calls"] for part in spent)
-    expansions = sum(use.stats["expansions"] for use in run.models)
-    failed = sum(use.stats["failed_expansions"] for use in run.models)
     return Cell(
         workload=workload,
         variant=variant,
@@ -85,6 +83,6 @@ def cell_of(run: Run, variant: str, *, workload: str) -> Cell:
         calls=sum(use.stats["calls"] for use in run.models),
         tokens=sum(part["tokens"] for part in spent),
         usd=sum(part["usd"] for part in spent) if priced else None,
-        fallback_rate=failed / expansions if expansions else summary.fallback_rate,
+        fallback_rate=summary.fallback_rate,
         ended=summary.status,
     )

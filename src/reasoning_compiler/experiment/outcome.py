@@ -20,7 +20,7 @@ DEFINITIONS = (
     ("matches the baseline at", "the first sample at which the best so far is as fast as the baseline's last best"),
     ("matches the reference at", "likewise, as fast as the reference at its end"),
     ("wall time", "of the whole run: search, building, timing and verifying"),
-    ("fallback rate", "share of the expansions for which nothing that was proposed was usable"),
+    ("fallback rate", "share of the questions to a language model for which nothing that it proposed was usable"),
 )
 NOT_TIMED = math.inf
 
@@ -55,7 +55,7 @@ class Row:
         calls: to a language model, for a run.
         tokens: likewise.
         usd: likewise; None where the price is unknown.
-        fallback_rate: None where it cannot be said.
+        fallback_rate: None without a model.
     """
 
     workload: str
@@ -229,7 +229,7 @@ class Outcome:
         matches = [m for c in cells if c.seed in base and (m := _matched(c, base[c.seed])) is not None]
         line = self.references.get(workload)
         reaches = [m for c in cells if line is not None and (m := _matched(c, line)) is not None]
-        rates = [cell.fallback_rate for cell in cells if cell.fallback_rate is not None]
+        rates = [cell.fallback_rate for cell in cells if cell.calls and cell.fallback_rate is not None]
         usd = [cell.usd for cell in cells]
         return Row(
             workload=workload,

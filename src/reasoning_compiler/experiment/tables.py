@@ -200,7 +200,7 @@ def _cost_row(row: Row) -> tuple[str, ...]:
         f"{row.calls:.3g}" if row.calls else "–",
         f"{row.tokens:,.0f}" if row.tokens else "–",
         "unknown" if row.usd is None else f"{row.usd:.4f}" if row.usd else "–",
-        "–" if row.fallback_rate is None else share_text(row.fallback_rate),
+        "no model" if row.fallback_rate is None else share_text(row.fallback_rate),
     )
 
 

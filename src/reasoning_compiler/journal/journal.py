@@ -165,7 +165,6 @@ class Journal:
         *,
         transformation: Transformation | None,
         why: str,
-        fallback: str = "",
     ) -> None:
         """Appends that a proposal for a node's children was refused.
 
@@ -174,9 +173,8 @@ class Journal:
             proposer: who proposed.
             transformation: what was refused; None where the whole answer was of no use.
             why: the reason, one line.
-            fallback: who proposes in its stead, told once where nothing of an answer was usable.
         """
-        self._append("rejected", _rejected_fields(Rejected(node, proposer, transformation, why, fallback)))
+        self._append("rejected", _rejected_fields(Rejected(node, proposer, transformation, why)))
 
     def stages(self, secs: dict[str, float]) -> None:
         """Appends seconds by stage (propose, apply, predict, build, run, wait); all that are told add up."""
@@ -302,8 +300,7 @@ def _node_fields(step: Step) -> dict[str, Any]:
 
 def _rejected_fields(rejected: Rejected) -> dict[str, Any]:
     edit = rejected.transformation.to_json() if rejected.transformation else None
-    fields = {"node": rejected.node, "proposer": rejected.proposer, "transformation": edit}
-    return fields | {"why": rejected.why, "fallback": rejected.fallback}
+    return {"node": rejected.node, "proposer": rejected.proposer, "transformation": edit, "why": rejected.why}
 
 
 def _lock(fd: int, folder: Path) -> None:

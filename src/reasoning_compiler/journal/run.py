@@ -35,14 +35,12 @@ class Rejected:
         proposer: who proposed.
         transformation: what was refused; None where the whole answer was of no use.
         why: the reason.
-        fallback: who proposed in its stead, where nothing of the answer was usable; empty otherwise.
     """
 
     node: int
     proposer: str
     transformation: Transformation | None
     why: str
-    fallback: str = ""
 
 
 @dataclass(frozen=True)
@@ -320,7 +318,6 @@ class _Draft:
                 proposer=event["proposer"],
                 transformation=Transformation.from_json(edit) if edit else None,
                 why=event["why"],
-                fallback=event["fallback"],
             )
         )
         self.events.append(self.rejected[-1])

@@ -153,8 +153,8 @@ class Summary:
         samples_until_best: samples up to the best, itself counted; None without a best.
         proposers: the most nodes first.
         num_rejected: proposals that the space refused.
-        num_fallbacks: expansions of which nothing was usable, so that another proposer stood in.
-        fallback_rate: of all expansions; None where there were none.
+        fallback_rate: share of the questions to a language model of whose answers nothing was usable, so that the
+            fallback proposed; None where no model was asked.
         stage_secs: (stage, seconds), longest first; stages that overlap add up to more than the total.
         models: what a language model did, for each process that worked on the run with one.
         elapsed_secs: the run's wall time, pauses between its processes left out.
@@ -176,7 +176,6 @@ class Summary:
     samples_until_best: int | None
     proposers: tuple[ProposerShare, ...]
     num_rejected: int
-    num_fallbacks: int
     fallback_rate: float | None
     stage_secs: tuple[tuple[str, float], ...]
     models: tuple[ModelUse, ...]
@@ -193,8 +192,6 @@ def summarize(run: Run) -> Summary:
     order = _order_of_measuring(run)
     curve, improvements = _best_so_far(run, order)
     failure = outcome.untuned.failure if outcome.untuned else None
-    num_fallbacks = sum(bool(refusal.fallback) for refusal in run.rejected)
-    num_expansions = _num_expansions(run) + num_fallbacks
     return Summary(
         header=run.header,
         status=run.ended.reason if run.ended else "interrupted",
@@ -208,8 +205,7 @@ def summarize(run: Run) -> Summary:
         samples_until_best=order.get(outcome.step.node) if outcome.step else None,
         proposers=_proposers(run, improvements),
         num_rejected=len(run.rejected),
-        num_fallbacks=num_fallbacks,
-        fallback_rate=num_fallbacks / num_expansions if num_expansions else None,
+        fallback_rate=_fallback_rate(run.models),
         stage_secs=tuple(sorted(run.stage_secs.items(), key=lambda item: (-item[1], item[0]))),
         models=run.models,
         elapsed_secs=run.elapsed_secs,
@@ -306,14 +302,9 @@ def _proposers(run: Run, improvements: list[int]) -> tuple[ProposerShare, ...]:
     return tuple(sorted(shares, key=lambda share: (-share.num_nodes, share.name)))
 
 
-def _num_expansions(run: Run) -> int:
-    """Returns how many answers of a proposer gave nodes, the answers of those that stood in left out.
-
-    The journal tells nodes, not answers: children of one node with the same proposer and reasoning are one.
-    """
-    stood_in = {(refusal.node, refusal.fallback) for refusal in run.rejected if refusal.fallback}
-    answers = {(step.parent, step.proposer, step.reasoning) for step in run.steps if step.parent is not None}
-    return sum((parent, proposer) not in stood_in for parent, proposer, _ in answers)
+def _fallback_rate(models: tuple[ModelUse, ...]) -> float | None:
+    asked = sum(use.stats["expansions"] for use in models)
+    return sum(use.stats["failed_expansions"] for use in models) / asked if asked else None
 
 
 def _path(run: Run, best: Step) -> tuple[PathStep, ...]:

@@ -226,22 +226,18 @@ def _proposers(summary: Summary, width: int) -> list[str]:
         )
         for share in summary.proposers
     ]
-    lines = ["Who proposed what", *_table([heads, *rows], align="<>>>>>", width=width)]
-    if summary.num_fallbacks:
-        rate = share_text(summary.fallback_rate or 0)
-        answers = f"{_count(summary.num_fallbacks, 'answer')} of no use ({rate})"
-        lines += _wrap(f"{answers}, for which another proposer stood in", width, _INDENT)
-    return lines
+    return ["Who proposed what", *_table([heads, *rows], align="<>>>>>", width=width)]
 
 
 def _models(summary: Summary, width: int) -> list[str]:
     lines = []
     for use in summary.models:
         stats = use.stats
+        rate = f", fallback rate {share_text(stats['fallback_rate'])}" if stats["expansions"] else ""
         lines += _wrap(
             f"{stats['model']}: {_count(stats['calls'], 'call')}, {_spent_text(stats)}; "
             f"{stats['children']} of its transformations could be used, {stats['fallback_children']} others were "
-            f"supplied; fallback rate {share_text(stats['fallback_rate'])} of {stats['expansions']} questions",
+            f"supplied; {_count(stats['expansions'], 'question')}{rate}",
             width,
             _INDENT,
         )

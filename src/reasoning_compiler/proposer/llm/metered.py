@@ -66,9 +66,9 @@ class LLMStats:
     latency_secs: float = 0.0
 
     @property
-    def fallback_rate(self) -> float:
-        """The part of the expansions for which all proposals were unusable, as the paper counts it."""
-        return self.failed_expansions / self.expansions if self.expansions else 0.0
+    def fallback_rate(self) -> float | None:
+        """The part of the expansions for which all proposals were unusable, as in the paper; None without any."""
+        return self.failed_expansions / self.expansions if self.expansions else None
 
     def to_json(self) -> dict[str, Any]:
         named = ("call_failures", "retried", "rejections")
