@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from reasoning_compiler.space.space import Space
 
 
-def export_database(run: Run, folder: Path, *, space: Space) -> int:
+def export_database(run: Run, folder: str | os.PathLike[str], *, space: Space) -> int:
     """Returns how many tuning records were written to a new database in `folder`.
 
     The database holds one workload and every verified full measurement, none of what was only looked at.
@@ -29,6 +30,7 @@ def export_database(run: Run, folder: Path, *, space: Space) -> int:
     import_tvm()
     from tvm.s_tir import meta_schedule as ms
 
+    folder = Path(folder)
     paths = (folder / "database_workload.json", folder / "database_tuning_record.json")
     if any(path.exists() for path in paths):
         raise UsageError(f"`{folder}` holds a database already; choose another folder")

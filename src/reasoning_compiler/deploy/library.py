@@ -6,6 +6,7 @@ TVM alone is enough to use it (`loading_code` shows how); `load` does the same w
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
     from reasoning_compiler.measure.executors.tracker import Devices
 
 
-def save(artifact: Path, path: Path, *, about: Mapping[str, str | int | float] | None = None) -> Path:
+def save(
+    artifact: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    about: Mapping[str, str | int | float] | None = None,
+) -> Path:
     """Returns the path of a library saved for use; its signature is saved beside it, with the suffix `.json`.
 
     Each file appears whole or not at all, and the signature holds the library's checksum: after a kill between the
@@ -40,6 +46,7 @@ def save(artifact: Path, path: Path, *, about: Mapping[str, str | int | float] |
     Raises:
         UsageError: `path` ends in `.json`, is a folder, cannot be written, or there is another file there.
     """
+    artifact, path = Path(artifact), Path(path)
     if path.suffix == ".json":
         raise UsageError(f"`path` is {path}, but its signature goes there: choose a name that ends in .so")
     if path.is_dir():
@@ -62,7 +69,7 @@ def library_files(artifact: Path, path: Path, *, about: Mapping[str, str | int |
     return {path: code, signature_path(path): (json.dumps(described, indent=1) + "\n").encode()}
 
 
-def load(path: Path, *, num_threads: int | None = None) -> TunedKernel:
+def load(path: str | os.PathLike[str], *, num_threads: int | None = None) -> TunedKernel:
     """Returns the kernel in a saved library, ready to be called.
 
     Args:
@@ -74,7 +81,7 @@ def load(path: Path, *, num_threads: int | None = None) -> TunedKernel:
         UsageError: there is no such library, it has no signature or that of another one, or TVM cannot load it.
     """
     kernel = TunedKernel(path)
-    num_threads = num_threads or _about(path).get("num_threads")
+    num_threads = num_threads or _about(Path(path)).get("num_threads")
     if isinstance(num_threads, int):
         with suppress(UsageError):
             use_threads(num_threads)
@@ -91,7 +98,8 @@ class TunedKernel:
         path: the library.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        path = Path(path)
         if not path.is_file():
             raise UsageError(f"`path` is {path}, which is not a file: `reasonc export RUN --out lib.so` makes one")
         self.signature: Signature = read_signature(path)
@@ -167,7 +175,7 @@ class TunedKernel:
         return self._tvm.runtime.empty(shape, dtype, self._device)
 
 
-def loading_code(path: Path) -> str:
+def loading_code(path: str | os.PathLike[str]) -> str:
     """Returns a Python program that runs a saved library with nothing but TVM and numpy.
 
     Args:
@@ -176,6 +184,7 @@ def loading_code(path: Path) -> str:
     Raises:
         UsageError: there is no signature.
     """
+    path = Path(path)
     arguments = read_signature(path).arguments
     about = _about(path)
     names = _identifiers([argument.name for argument in arguments])
@@ -218,7 +227,7 @@ def loading_code(path: Path) -> str:
 
 
 def time_against_untuned(
-    library: Path,
+    library: str | os.PathLike[str],
     workload: Any,
     *,
     num_threads: int,
@@ -247,6 +256,7 @@ def time_against_untuned(
     """
     from reasoning_compiler.measure.instrument import Instrument
 
+    library = Path(library)
     signature = read_signature(library)
     wanted = [(a.name, a.shape, a.dtype, a.role) for a in workload.arguments]
     if [(a.name, a.shape, a.dtype, a.role) for a in signature.arguments] != wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,15 +23,15 @@ Watch = Callable[[Watched], None]
 
 
 def compare(
-    workloads: Sequence[str],
+    workloads: Sequence[str | os.PathLike[str]],
     methods: Sequence[str],
     *,
     settings: Settings | None = None,
     repeats: int = 3,
     reference: int | None = None,
     llm: LLMSettings | None = None,
-    replays: Sequence[str | Path] = (),
-    out: str | Path | None = None,
+    replays: Sequence[str | os.PathLike[str]] = (),
+    out: str | os.PathLike[str] | None = None,
     command: str = "",
     watch: Watch = lambda watched: None,
 ) -> dict[str, Any]:
@@ -61,14 +62,14 @@ def compare(
 
 
 def ablate(
-    workloads: Sequence[str],
+    workloads: Sequence[str | os.PathLike[str]],
     what: str,
     values: Sequence[str] = (),
     *,
     settings: Settings | None = None,
     repeats: int = 3,
     llm: LLMSettings | None = None,
-    out: str | Path | None = None,
+    out: str | os.PathLike[str] | None = None,
     command: str = "",
     watch: Watch = lambda watched: None,
 ) -> dict[str, Any]:
@@ -96,12 +97,12 @@ def new_folder(kind: str) -> Path:
 
 def _run(
     kind: str,
-    workloads: Sequence[str],
+    workloads: Sequence[str | os.PathLike[str]],
     chosen: Sequence[Variant],
     baseline: str,
     settings: Settings,
     repeats: int,
-    out: str | Path | None,
+    out: str | os.PathLike[str] | None,
     command: str,
     watch: Watch,
     reference: int | None = None,
@@ -115,9 +116,9 @@ def _run(
             from reasoning_compiler.session.model import Model
 
             Model(variant.settings)  # says now what is wrong with the model, its key or its budget
-    if len({is_landscape(text) for text in workloads}) > 1:
+    if len({is_landscape(each) for each in workloads}) > 1:
         raise UsageError("`workloads` has recordings and workloads to be measured; compare them one after the other")
-    places = [open_place(text, settings) for text in workloads]
+    places = [open_place(os.fspath(each), settings) for each in workloads]
     lines = [] if reference is None else [variants.line_to_reach(reference)]
     for place in places:
         for variant in [*chosen, *lines]:

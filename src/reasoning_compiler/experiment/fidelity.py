@@ -7,6 +7,7 @@ every program after it has seen none, and some, of the others' latencies: the fi
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class Transfer:
     tau: float | None
 
 
-def fidelity(paths: Sequence[str | Path]) -> tuple[list[Fidelity], list[Transfer]]:
+def fidelity(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[Fidelity], list[Transfer]]:
     """Returns the agreement for each kernel and machine, and across machines where one kernel was recorded on several.
 
     Args:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -30,9 +31,9 @@ FORMAT_VERSION = 3
 SUFFIX = ".landscape.gz"
 
 
-def is_landscape(path: str | Path) -> bool:
+def is_landscape(path: str | os.PathLike[str]) -> bool:
     """Tells whether a path is meant as a recorded landscape, by its name."""
-    return str(path).endswith(SUFFIX)
+    return os.fspath(path).endswith(SUFFIX)
 
 
 def write_landscape(path: Path, header: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
@@ -55,7 +56,7 @@ def write_landscape(path: Path, header: dict[str, Any], rows: Sequence[dict[str,
         raise JournalError(f"`{path}` could not be written ({error.strerror})") from error
 
 
-def read_landscape(path: str | Path) -> Landscape:
+def read_landscape(path: str | os.PathLike[str]) -> Landscape:
     """Returns the landscape in a file.
 
     Raises:

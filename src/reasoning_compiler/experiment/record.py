@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -50,7 +51,7 @@ def record(
     workload: Any,
     *,
     samples: int = 2000,
-    out: str | Path | None = None,
+    out: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     seed: int = 0,
     command: str = "",

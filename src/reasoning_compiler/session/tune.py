@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -90,7 +91,7 @@ class BestProgram:
 def tune(
     workload: Any,
     *,
-    out: str | Path | None = None,
+    out: str | os.PathLike[str] | None = None,
     settings: Settings | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     command: str = "",
@@ -141,7 +142,7 @@ def tune(
 
 
 def resume(
-    folder: str | Path,
+    folder: str | os.PathLike[str],
     *,
     samples: int | None = None,
     minutes: float | None = None,
@@ -169,6 +170,7 @@ def resume(
         EnvironmentMismatchError: it was made on another machine, target or set of versions.
         DeviceError, NothingMeasuredError, JournalError, Interrupted: as for `tune`.
     """
+    folder = Path(folder)
     try:
         run = read_run(folder)
         before = _settings(run)
@@ -189,7 +191,7 @@ def resume(
             on_progress(Progress("starting", str(run.folder), run.num_samples, settings.samples, notice=notice))
         return _run(run.folder, workload, machine, settings, threads, header=None, on_progress=on_progress)
     except KeyboardInterrupt:
-        raise Interrupted(Path(folder)) from None
+        raise Interrupted(folder) from None
 
 
 def as_workload(workload: Any) -> Workload:
