@@ -251,7 +251,7 @@ def row(spec: str, num: int) -> dict[str, Any]:
 
 def ranking(said: list[float | None], truth: dict[str, Any]) -> dict[str, float | None]:
     """Returns how a side's latencies rank the ten fastest: Kendall's τ over all pairs, and over those clearly apart."""
-    from reasoning_compiler.core.ranking import kendall_tau
+    from reasoning_compiler.core.statistics import kendall_tau
 
     pairs = zip(truth["top"], truth["process_secs"], strict=True)
     known = [(latency, secs) for n, secs in pairs if (latency := said[n])]
@@ -263,7 +263,7 @@ def ranking(said: list[float | None], truth: dict[str, Any]) -> dict[str, float 
 
 def with_itself(truth: dict[str, Any]) -> float | None:
     """Returns Kendall's τ between the medians of every other process and those of the rest."""
-    from reasoning_compiler.core.ranking import kendall_tau
+    from reasoning_compiler.core.statistics import kendall_tau
 
     return kendall_tau(*([statistics.median(secs[start::2]) for secs in truth["process_secs"]] for start in (0, 1)))
 

@@ -13,7 +13,7 @@ import math
 
 from bench import publish
 
-from reasoning_compiler.core.ranking import kendall_tau
+from reasoning_compiler.core.statistics import kendall_tau
 from reasoning_compiler.machine import detect
 from reasoning_compiler.measure.instrument import Instrument
 from reasoning_compiler.session import Settings

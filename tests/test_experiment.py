@@ -372,9 +372,27 @@ def test_the_papers_table_by_hand() -> None:
     assert ours.efficiency == pytest.approx(ours.speedup.median / 2.5 * 1.5)
     assert ours.matched is not None and ours.matched.median == 1 and ours.num_matched == 1
     assert ours.wall_secs is not None and ours.wall_secs.median == 15 and ours.fallback_rate == 0.25
-    assert Outcome(RESULTS).differences("ours") == pytest.approx([math.log(0.5), math.log(7 / 6)])
+    assert Outcome(RESULTS).differences("ours") == pytest.approx([(math.log(0.5) + math.log(7 / 6)) / 2])
     _, overall = Outcome(RESULTS).overall()
     assert overall.speedup == pytest.approx(ours.speedup.median) and overall.test is not None
+
+
+def test_a_workload_is_one_pair_and_a_run_that_found_nothing_is_a_loss() -> None:
+    cells = [
+        *(cell("es", seed, 4.0, workload=w) for w in ("w", "x", "y", "z") for seed in range(5)),
+        *(cell("ours", seed, 2.0, workload="w") for seed in range(5)),
+        *(cell("ours", seed, 2.0 if seed < 2 else None, workload="x") for seed in range(5)),
+        *(cell("ours", seed, None, workload="y") for seed in range(4)),
+        cell("ours", 4, 2.0, workload="y"),
+        *(cell("ours", seed, None, workload="z") for seed in range(5)),
+    ]
+    results = made_up(*cells) | {"workloads": {w: w for w in "wxyz"}}
+    outcome = Outcome(results)
+    assert outcome.differences("ours") == pytest.approx([math.log(0.5), math.inf, math.inf, math.inf])
+    test = next(o.test for o in outcome.overall() if o.variant == "ours")
+    assert len(test.differences) == 4 and test.p == 0.25, "20 pairs of runs are no more than 4 workloads"
+    results["baseline"] = "ours"
+    assert Outcome(results).differences("es") == pytest.approx([math.log(2), -math.inf, -math.inf, -math.inf])
 
 
 def test_a_reference_is_a_line_to_reach() -> None:

@@ -27,8 +27,8 @@ from reasoning_compiler.core.programs import (
     as_value,
     difference,
 )
-from reasoning_compiler.core.ranking import kendall_tau
 from reasoning_compiler.core.rng import stream
+from reasoning_compiler.core.statistics import kendall_tau
 from reasoning_compiler.core.steps import Proposal, Step
 
 CODE = """

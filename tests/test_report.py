@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from journal_examples import Event, failed, header, ok, scripts, step, write_gemm
 from reasoning_compiler.core.machines import Peak
 from reasoning_compiler.core.primitives import Primitive
-from reasoning_compiler.core.ranking import kendall_tau
+from reasoning_compiler.core.statistics import kendall_tau
 from reasoning_compiler.journal import Header, Journal, Run, read_run
 from reasoning_compiler.report import Summary, summarize, to_json, to_text
 from reasoning_compiler.report.plot import bar, curve_lines

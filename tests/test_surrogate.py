@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from reasoning_compiler.core.programs import UNTUNED, Program
-from reasoning_compiler.core.ranking import kendall_tau
+from reasoning_compiler.core.statistics import kendall_tau
 from reasoning_compiler.core.steps import Known
 from reasoning_compiler.proposer.random import RandomProposer
 from reasoning_compiler.search.search import TreeSearch

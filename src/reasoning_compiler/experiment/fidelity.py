@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.core.ranking import kendall_tau
 from reasoning_compiler.core.rng import stream
+from reasoning_compiler.core.statistics import kendall_tau
 from reasoning_compiler.core.steps import Known
 from reasoning_compiler.experiment.experiment import PLAN_FILE, RESULTS_FILE
 from reasoning_compiler.experiment.landscape import Landscape

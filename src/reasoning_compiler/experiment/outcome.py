@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reasoning_compiler.core.paired import Paired, paired
 from reasoning_compiler.experiment.cell import Cell
-from reasoning_compiler.experiment.significance import holm
+from reasoning_compiler.experiment.significance import Paired, holm
 
 DEFINITIONS = (
     ("speed-up", "time of the untuned program over time of the run's winner; winners of one seed timed in turns"),
@@ -86,7 +85,7 @@ class Overall:
         speedup: geometric mean of the workloads' median speed-ups.
         reduction: geometric mean of the sample reductions; None for the baseline.
         efficiency: geometric mean of the sample-efficiency gains; None for the baseline.
-        test: of the logarithms of the winners' times against the baseline's, in pairs; None for the baseline.
+        test: of the logarithms of the winners' times against the baseline's, over workloads; None for the baseline.
         p: its p, adjusted for how many methods are compared.
     """
 
@@ -153,7 +152,7 @@ class Outcome:
     def overall(self) -> list[Overall]:
         """Returns the methods over all workloads, each tested against the baseline."""
         rows = self.rows()
-        tests = {v: paired(self.differences(v)) for v in self.variants if v != self.baseline}
+        tests = {v: Paired.of(self.differences(v)) for v in self.variants if v != self.baseline}
         adjusted = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
         return [
             Overall(
@@ -168,14 +167,21 @@ class Outcome:
         ]
 
     def differences(self, variant: str) -> list[float]:
-        """Returns log(variant's time / baseline's) for each workload and seed that has both."""
+        """Returns log(variant's time / baseline's) for each workload, the median over the seeds that both have.
+
+        A run that found nothing is one that takes forever: a loss for the variant, a win where it is the baseline's.
+        """
         base = {(c.workload, c.seed): self.winner_secs(c) for c in self.cells if c.variant == self.baseline}
-        pairs = [
-            (self.winner_secs(c), base[c.workload, c.seed])
-            for c in self.cells
-            if c.variant == variant and (c.workload, c.seed) in base
-        ]
-        return [math.log(mine / theirs) for mine, theirs in pairs if math.isfinite(mine) and math.isfinite(theirs)]
+        by_workload = {
+            workload: [
+                _log_ratio(self.winner_secs(c), base[workload, c.seed])
+                for c in self._of(workload, variant)
+                if (workload, c.seed) in base
+            ]
+            for workload in self.workloads
+        }
+        medians = [statistics.median(seeds) for seeds in by_workload.values() if seeds]
+        return [0.0 if math.isnan(median) else median for median in medians]  # half of the runs lost, half won
 
     def curves(self) -> list[CurveBand]:
         """Returns the best-so-far curves, as speed-ups; none for workloads whose untuned program was not measured."""
@@ -262,6 +268,14 @@ def _matched(cell: Cell, base: Cell) -> int | None:
     """Returns the first sample at which a run is as fast as another one at its end; None where it never is."""
     target = base.best_secs[-1]
     return next((number for number, secs in enumerate(cell.best_secs, start=1) if secs <= target), None)
+
+
+def _log_ratio(mine_secs: float, theirs_secs: float) -> float:
+    if mine_secs == theirs_secs:
+        return 0.0
+    if math.isinf(mine_secs):
+        return math.inf
+    return -math.inf if math.isinf(theirs_secs) else math.log(mine_secs / theirs_secs)
 
 
 def _ratio(untuned_secs: float, secs: float) -> float:

@@ -65,11 +65,7 @@ def page_of(results: dict[str, Any]) -> Page:
         lines = tuple((o.variant, _ratio(o.speedup), _ratio(o.reduction), _ratio(o.efficiency)) for o in overall)
         head = ("", "speed-up", "sample reduction", "efficiency gain")
         tables.append(Table(f"Geometric mean over {len(outcome.workloads)} workloads", head, lines))
-    words = tuple(
-        in_words(o.variant, outcome.baseline, o.test, p=o.p, num_workloads=len(outcome.workloads))
-        for o in overall
-        if o.test is not None
-    )
+    words = tuple(in_words(o.variant, outcome.baseline, o.test, p=o.p) for o in overall if o.test is not None)
     noise = outcome.noise()
     if noise:
         words += (f"Timings of one and the same winner spread by {share_text(noise)} (middle half, of the median).",)

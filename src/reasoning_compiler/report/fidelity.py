@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from reasoning_compiler.core.ranking import kendall_tau
+from reasoning_compiler.core.statistics import kendall_tau
 from reasoning_compiler.journal import Run
 
 _STAGES = (16, 32, 64, 128, 256, 512, 1024)  # a stage ends with this sample

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from reasoning_compiler.core.programs import Program
-from reasoning_compiler.core.ranking import kendall_tau
+from reasoning_compiler.core.statistics import kendall_tau
 from reasoning_compiler.core.steps import Known
 
 _MIN_LEARNED = 16  # measurements below which trees are not fitted
