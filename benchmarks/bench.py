@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kept import RESULTS, store
+
 from reasoning_compiler.experiment.evolutionary import evolutionary
 from reasoning_compiler.machine import detect, fingerprint
 
 __all__ = ["RESULTS", "evolutionary", "publish", "spread"]
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -24,7 +24,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def publish(name: str, record: dict[str, Any], *, python: str = "") -> None:
-    """Prints a result and writes it, with the machine, versions and command, to `results/NAME.json`.
+    """Prints a result and writes it, with the machine, versions and command, to `results/NAME.json.gz`.
 
     Args:
         name: of the result.
@@ -38,7 +38,5 @@ def publish(name: str, record: dict[str, Any], *, python: str = "") -> None:
         "machine": machine.to_json(),
         "fingerprint": fingerprint(machine, machine.num_cores),
     }
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(about | record, indent=1)
-    (RESULTS / f"{name}.json").write_text(text + "\n")
+    store(name, about | record)
     print(json.dumps(record, indent=1))

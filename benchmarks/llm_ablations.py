@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import RESULTS
+from kept import store
 from scripted import Script, chance, engineer, nonsense, served, serving
 
 from reasoning_compiler.experiment import ablate
@@ -50,8 +50,8 @@ def main() -> None:
                     out=Path(folder) / "out",
                     command=command,
                 )
-            text = json.dumps(results, indent=1).replace(server.base_url, "http://127.0.0.1/v1")
-            (RESULTS / f"llm_{what.replace('-', '_')}.json").write_text(text + "\n")
+            text = json.dumps(results).replace(server.base_url, "http://127.0.0.1/v1")
+            store(f"llm_{what.replace('-', '_')}", json.loads(text))
 
 
 def by_name(request: dict[str, Any]) -> Script:

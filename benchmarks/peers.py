@@ -6,8 +6,8 @@ Each contestant is a process of its own (`contestant.py`), with the same inputs 
 out ahead of time as it likes them; `--python` names the Python that has the peers (`pip install
 'reasoning-compiler[peers]'`). Outputs are compared with the workload's reference. A round times every contestant once,
 in an order that turns; a variant that is clearly not a peer's best is not timed further. Kernels that are left out keep
-their rows of earlier commands in results/peers.json. With `weight=false` the peers lay the second matrix out ahead of
-time all the same, where ours has to do it in each call.
+their rows of earlier commands. With `weight=false` the peers lay the second matrix out ahead of time all the same,
+where ours has to do it in each call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import RESULTS, publish, spread
+from bench import publish, spread
+from kept import read
 
 from reasoning_compiler.machine import detect
 from reasoning_compiler.session import tune
@@ -77,10 +78,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             ours = libraries.get(spec) or tuned(spec, options.samples, options.seeds, Path(folder))
             rows += compare(spec, ours, options.python, options.rounds, Path(folder))
-    old = RESULTS / f"{options.name}.json"
-    if old.exists():
-        measured = {row["kernel"] for row in rows}
-        rows = [r for r in json.loads(old.read_text())["rows"] if r["kernel"] not in measured] + rows
+    measured = {row["kernel"] for row in rows}
+    rows = [r for r in read().get(options.name, {"rows": []})["rows"] if r["kernel"] not in measured] + rows
     rows.sort(key=lambda row: (KERNELS.index(row["kernel"]) if row["kernel"] in KERNELS else 99, row["secs"]["median"]))
     record = {"samples": options.samples, **summary(rows), "rows": rows}
     publish(options.name, record, python=options.python)

@@ -1,41 +1,51 @@
-"""Writes docs/results.md, the pictures and the README's table from benchmarks/results/.
+"""Writes docs/results.md, its picture and the README's table from benchmarks/results/.
 
     python benchmarks/publish.py
     python benchmarks/publish.py kernels=experiments/compare-20260101-120000 fidelity=fidelity.json
 
-With NAME=PATH, what a results folder of `reasonc compare` or `reasonc ablate`, or the output of `reasonc fidelity
---json`, holds is first kept as benchmarks/results/NAME.json. Nothing on the page is typed by hand.
+With NAME=PATH, what a results folder of `reasonc compare` or `reasonc ablate`, or the output of a script in
+benchmarks/, holds is first kept as benchmarks/results/NAME.json.gz. No number on the page is typed by hand.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
+import statistics
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import readme_table
+from kept import read, store
 
-from reasoning_compiler.experiment.tables import curves_svg, page_of, to_markdown
+from reasoning_compiler.experiment.outcome import Outcome
+from reasoning_compiler.experiment.tables import curves_svg
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "results.md"
-IMAGES = ROOT / "docs" / "images"
+PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
+PICTURE = ROOT / "docs" / "images" / "kernels.svg"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 _HEAD = """\
 # Results
 
 <!-- Written by benchmarks/publish.py from benchmarks/results/; do not edit. -->
 
-Everything that was measured and kept, wins and losses alike. Each section names its machine and the command that
-repeats it. Latencies of one machine say nothing of another's. How runs are compared is told under
-[experiments.md](experiments.md).
+What was measured, wins and losses alike. Latencies of one machine say nothing of another's, so each part names its
+machine, the commit with which the numbers were kept, and the command that repeats it. Raw numbers are in
+`benchmarks/results/NAME.json.gz`. [experiments.md](experiments.md) tells how methods are compared.
 """
-_ABOUT = ("command", "machine", "fingerprint")
+_LIBRARIES = {"torch": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+_PARTS = {"kernels", "peers", "other_machine"}  # of the first two sections
+_ABOUT = {"command", "machine", "fingerprint", "kept_with", "kind"}
 _SPREAD = {"median", "min", "max"}
-_MAX_SHOWN = 4  # of a list's elements in one cell
+_MOST_SHOWN = 170  # characters of a command
+_ALPHA = 0.05
+
+Record = dict[str, Any]
 
 
 def main() -> None:
@@ -44,10 +54,10 @@ def main() -> None:
         if not equals or not name.replace("_", "").isalnum():
             raise SystemExit(f"`{given}` is not NAME=PATH, the name of letters, digits and _")
         keep(name, Path(path))
-    PAGE.write_text(page(), encoding="utf-8")
-    for name, svg in pictures().items():
-        (IMAGES / name).write_text(svg, encoding="utf-8")
-    readme_table.main()
+    records = read()
+    PAGE.write_text(page(records), encoding="utf-8")
+    PICTURE.write_text(curves_svg(records["kernels"]), encoding="utf-8")
+    README.write_text(with_table(README.read_text(encoding="utf-8"), "\n".join(kernels(records))), encoding="utf-8")
 
 
 def keep(name: str, path: Path) -> None:
@@ -58,97 +68,174 @@ def keep(name: str, path: Path) -> None:
     record = json.loads(source.read_text(encoding="utf-8").replace(f"{ROOT.resolve()}/", ""))
     if "command" not in record:
         raise SystemExit(f"`{path}` does not say by which command it was made")
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    store(name, record)
 
 
-def page(results: Path = RESULTS) -> str:
+def page(records: dict[str, Record]) -> str:
     """Returns the page."""
-    parts = [_HEAD]
-    for path in sorted(results.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        parts.append("\n".join([f"## {path.stem}", "", *_section(path.stem, record)]).rstrip() + "\n")
-    return "\n".join(parts)
+    parts = [_HEAD, "## Kernels\n", *kernels(records), ""]
+    if "other_machine" in records:
+        parts += ["## On a machine that nobody had tuned for\n", *_other_machine(records["other_machine"])]
+    compared = {name: record for name, record in records.items() if "experiment" in record and name not in _PARTS}
+    if compared:
+        parts += ["## Comparisons and ablations\n"]
+        parts += ["A test is over workloads (Wilcoxon's, adjusted by Holm); it takes six of them to tell anything.\n"]
+    for name, record in compared.items():
+        parts.append(f"**{name}**. {_verdict(record)}; {_where(record)}; {_command(record)}.\n")
+    others = {name: record for name, record in records.items() if name not in compared and name not in _PARTS}
+    if others:
+        parts += ["## Also measured\n"]
+    parts += [f"- **{n}**: {_numbers(record)}; {_where(record)}; {_command(record)}." for n, record in others.items()]
+    return "\n".join(parts).rstrip() + "\n"
 
 
-def pictures(results: Path = RESULTS) -> dict[str, str]:
-    """Returns the curves of each comparison, by file name."""
-    records = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
-    return {f"{name}.svg": curves_svg(record) for name, record in records.items() if "experiment" in record}
+def with_table(text: str, table: str) -> str:
+    """Returns a page with the table between its markers."""
+    head, _, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not end:
+        raise SystemExit(f"the page has no {BEGIN} … {END}")
+    return f"{head}{BEGIN}\n{table}\n{END}{tail}"
 
 
-def _section(name: str, record: dict[str, Any]) -> Iterator[str]:
-    if "experiment" in record:
-        yield f"![Speed-up of the best program so far, against samples](images/{name}.svg)"
-        yield ""
-        yield to_markdown(page_of(record))
-    elif record.get("kind") == "fidelity":
-        yield f"- Command: `{record['command']}`"
-        yield ""
-        yield from _fidelity(record)
-    else:
-        yield f"- {readme_table.where(record)}"
-        yield f"- Command: `{record['command']}`"
-        yield ""
-        yield from _any({key: value for key, value in record.items() if key not in _ABOUT})
+# -- kernels ----------------------------------------------------------------------------------------------------------
 
 
-def _fidelity(record: dict[str, Any]) -> Iterator[str]:
-    head = ("kernel", "machine", "from", "part", "programs", "τ", "top 1", "top 5", "error")
+def kernels(records: dict[str, Record]) -> Iterator[str]:
+    """Yields a table, a row for each kernel: ours, the best library, TVM's search with few and with many samples."""
+    peers, search = records["peers"], records["kernels"]
+    outcome = Outcome(search)
+    most = max((len(cell.samples) for cell in outcome.references.values()), default=0)
+    samples = search["samples"]
+    head = ("kernel", "ours", "best library", "ours / library", f"TVM's search, {samples}", f"TVM's search, {most}")
     rows = []
-    for kernel in record["kernels"]:
-        parts = [("all", kernel["total"])] if kernel["source"] != "recording" else []
-        for part, said in [*parts, *((stage["name"], stage["agreement"]) for stage in kernel["stages"])]:
-            figures = (said["num_programs"], said["tau"], said["top1"], said["top5"], said["error"])
-            rows.append((kernel["workload"], kernel["machine"], kernel["source"], part, *map(_text, figures)))
+    for kernel, ratio in peers["ours_over_best_peer"].items():
+        mine = [row for row in peers["rows"] if row["kernel"] == kernel and row["contestant"] == "ours"]
+        others = [row for row in peers["rows"] if row["kernel"] == kernel and row["contestant"] != "ours"]
+        best = min(others, key=lambda row: row["secs"]["median"])
+        name = f"{_LIBRARIES.get(best['contestant'], best['contestant'])} {best['version'].partition('-')[0]}"
+        cells = [c for c in outcome.cells if c.workload == kernel and c.variant == outcome.baseline]
+        line = outcome.references.get(kernel)
+        rows.append(
+            (
+                f"`{kernel}`",
+                _ms([row["secs"]["median"] for row in mine]),
+                f"{_ms([best['secs']['median']])}, {name}",
+                _spread(ratio),
+                _ms([outcome.winner_secs(cell) for cell in cells]),
+                _ms([outcome.winner_secs(line)] if line is not None else []),
+            )
+        )
     yield from _table(head, rows)
-    for pair in record["machines"]:
-        yield f"- {pair['workload']}, {pair['one']} against {pair['other']}: τ {_text(pair['tau'])}"
+    yield (
+        f"Milliseconds, the median over seeds with the least and the greatest; ours after {peers['samples']} samples "
+        f"with the expert. Measured on {_where(peers)}, by {_command(peers)}; TVM's search: {_where(search)}, by "
+        f"{_command(search)}."
+    )
 
 
-def _any(record: dict[str, Any]) -> Iterator[str]:
-    """Yields a record of any shape: what is single in one table, then a table for each list of records."""
-    singles, lists = [], []
-    for name, value in _flat(record):
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            lists.append((name, [dict(_flat(row)) for row in value]))
-        else:
-            singles.append((name, _text(value)))
-    yield from _table(("", ""), singles)
-    for name, rows in lists:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        yield f"### {name}"
-        yield ""
-        yield from _table(columns, [[_text(row.get(column)) for column in columns] for row in rows])
+def _other_machine(record: Record) -> Iterator[str]:
+    yield f"{_where(record)}, {record['samples']} samples, milliseconds."
+    yield "What was gained on the machine above is partly that machine's.\n"
+    rows = [
+        (
+            f"`{row['kernel']}`",
+            ", ".join(f"{ms:g}" for ms in row["ours_ms"]),
+            f"{row['best_ms']:g}, {row['best']}",
+            ", ".join(f"{ratio:.2f}" for ratio in row["ratio"]),
+        )
+        for row in record["rows"]
+    ]
+    yield from _table(("kernel", "ours, each seed", "best library", "ours / library"), rows)
+    yield "Kernels that have no name here, weights as plain arguments, one seed:\n"
+    names = ("ours_ms", "evolutionary_ms", "torch_ms")
+    unnamed = [(row["kernel"], *(f"{row[name]:g}" for name in names)) for row in record["unnamed"]]
+    yield from _table(("kernel", "ours", "TVM's search, 64", "PyTorch, the better of eager and compiled"), unnamed)
 
 
-def _flat(record: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in record.items():
-        name = f"{above}, {key}" if above else key
-        if isinstance(value, dict) and set(value) != _SPREAD:
-            yield from _flat(value, name)
-        else:
-            yield name, value
+# -- the rest ---------------------------------------------------------------------------------------------------------
+
+
+def _verdict(record: Record) -> str:
+    """Returns what can be concluded from a comparison: a verdict, each effect, and its size."""
+    outcome = Outcome(record)
+    effects, told = [], []
+    for each in outcome.overall():
+        if each.test is not None:
+            ratios = sorted(math.exp(-d) for d in each.test.differences)
+            found = {"median": statistics.median(ratios), "min": ratios[0], "max": ratios[-1]}
+            effects.append(f"{each.variant} {_spread(found)}")
+            told += [f"{each.variant} (p = {each.p:.2g})"] if each.p < _ALPHA else []
+    num = len(outcome.workloads)
+    if told:
+        verdict = f"Told from chance: {', '.join(told)}"
+    elif 2 / 2**num > _ALPHA:
+        verdict = f"Nothing can be told from chance: {num} workloads are too few"
+    else:
+        verdict = "Nothing is told from what seeds and noise make"
+    effect = f"Times as fast as {outcome.baseline}, the median over {num} workloads with the least and the greatest"
+    return f"{verdict}. {effect}: {', '.join(effects)}. {record['samples']} samples, seeds: {len(outcome.seeds)}"
+
+
+def _numbers(record: Record) -> str:
+    """Returns the single numbers of a measurement of any shape; its rows stay in the file."""
+    single = {name.replace("_", " "): value for name, value in record.items() if name not in _ABOUT}
+    for name, value in list(single.items()):
+        if isinstance(value, dict) and not _is_single(value):
+            single |= {f"{name}: {key.replace('_', ' ')}": inner for key, inner in value.items()}
+    told = [f"{name} {_text(value)}" for name, value in single.items() if _is_single(value)]
+    return "; ".join(told) or "in rows"
+
+
+def _is_single(value: Any) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, dict) and set(value) == _SPREAD)
+
+
+def _command(record: Record) -> str:
+    """Returns a command that fits a line; the file has it whole."""
+    command = re.sub(r"(tests/landscapes/\w+\.landscape\.gz ?)+", "tests/landscapes/*.landscape.gz ", record["command"])
+    command = re.sub(r"(benchmarks/families.py:\w+ )+", "benchmarks/families.py:… ", command)
+    return f"`{textwrap.shorten(command, _MOST_SHOWN, placeholder=' …')}`"
+
+
+def _where(record: Record) -> str:
+    """Returns the machine, the version of TVM and the commit that a result is of."""
+    kept = f"commit {record['kept_with']}"
+    if "machine" not in record:
+        return kept
+    machine, versions = record["machine"], record["fingerprint"]["versions"]
+    return (
+        f"{machine['name']}, {machine['num_cores']} cores, {machine['isa']}, {machine['peak_flops'] / 1e9:.0f} "
+        f"GFLOP/s, apache-tvm {versions['apache-tvm']}, {kept}"
+    )
 
 
 def _text(value: Any) -> str:
-    if value is None:
-        return "–"
     if isinstance(value, dict):
-        if set(value) != _SPREAD:
-            return ", ".join(f"{name} {_text(each)}" for name, each in value.items())
-        return f"{_text(value['median'])} ({_text(value['min'])} – {_text(value['max'])})"
-    if isinstance(value, list):
-        if len(value) > _MAX_SHOWN:
-            return f"{_text(value[-1])}, the last of {len(value)}"
-        return "; ".join(map(_text, value)) or "none"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+        return _spread(value)
+    return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _spread(found: dict[str, float]) -> str:
+    return f"{_number(found['median'])} ({_number(found['min'])} – {_number(found['max'])})"
+
+
+def _ms(secs: Sequence[float]) -> str:
+    """Returns seconds as milliseconds: the median, and the least and the greatest where there are several."""
+    if not secs:
+        return "–"
+    ms = sorted(1e3 * each for each in secs)
+    middle = ms[len(ms) // 2]
+    return _number(middle) if len(ms) == 1 else _spread({"median": middle, "min": ms[0], "max": ms[-1]})
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 99.5 else f"{value:.3g}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    if rows:
-        lines = [head, ["---"] * len(head), *rows]
-        yield from ("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-        yield ""
+    yield from ("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows))
+    yield ""
 
 
 if __name__ == "__main__":

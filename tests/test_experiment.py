@@ -25,7 +25,7 @@ from reasoning_compiler.experiment.landscape import Landscape
 from reasoning_compiler.experiment.landscape_file import header_json, read_landscape, row_json, write_landscape
 from reasoning_compiler.experiment.outcome import Outcome
 from reasoning_compiler.experiment.places import Recorded
-from reasoning_compiler.experiment.tables import curves_svg, page_of, to_html, to_markdown, to_text
+from reasoning_compiler.experiment.tables import curves_svg, page_of, to_html, to_text
 from reasoning_compiler.experiment.variants import ABLATIONS, METHODS, VALUES, ablation, methods
 from reasoning_compiler.journal import read_run
 from reasoning_compiler.session import LLMSettings, Settings
@@ -421,7 +421,7 @@ def test_a_page_says_machine_command_and_definitions_and_escapes_all() -> None:
     results = made_up(*RESULTS["cells"])
     results["variants"][1]["says"] = "<script>alert(1)</script>"
     page = page_of(results)
-    for text in (to_text(page), to_markdown(page), to_html(page, picture=curves_svg(results))):
+    for text in (to_text(page), to_html(page, picture=curves_svg(results))):
         assert "Some CPU" in text and "reasonc compare w" in text and "speed-up per sample" in text
     assert "<script>" not in to_html(page, picture="")
 

@@ -1,4 +1,4 @@
-"""An experiment's tables, as text for a terminal, as Markdown, and as one HTML page with its curves."""
+"""An experiment's tables, as text for a terminal, and as one HTML page with its curves."""
 
 from __future__ import annotations
 
@@ -86,17 +86,6 @@ def to_text(page: Page) -> str:
     blocks += [f"{table.title}\n{_aligned(table)}" for table in page.tables]
     blocks += ["\n".join(page.words), "\n".join(page.notes)]
     return "\n\n".join(block for block in blocks if block) + "\n"
-
-
-def to_markdown(page: Page, *, level: int = 3) -> str:
-    """Returns a page as Markdown, its tables under headings of that level."""
-    lines = [*(f"- {fact}" for fact in page.facts), ""]
-    for table in page.tables:
-        lines += [f"{'#' * level} {table.title}", "", _markdown_row(table.head), "|" + "---|" * len(table.head)]
-        lines += [*map(_markdown_row, table.rows), ""]
-    lines += [*(f"- {word}" for word in page.words), ""] if page.words else []
-    lines += [*(f"- *{name}*: {rest}" for name, _, rest in (note.partition(": ") for note in page.notes)), ""]
-    return "\n".join(lines)
 
 
 def to_html(page: Page, *, picture: str) -> str:
@@ -224,7 +213,3 @@ def _aligned(table: Table) -> str:
         + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
         for line in lines
     )
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
