@@ -118,7 +118,7 @@ class _Walk:
             int(block.annotations.get(PREFETCH, 0)),
             scope.share,
             _dtypes(block),
-            padded=read_paddings(str(block.annotations.get(PADDED, ""))),
+            padded=read_paddings(str(block.annotations.get(PADDED, "[]"))),
         )
         marked = DOT in block.annotations and nest.dtypes
         self.found.append(nest.by_dots(dot_named(str(block.annotations[DOT]))) if marked else nest)

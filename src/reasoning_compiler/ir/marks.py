@@ -6,15 +6,11 @@ NO_RULES = "schedule_rule"
 SETTLED = "reasoning_compiler.settled"
 """On a loop: MetaSchedule's postprocessor leaves annotated loops as they are; it makes others parallel, or vectors."""
 
-STRUCTURE = "reasoning_compiler.structure"
-"""On a block, as the label of the alternative that the rule has made."""
-
 PADDED = "reasoning_compiler.padded"
-"""On a block: which of its loops have iterations more than there are results, as "i from 197 to 198"; also its
-alternative's label."""
+"""On a block: its loops that have more iterations than there are results, as JSON: `[["i", 197, 198]]`."""
 
 PACKED = "reasoning_compiler.packed"
-"""On a block that copies an operand in each call, into the order in which it is read; also its alternative's label."""
+"""On a block, with the value 1: it copies an operand in each call, into the order in which it is read."""
 
 LAID_OUT_AHEAD = "meta_schedule.layout_rewrite_preproc"
 """MetaSchedule's own, on a block that copies a constant: the builder takes it out, and it runs once."""

@@ -8,16 +8,14 @@ Symbols used in docstrings: L loops, D dimensions of a buffer.
 
 from __future__ import annotations
 
+import json
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
 from reasoning_compiler.ir.dots import Dot
-
-_PADDING = re.compile(r"([^\s,]+) from (\d+) to (\d+)")
 
 LoopKind = Literal["serial", "parallel", "vectorized", "unrolled"]
 
@@ -58,9 +56,9 @@ class Padding(NamedTuple):
         return self.padded / self.extent - 1
 
 
-def read_paddings(text: str) -> tuple[Padding, ...]:
-    """Returns the paddings in a text, in which they are written as by `str`, with commas between."""
-    return tuple(Padding(name, int(old), int(new)) for name, old, new in _PADDING.findall(text))
+def read_paddings(annotation: str) -> tuple[Padding, ...]:
+    """Returns the paddings in an annotation: a JSON list of them, each a list."""
+    return tuple(Padding(*each) for each in json.loads(annotation))
 
 
 @dataclass(frozen=True)

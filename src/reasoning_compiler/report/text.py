@@ -309,19 +309,17 @@ def _path_step(number: int, step: PathStep, models: str, width: int) -> list[str
 
 def _change_text(name: str, old: Value | None, new: Value | None) -> str:
     if old is None:
-        return f"{name} = {_value_text(name, new)}"
+        return f"{name} = {_value_text(new)}"
     if new is None:
         return f"{name} gone"
-    return f"{name} {_value_text(name, old)} → {_value_text(name, new)}"
+    return f"{name} {_value_text(old)} → {_value_text(new)}"
 
 
-def _value_text(name: str, value: Value | None) -> str:
-    """Returns a decision's value in words; where a block is computed, a loop's number is its depth from outside."""
+def _value_text(value: Value | None) -> str:
+    """Returns a decision's value in words; of a block's location, a loop is told by its depth from outside."""
     if isinstance(value, tuple):
         return "×".join(map(str, value))
-    if name.endswith(" at") and isinstance(value, int):
-        return {-2: "inlined", -1: "root"}.get(value, f"loop {value}")
-    return str(value)
+    return {-2: "inlined", -1: "root"}.get(value, str(value)) if isinstance(value, int) else str(value)
 
 
 # -- lines ---------------------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 from reasoning_compiler.cost.tiling import WHOLE_REDUCTION
 from reasoning_compiler.ir.dots import DOT, Dot, dots_for
-from reasoning_compiler.ir.marks import STRUCTURE
 from reasoning_compiler.ir.walk import REDUCTION, SPATIAL, constants, factors
 from reasoning_compiler.ir.walk import variables as variables_of
 from reasoning_compiler.rules.prefetch import prefetch_streams
@@ -211,7 +210,6 @@ def _tile(sch: Any, block: Any, place: _Place, stream_bytes: int) -> None:
         sch.set_scope(block, 0, "local")
     sch.reverse_compute_at(consumer, spatial[1][-1], preserve_unit_loops=True)
     sch.annotate(block, "meta_schedule.tiling_structure", WHOLE_REDUCTION)
-    sch.annotate(block, STRUCTURE, _label(place))
     sch.annotate(block, DOT, dot.name)
     if not dot.by_tiles:
         prefetch_streams(sch, block, stream_bytes=stream_bytes)

@@ -71,7 +71,7 @@ def _pack(sch: Any, block: Any, found: Contraction, lanes: int) -> None:
     reads = [str(region.source.name) for region in sch.get(block).reads]
     copy = sch.cache_read(block, reads.index(found.right), "global")
     sch.annotate(copy, NO_RULES, "None")
-    sch.annotate(copy, PACKED, f"{found.right} packed in each call")
+    sch.annotate(copy, PACKED, 1)
     loops = sch.get_loops(copy)
     *others, column = found.order
     extents = [int(sch.get(loop).extent) for loop in loops]

@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Any
 
 from reasoning_compiler.cost.tiling import WHOLE_REDUCTION
-from reasoning_compiler.ir.marks import PADDED, STRUCTURE
+from reasoning_compiler.ir.marks import PADDED
 from reasoning_compiler.machine.toolchain import TVM_ERRORS, import_tvm
 from reasoning_compiler.rules.prefetch import prefetch_streams
 from reasoning_compiler.rules.rule import Kernel, Offer, Phase, Rule
@@ -58,7 +58,6 @@ class PackedContraction(Rule):
         prefetch_streams(tiled, block, stream_bytes=self.kernel.stream_bytes)
         if PADDED in sch.get(block).annotations:
             _write_back_to_reader(tiled, block)
-        tiled.annotate(block, STRUCTURE, IN_REGISTERS)
         yield Offer(tiled, IN_REGISTERS)
 
 

@@ -22,6 +22,7 @@ counts.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -55,11 +56,12 @@ class PaddedContraction(Rule):
         if found is None or unit is None:
             return
         for extents in _paddings(found, unit):
-            padded = attempted(sch, _pad, block, found, extents)
+            paddings = {at: Padding(found.names[at], found.extents[at], extent) for at, extent in extents.items()}
+            padded = attempted(sch, _pad, block, found, paddings)
             if padded is None:  # an index that is no plain variable, in the result or along the columns
                 return
-            told = [Padding(found.names[at], found.extents[at], extent) for at, extent in extents.items()]
-            yield Offer(padded, ", ".join(map(str, told)), tuple((p.loop, (p.extent, p.padded)) for p in told))
+            parameters = tuple((each.loop, (each.extent, each.padded)) for each in paddings.values())
+            yield Offer(padded, ", ".join(map(str, paddings.values())), parameters)
 
     def words(self, alternative: Alternative, tiles: Mapping[str, int]) -> str:
         """Returns a sentence for each padded loop; see `Rule.words`."""
@@ -107,13 +109,14 @@ def _multiples(extent: int, of: list[int], most: float) -> list[int]:
     return [each for each in padded if each <= min(most, (1 + _MAX_WASTE) * padded[0])][:_MAX_WAYS]
 
 
-def _pad(sch: Any, block: Any, found: Contraction, extents: dict[int, int]) -> None:
-    """Pads the loops at the given positions to the given extents."""
+def _pad(sch: Any, block: Any, found: Contraction, paddings: dict[int, Padding]) -> None:
+    """Pads the loops at the given positions."""
     before = _block_names(sch)
     for position, region in enumerate(sch.get(block).reads):
         if not is_plain(region):
             sch.reindex(block, ("read", position))
-    sch.pad_einsum(block, [extents.get(position, 1) for position in range(len(found.extents))])
+    multiples = {position: padding.padded for position, padding in paddings.items()}
+    sch.pad_einsum(block, [multiples.get(position, 1) for position in range(len(found.extents))])
     copies = [name for name in _block_names(sch) if name not in before]
     right, result = f"{found.right}_pad", f"{found.result}_pad"
     for name in copies:
@@ -127,8 +130,7 @@ def _pad(sch: Any, block: Any, found: Contraction, extents: dict[int, int]) -> N
             sch.transform_layout(copy, ("write", 0), lambda *at: [at[dimension] for dimension in found.order])
     with suppress(TVM_ERRORS):  # unless it is the kernel's result
         sch.compute_inline(sch.get_sblock(result, "main"))
-    told = (Padding(found.names[position], found.extents[position], extent) for position, extent in extents.items())
-    sch.annotate(block, PADDED, ", ".join(map(str, told)))
+    sch.annotate(block, PADDED, json.dumps(list(paddings.values())))
 
 
 def _block_names(sch: Any) -> list[str]:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from reasoning_compiler.ir.marks import NO_RULES, SETTLED, SKIP_MASKED, STRUCTURE
+from reasoning_compiler.ir.marks import NO_RULES, SETTLED, SKIP_MASKED
 from reasoning_compiler.ir.walk import REDUCTION
 from reasoning_compiler.machine.toolchain import TVM_ERRORS
 from reasoning_compiler.rules.attention.chain import Chain, Product, Stage
@@ -54,7 +54,6 @@ def fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int, finish: Callable[
     alone = len(sch.get_child_blocks(sch.get_sblock("root", "main"))) == len(own)
     for block in own:
         sch.annotate(block, NO_RULES, "None")
-    sch.annotate(out, STRUCTURE, "fused over rows" + (", masked keys skipped" if chain.live is not None else ""))
 
     inlined = _inline(sch, chain, stages)
     placed = [s for s in chain.stages if s.name not in inlined and s.name not in chain.after_scores]
