@@ -112,9 +112,9 @@ def tile_groups(
         if not nest.tiling:
             continue
         tiles = {f"{d.loop}_0": d for d in table if d.block == nest.block and isinstance(d.domain, TileDomain)}
-        if any(loop.extent > 1 and loop.name not in tiles for loop in nest.loops):
+        kept = [i for i, loop in enumerate(nest.loops) if loop.name.endswith("_0")]  # TVM's name for the outermost part
+        if any(nest.loops[i].name not in tiles for i in kept):
             continue
-        kept = [i for i, loop in enumerate(nest.loops) if loop.name in tiles]
         loops = tuple(replace(nest.loops[i], name=tiles[nest.loops[i].name].loop) for i in kept)
         accesses = tuple(replace(a, steps=tuple(tuple(dim[i] for i in kept) for dim in a.steps)) for a in nest.accesses)
         decisions = tuple(
