@@ -19,6 +19,7 @@ from typing import Any
 from bench import publish, spread
 
 from reasoning_compiler.machine import detect, num_physical_cores, tvm_target
+from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.instrument import Instrument
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import parse
@@ -40,7 +41,7 @@ def measure(spec: str, *, num_programs: int, threads: int) -> list[dict[str, Any
     workload, target = parse(spec), tvm_target(detect())
     space = Space(workload.mod, target)
     modules = [space.schedule(space.sample(seed)).mod for seed in range(CANDIDATES_PER_PROGRAM * num_programs)]
-    with Instrument(workload, target, num_threads=threads) as instrument:
+    with LocalExecutor(num_threads=threads) as executor, Instrument(workload, target, executor) as instrument:
         measured = instrument.measure(modules, best_secs=None)
         kept = sorted((m for m in measured if m.artifact is not None), key=lambda m: m.measurement.latency_secs)
         rows = []

@@ -29,6 +29,7 @@ from other_kernels import NAMES
 from scripted import engineer, nonsense, run, served, serving
 
 from reasoning_compiler.machine import detect, tvm_target
+from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.instrument import Instrument
 from reasoning_compiler.session import Result, tune
 from reasoning_compiler.workload import parse
@@ -83,7 +84,10 @@ def compare(name: str, seed: int, samples: int) -> dict[str, Any]:
             results[method] = search(method, workload, Path(folder) / method, seed=seed, samples=samples)
             wall_secs[method] = time.perf_counter() - started
         target = tvm_target(machine)
-        with Instrument(workload, target, num_threads=machine.num_cores, seed=seed) as instrument:
+        with (
+            LocalExecutor(num_threads=machine.num_cores) as executor,
+            Instrument(workload, target, executor, seed=seed) as instrument,
+        ):
             timed = instrument.confirm([results[m].library for m in METHODS], rounds=20, budget_secs=20)
     row = {
         "kernel": name,

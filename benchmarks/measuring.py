@@ -118,12 +118,13 @@ def prepare(spec: str, folder: Path, num: int) -> dict[str, Any]:
 def ours(spec: str, folder: Path, num: int, repeat: str) -> dict[str, Any]:
     """Builds, races and verifies the candidates with our instrument."""
     modules, target = candidates(folder, range(num))
+    from reasoning_compiler.measure.executors.local import LocalExecutor
     from reasoning_compiler.measure.instrument import Instrument
     from reasoning_compiler.workload import parse
 
     workload = parse(spec)
     started = time.perf_counter()
-    with Instrument(workload, target, num_threads=cores()) as instrument:
+    with LocalExecutor(num_threads=cores()) as executor, Instrument(workload, target, executor) as instrument:
         results = [each.measurement for each in instrument.measure(modules, best_secs=None)]
         wall_secs = time.perf_counter() - started
         stages = instrument.stage_secs
@@ -179,10 +180,11 @@ def careful(spec: str, folder: Path, num: int) -> dict[str, Any]:
     said = outcome(folder, "ours", "1")["latencies_secs"]
     top = sorted((n for n in range(num) if said[n]), key=lambda n: said[n])[:TOP]
     modules, target = candidates(folder, top)
+    from reasoning_compiler.measure.executors.local import LocalExecutor
     from reasoning_compiler.measure.instrument import Instrument
     from reasoning_compiler.workload import parse
 
-    with Instrument(parse(spec), target, num_threads=cores()) as instrument:
+    with LocalExecutor(num_threads=cores()) as executor, Instrument(parse(spec), target, executor) as instrument:
         # One by one: in one batch those that are slow beside the best would be cut, and their libraries thrown away.
         measured = [each for mod in modules for each in instrument.measure([mod], best_secs=None)]
         commands = [[sys.executable, str(HARNESS), str(each.artifact), str(cores())] for each in measured]

@@ -16,6 +16,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from bench import publish
 
 from reasoning_compiler.core.measurements import Failure, Measurement
 from reasoning_compiler.measure import instrument
-from reasoning_compiler.measure.workers.bench import Bench, Ran
+from reasoning_compiler.measure.bench import Bench, Ran
 from reasoning_compiler.session import tune
 
 WORKLOADS = ["gemm[512,4096,1024]", "llama3-attention", "llama4-mlp"]
@@ -39,7 +40,12 @@ class CountedBench(Bench):
     each_check_secs: ClassVar[list[float]] = []
 
     def run(self, *args: Any, **kwargs: Any) -> Ran:
-        ran = super().run(*args, **kwargs)
+        return self._count(super().run(*args, **kwargs))
+
+    def race(self, *args: Any, **kwargs: Any) -> Iterator[Ran]:
+        return map(self._count, super().race(*args, **kwargs))
+
+    def _count(self, ran: Ran) -> Ran:
         # Where a program fails there is no word on how long it ran; all of it counts as running.
         CountedBench.running_secs += ran.timed_secs or ran.measurement.run_secs
         return ran

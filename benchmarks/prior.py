@@ -15,6 +15,7 @@ from bench import publish
 
 from reasoning_compiler.core.statistics import kendall_tau
 from reasoning_compiler.machine import detect
+from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.instrument import Instrument
 from reasoning_compiler.session import Settings
 from reasoning_compiler.session.parts import Parts
@@ -41,9 +42,10 @@ def fidelity(spec: str, num: int, seed: int) -> dict[str, float | int | None]:
     parts = Parts(parse(spec), machine, Settings(seed=seed), machine.num_cores)
     programs = list(dict.fromkeys(parts.space.sample(1000 * seed + i) for i in range(num)))
     modules = [parts.space.schedule(p).mod for p in programs]
-    with Instrument(
-        parts.workload, parts.target, num_threads=machine.num_cores, repeats=2, budget_secs=0.2, timeout_secs=20
-    ) as instrument:
+    with (
+        LocalExecutor(num_threads=machine.num_cores) as executor,
+        Instrument(parts.workload, parts.target, executor, repeats=2, budget_secs=0.2, timeout_secs=20) as instrument,
+    ):
         measured = [m.measurement for m in instrument.measure(modules, best_secs=None)]
     pairs = [(parts.analyze(p).secs, m.latency_secs) for p, m in zip(programs, measured, strict=True) if m.ok]
     errors = sorted(abs(math.log(prior / secs)) for prior, secs in pairs)

@@ -14,17 +14,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from bench import publish, spread
 
 from reasoning_compiler.machine import detect, num_physical_cores, tvm_target
+from reasoning_compiler.measure.bench import Bench
+from reasoning_compiler.measure.executors.local import LocalExecutor
+from reasoning_compiler.measure.executors.protocol import Kernel
 from reasoning_compiler.measure.timing.comparison import compare
 from reasoning_compiler.measure.timing.racing import Race
-from reasoning_compiler.measure.workers.bench import Bench
-from reasoning_compiler.measure.workers.builders import Builders
-from reasoning_compiler.measure.workers.scratch import Scratch
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import parse
 
@@ -38,13 +37,13 @@ SETTLE_SECS = 0.05
 
 
 @contextmanager
-def building(builders: Builders, jobs: list[tuple[Any, str]]) -> Iterator[None]:
+def building(executor: LocalExecutor, jobs: list[tuple[Any, str]]) -> Iterator[None]:
     """Keeps the builders busy meanwhile."""
     is_over = threading.Event()
 
     def build() -> None:
         while not is_over.is_set():
-            builders.build(jobs)
+            executor.build(jobs)
 
     thread = threading.Thread(target=build)
     thread.start()
@@ -56,40 +55,34 @@ def building(builders: Builders, jobs: list[tuple[Any, str]]) -> Iterator[None]:
         thread.join()
 
 
-def fastest(spec: str, builders: Builders, bench: Bench) -> tuple[Path, Any]:
-    """Returns (library, module) of the fastest of some random programs."""
+def fastest(spec: str, executor: LocalExecutor, bench: Bench) -> tuple[Kernel, Any]:
+    """Returns (kernel, module) of the fastest of some random programs."""
     workload, target = parse(spec), tvm_target(detect())
     space = Space(workload.mod, target)
     modules = [space.schedule(space.sample(seed)).mod for seed in range(CANDIDATES)]
-    built = builders.build([(mod, str(target)) for mod in modules], arguments=workload.arguments)
+    built = executor.build([(mod, str(target)) for mod in modules], arguments=workload.arguments)
     timed = []
     for each, mod in zip(built, modules, strict=True):
-        if each.failure is None:
-            measurement = bench.run(each.library, best_secs=None, verify=False).measurement
+        if each.kernel is not None:
+            measurement = bench.run(each.kernel, best_secs=None, verify=False).measurement
             if measurement.ok:
-                timed.append((measurement.latency_secs, each.library, mod))
-    _, library, mod = min(timed, key=lambda row: row[0])
-    return library, mod
+                timed.append((measurement.latency_secs, each.kernel, mod))
+    _, kernel, mod = min(timed, key=lambda row: row[0])
+    return kernel, mod
 
 
 def measure(spec: str, *, num_builders: int, num_pairs: int, threads: int) -> dict[str, Any]:
     """Returns the row of one program with one number of busy builders."""
-    scratch = Scratch()
-    builders = Builders(num_builders, scratch)
-    bench = Bench(threads, race=Race(), timeout_secs=60.0)
-    try:
-        library, mod = fastest(spec, builders, bench)
+    with LocalExecutor(num_threads=threads, num_build_workers=num_builders) as executor:
+        bench = Bench(executor, race=Race(), timeout_secs=60.0)
+        kernel, mod = fastest(spec, executor, bench)
         jobs = [(mod, str(tvm_target(detect())))] * num_builders
         secs: dict[bool, list[float]] = {False: [], True: []}
         for number in range(num_pairs):
             for is_busy in (False, True) if number % 2 == 0 else (True, False):
-                with building(builders, jobs) if is_busy else nullcontext():
-                    (timed,) = bench.compare([library], rounds=3, budget_secs=1.0)
+                with building(executor, jobs) if is_busy else nullcontext():
+                    (timed,) = bench.compare([kernel], rounds=3, budget_secs=1.0)
                 secs[is_busy].append(timed.latency_secs)
-    finally:
-        builders.close()
-        bench.close()
-        scratch.close()
     return {
         "workload": spec,
         "busy_builders": num_builders,

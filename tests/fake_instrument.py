@@ -53,20 +53,17 @@ class FakeInstrument:
         self,
         workload: Workload,
         target: Any,
+        executor: Any,
         *,
-        num_threads: int,
         seed: int = 0,
         timeout_secs: float = 30.0,
-        flush_cache: bool = False,
         judge: Judge = rugged,
         untuned: Judge = _untuned,
-        devices: None = None,
     ) -> None:
         self._workload, self._target = workload, str(target)
         self._judge, self._judge_untuned = judge, untuned
         self._judges: dict[Path, tuple[Judge, int]] = {}
         self._scratch = Path(tempfile.mkdtemp(prefix="fake-instrument-"))
-        self.pids: list[int] = []
         self.notices: tuple[str, ...] = ()
 
     def __enter__(self) -> FakeInstrument:

@@ -28,6 +28,7 @@ from measure_kernels import (
     target,
     tvm,
 )
+from own_executor import measuring
 from reasoning_compiler.core.measurements import FailureKind
 from reasoning_compiler.measure.instrument import Instrument, Measured
 
@@ -129,7 +130,7 @@ def measure(num: int, faults: Sequence[Fault], *, scratch: Path, seed: int = 0) 
     me = psutil.Process()
     fds_before = me.num_fds()
     bytes_early, groups = 0, set()
-    with Instrument(
+    with measuring(
         Gemm(),
         target(),
         num_threads=2,
@@ -167,7 +168,9 @@ def measure(num: int, faults: Sequence[Fault], *, scratch: Path, seed: int = 0) 
 
 def _processes(instrument: Instrument) -> set[int]:
     """Returns the process ids of the workers and of the runner's child."""
-    return set(instrument.pids) | {child.pid for child in psutil.Process(instrument.pids[0]).children()}
+    return set(instrument._executor.pids) | {
+        child.pid for child in psutil.Process(instrument._executor.pids[0]).children()
+    }
 
 
 def _batches(num: int, planted: dict[int, Fault]) -> list[list[int]]:
@@ -188,7 +191,7 @@ class _killing:
 
     def __init__(self, instrument: Instrument, who: str) -> None:
         instrument._bench.wait_until_ready()  # else it is one that is being replaced who gets killed
-        pids = {"": [], "runner": instrument.pids[:1], "builders": instrument.pids[1:]}[who]
+        pids = {"": [], "runner": instrument._executor.pids[:1], "builders": instrument._executor.pids[1:]}[who]
         self._timer = threading.Timer(0.5, lambda: [os.kill(pid, signal.SIGKILL) for pid in pids])
         self._pids, self._stops = pids, who == "builders"
 

@@ -98,7 +98,7 @@ def test_imports_go_one_way() -> None:
         "import reasoning_compiler.cli.main",
         "from reasoning_compiler import cli",
         "def f():\n    from reasoning_compiler.session.loop import Loop",
-        "if TYPE_CHECKING:\n    from reasoning_compiler.measure.workers.pool import Pool",
+        "if TYPE_CHECKING:\n    from reasoning_compiler.measure.instrument import Instrument",
         "import importlib\nimportlib.import_module('reasoning_compiler.cli')",
     ],
 )

@@ -33,7 +33,7 @@ GEMM = "gemm[64,64,64]"
 # first process applies, and the 12th of the second one. They are for all later processes, too.
 PLANTED = """
 import sys
-if any("cli.watched import work" in argument for argument in sys.orig_argv):
+if "reasoning_compiler.cli.watched:work" in sys.orig_argv:
     import ctypes, hashlib, os, pathlib
     from fake_instrument import FakeInstrument
     from reasoning_compiler.measure import instrument

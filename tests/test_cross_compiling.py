@@ -15,8 +15,7 @@ from measure_kernels import Gemm
 from reasoning_compiler import machine
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.machine.targets import is_native
-from reasoning_compiler.measure.workers.builders import Builders
-from reasoning_compiler.measure.workers.scratch import Scratch
+from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.session import Settings
 from reasoning_compiler.session.parts import make_space
 
@@ -27,17 +26,14 @@ OBJECT, SHARED = 1, 3
 
 
 @pytest.fixture(scope="module")
-def builders() -> Iterator[Builders]:
-    scratch = Scratch()
-    builders = Builders(1, scratch)
-    yield builders
-    builders.close()
-    scratch.close()
+def executor() -> Iterator[LocalExecutor]:
+    with LocalExecutor(num_threads=1, num_build_workers=1) as executor:
+        yield executor
 
 
-def describe(path: Path) -> str:
-    """Returns the format, the kind and the processor of a file with code, from its first bytes."""
-    head = path.read_bytes()[:20]
+def describe(code: bytes) -> str:
+    """Returns the format, the kind and the processor that code is for, from its first bytes."""
+    head = code[:20]
     if head[:4] == b"\x7fELF":
         kind, cpu = (int.from_bytes(head[i : i + 2], "little") for i in (16, 18))
         return f"ELF {kind} {cpu}"
@@ -47,20 +43,18 @@ def describe(path: Path) -> str:
 
 
 @pytest.mark.parametrize("name", machine.PRESETS)
-def test_what_the_search_starts_with_builds_for_every_platform(name: str, builders: Builders) -> None:
+def test_what_the_search_starts_with_builds_for_every_platform(name: str, executor: LocalExecutor) -> None:
     preset = machine.preset(name)
     space = make_space(rc.workloads.gemm(64, 64, 64), preset, Settings())
-    (built,) = builders.build([(space.schedule(space.start).mod, preset.target)])
-    assert built.failure is None, built.failure
-    code = built.library.with_suffix(".o")
+    (built,) = executor.build([(space.schedule(space.start).mod, preset.target)])
+    assert built.kernel is not None, built.failure
     if is_native(preset.target):
-        assert describe(built.library) == f"ELF {SHARED} {AARCH64 if preset.isa == 'neon' else X86_64}"
-        assert not code.exists()
+        suffix, expected = ".so", f"ELF {SHARED} {AARCH64 if preset.isa == 'neon' else X86_64}"
     else:
         # Nothing here links for these: the device does.
-        expected = "Mach-O 1 0x100000c" if name == "m2-pro" else f"ELF {OBJECT} {AARCH64}"
-        assert describe(code) == expected
-        assert not built.library.exists()
+        suffix, expected = ".o", "Mach-O 1 0x100000c" if name == "m2-pro" else f"ELF {OBJECT} {AARCH64}"
+    assert built.kernel.code.endswith(suffix)
+    assert describe(executor.get(built.kernel.code)) == expected
 
 
 def test_a_cross_compiler_links_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,13 +62,10 @@ def test_a_cross_compiler_links_where_there_is_one(tmp_path: Path, monkeypatch: 
     (tmp_path / "aarch64-linux-gnu-gcc").write_text('#!/bin/sh\necho "$@" > "$4"\n')
     (tmp_path / "aarch64-linux-gnu-gcc").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    scratch = Scratch()
-    builders = Builders(1, scratch)
-    (built,) = builders.build([(Gemm().mod, machine.preset("graviton2").target)])
-    assert built.failure is None, built.failure
-    assert built.library.read_text().startswith("-shared -nostdlib -o ")
-    builders.close()
-    scratch.close()
+    with LocalExecutor(num_threads=1, num_build_workers=1) as executor:
+        (built,) = executor.build([(Gemm().mod, machine.preset("graviton2").target)])
+        assert built.kernel is not None, built.failure
+        assert executor.get(built.kernel.code).startswith(b"-shared -nostdlib -o ")
 
 
 def test_machines_and_devices_go_together() -> None:

@@ -18,12 +18,12 @@ import pytest
 pytest.importorskip("tvm")
 
 from measure_kernels import Gemm, N, calling, scheduled, target, tvm
+from own_executor import measuring
 from reasoning_compiler.core.errors import ReasoningCompilerError, UsageError
 from reasoning_compiler.core.programs import Program
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.deploy import TunedKernel, load, loading_code, save, time_against_untuned
 from reasoning_compiler.deploy.best import save_best, saved_node
-from reasoning_compiler.measure.instrument import Instrument
 
 pytestmark = pytest.mark.tvm
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.tvm
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     scratch = tmp_path_factory.mktemp("scratch")
-    with Instrument(Gemm(), target(), num_threads=1, num_build_workers=1, scratch_dir=scratch) as instrument:
+    with measuring(Gemm(), target(), num_threads=1, num_build_workers=1, scratch_dir=scratch) as instrument:
         (measured,) = instrument.measure([scheduled(Gemm())], best_secs=None)
         assert measured.artifact is not None
         yield measured.artifact

@@ -22,10 +22,12 @@ pytest.importorskip("tornado", reason="TVM's tracker needs it: pip install torna
 import reasoning_compiler as rc
 from device_farm import KEY, Server, free_port, wait_for
 from measure_kernels import Gemm, calling, gemm_without_last, scheduled, slow_gemm, target, tvm
+from own_executor import measuring
 from reasoning_compiler.cli.main import main
 from reasoning_compiler.core.errors import DeviceError
 from reasoning_compiler.core.measurements import Failure
-from reasoning_compiler.measure.executors import farm
+from reasoning_compiler.measure.executors import device_pool
+from reasoning_compiler.measure.executors.rpc import RpcExecutor
 from reasoning_compiler.measure.executors.tracker import Address, Devices
 from reasoning_compiler.measure.instrument import Instrument
 
@@ -66,7 +68,7 @@ def devices(tracker: Address, servers: list[Server]) -> Devices:
 
 @pytest.fixture
 def instrument(devices: Devices) -> Iterator[Instrument]:
-    with Instrument(
+    with measuring(
         Gemm(), target(), num_threads=1, timeout_secs=5, repeats=3, num_build_workers=1, devices=devices
     ) as instrument:
         yield instrument
@@ -80,9 +82,10 @@ def run_cli(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def is_said_soon(instrument: Instrument, words: str) -> bool:
+    """Returns whether something is said of devices, which are looked for while there is something to measure."""
     deadline = time.monotonic() + 30
     while not any(words in notice for notice in instrument.notices) and time.monotonic() < deadline:
-        time.sleep(0.1)
+        instrument.measure([scheduled(Gemm())], best_secs=None)
     return any(words in notice for notice in instrument.notices)
 
 
@@ -122,7 +125,7 @@ class TestMeasuring:
         # The same code in the same format, but nothing here is known to link for that system.
         described = json.loads(str(target())) | {"mtriple": "x86_64-pc-freebsd"}
         foreign = tvm.target.Target(described)
-        with Instrument(Gemm(), foreign, num_threads=1, num_build_workers=1, devices=devices) as instrument:
+        with measuring(Gemm(), foreign, num_threads=1, num_build_workers=1, devices=devices) as instrument:
             (measured,) = instrument.measure([scheduled(Gemm())], best_secs=None)
             assert measured.measurement.verified, measured.measurement.failure
             assert measured.artifact is not None
@@ -131,7 +134,7 @@ class TestMeasuring:
 
     def test_without_a_reference_the_untuned_output_is_it(self, devices: Devices) -> None:
         workload = Gemm(reference=None)
-        with Instrument(workload, target(), num_threads=1, num_build_workers=1, devices=devices) as instrument:
+        with measuring(workload, target(), num_threads=1, num_build_workers=1, devices=devices) as instrument:
             right, wrong = instrument.measure([scheduled(Gemm()), gemm_without_last(steps=1)], best_secs=None)
         assert right.measurement.verified
         assert wrong.measurement.failure is not None and wrong.measurement.failure.kind == "wrong_result"
@@ -156,7 +159,7 @@ class TestLosingDevices:
     def test_with_all_of_them_gone_the_run_ends_with_one_line(
         self, instrument: Instrument, servers: list[Server], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(farm, "PATIENCE_SECS", 2.0)
+        monkeypatch.setattr(device_pool, "PATIENCE_SECS", 2.0)
         instrument.measure([scheduled(Gemm())], best_secs=None)
         for server in servers:
             server.kill()
@@ -166,13 +169,12 @@ class TestLosingDevices:
     def test_nothing_is_left_behind(self, devices: Devices, tmp_path: Path) -> None:
         fds_before = len(os.listdir("/proc/self/fd"))
         threads_before = threading.active_count()
-        instrument = Instrument(
-            Gemm(), target(), num_threads=1, num_build_workers=1, scratch_dir=tmp_path, devices=devices
-        )
+        executor = RpcExecutor(devices, num_threads=1, num_build_workers=1, scratch_dir=tmp_path)
+        instrument = Instrument(Gemm(), target(), executor)
         instrument.measure([scheduled(Gemm())], best_secs=None)
-        pids = instrument.pids
-        instrument.close()
-        instrument.close()
+        pids = executor.pids
+        for each in (instrument, executor, instrument, executor):
+            each.close()
         assert len(pids) == 3 and not any(psutil.pid_exists(pid) for pid in pids)
         assert not list(tmp_path.iterdir())
         assert threading.active_count() == threads_before

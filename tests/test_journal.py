@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import reasoning_compiler.core.programs
+import reasoning_compiler
 from journal_examples import Event, failed, header, measurements, ok, scripts, step, write_gemm
 from reasoning_compiler.core.errors import EnvironmentMismatchError, JournalError, UsageError
 from reasoning_compiler.core.programs import Transformation
@@ -31,7 +31,7 @@ from reasoning_compiler.journal import (
     require_free,
 )
 
-SOURCE = Path(reasoning_compiler.core.programs.__file__).parents[1]
+SOURCE = Path(reasoning_compiler.__file__).parents[1]
 
 
 @pytest.fixture

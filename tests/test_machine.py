@@ -15,8 +15,8 @@ import pytest
 from reasoning_compiler import machine
 from reasoning_compiler.core.errors import ReasoningCompilerError, UsageError
 from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.processes.call import ChildError, call_in_child
 from reasoning_compiler.machine import cgroup, cores, cpu, doctor, peaks, probe, targets, toolchain
-from reasoning_compiler.machine.child import ChildError, call_in_child
 
 MEASURED = {
     "target": {"kind": "llvm", "mcpu": "znver5", "num-cores": 2},
@@ -260,7 +260,7 @@ def test_a_child_answers():
         ("operator:truediv", (1, 0), "ZeroDivisionError: division by zero"),
         ("ctypes:string_at", (0,), "SIGSEGV"),
         ("os:_exit", (3,), "exit code 3"),
-        ("time:sleep", (60,), "no answer within 0.5 seconds"),
+        ("time:sleep", (60,), "no answer within 0.5 s"),
     ],
 )
 def test_a_child_may_fail_in_any_way(function, args, words):

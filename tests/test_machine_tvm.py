@@ -13,8 +13,8 @@ import pytest
 
 from reasoning_compiler import machine
 from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.core.processes.call import call_in_child
 from reasoning_compiler.machine import doctor, targets
-from reasoning_compiler.machine.child import call_in_child
 
 pytestmark = pytest.mark.tvm
 

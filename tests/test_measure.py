@@ -33,22 +33,25 @@ from measure_kernels import (
     target,
     tvm,
 )
+from own_executor import measuring
 from reasoning_compiler.codegen.packing import split_packing
 from reasoning_compiler.codegen.signature import KernelArgument, read_signature
 from reasoning_compiler.core.errors import ReasoningCompilerError
+from reasoning_compiler.core.processes.pool import Pool, Preparation
+from reasoning_compiler.core.processes.worker import Request
 from reasoning_compiler.machine import num_physical_cores
+from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.instrument import Instrument, Measured
-from reasoning_compiler.measure.workers.builders import Builders
-from reasoning_compiler.measure.workers.pool import Pool, Request, WorkerOptions
 from reasoning_compiler.measure.workers.scratch import Scratch
 from reasoning_compiler.measure.workers.weights import PackedWeights
+from reasoning_compiler.measure.workers.worker import WorkerOptions
 
 pytestmark = pytest.mark.tvm
 
 
 @pytest.fixture(scope="module")
 def instrument() -> Iterator[Instrument]:
-    with Instrument(
+    with measuring(
         Gemm(), target(), num_threads=2, timeout_secs=3, repeats=3, memory_limit_bytes=2 << 30
     ) as instrument:
         yield instrument
@@ -91,7 +94,7 @@ class TestPacking:
         schedule.transform_layout(packing, ("write", 0), lambda i, j: (j // 16, i, j % 16))
         assert not split_packing(schedule.mod).packers
         workload = Gemm(reference=lambda a, b: a @ b + b)
-        with Instrument(workload, target(), num_threads=1) as instrument:
+        with measuring(workload, target(), num_threads=1) as instrument:
             measured = one(instrument, schedule.mod)
         assert measured.measurement.verified
         assert measured.artifact is not None
@@ -210,7 +213,7 @@ class TestMeasuring:
     def test_a_process_that_a_program_has_filled_with_descriptors_is_replaced(self, instrument: Instrument) -> None:
         leaking = calling("dup", 1, times=100)
         one(instrument, scheduled(Gemm()))
-        (before,) = psutil.Process(instrument.pids[0]).children()
+        (before,) = psutil.Process(instrument._executor.pids[0]).children()
         assert one(instrument, leaking).measurement.ok
         assert is_gone_soon(before.pid)
         assert one(instrument, scheduled(Gemm())).measurement.verified
@@ -237,7 +240,7 @@ class TestMeasuring:
 
     def test_a_runner_killed_from_outside_costs_one_program(self, instrument: Instrument) -> None:
         one(instrument, scheduled(Gemm()))
-        pid = instrument.pids[0]
+        pid = instrument._executor.pids[0]
         killer = threading.Timer(0.5, lambda: os.kill(pid, signal.SIGKILL))
         killer.start()
         bad, good = instrument.measure([calling("pause"), scheduled(Gemm())], best_secs=None)
@@ -247,7 +250,7 @@ class TestMeasuring:
         assert good.measurement.verified
 
     def test_workers_killed_while_idle_cost_nothing(self, instrument: Instrument) -> None:
-        for pid in instrument.pids:
+        for pid in instrument._executor.pids:
             os.kill(pid, signal.SIGKILL)
             assert is_gone_soon(pid)
         assert one(instrument, scheduled(Gemm())).measurement.verified
@@ -255,7 +258,7 @@ class TestMeasuring:
     @pytest.mark.parametrize("how", ["abort", "wrong", "hang", "outside"])
     def test_after_a_death_only_a_child_is_born_again_with_its_data(self, instrument: Instrument, how: str) -> None:
         one(instrument, scheduled(Gemm()))
-        (runner,) = instrument.pids[:1]
+        (runner,) = instrument._executor.pids[:1]
         (child,) = psutil.Process(runner).children()
         if how == "outside":
             child.kill()
@@ -263,11 +266,12 @@ class TestMeasuring:
         else:
             fatal = {"abort": calling("abort"), "wrong": gemm_without_last(steps=1), "hang": calling("pause")}[how]
             assert one(instrument, fatal).measurement.failure is not None
-        built = instrument._build([scheduled(Gemm(), tile=8)])[0].library
+        built = instrument._build([scheduled(Gemm(), tile=8)])[0].kernel
+        assert built is not None
         started = time.perf_counter()
         assert instrument._bench.run(built, best_secs=None, verify=True).measurement.verified
         assert time.perf_counter() - started < 0.5  # another process that imports TVM takes longer
-        assert instrument.pids[0] == runner and psutil.Process(runner).children() != [child]
+        assert instrument._executor.pids[0] == runner and psutil.Process(runner).children() != [child]
 
     def test_the_untuned_program_is_measured_too(self, instrument: Instrument) -> None:
         untuned = instrument.measure_untuned()
@@ -308,7 +312,7 @@ def test_sixty_candidates_with_faults_of_every_kind_leave_nothing_behind(tmp_pat
 
 class TestWithoutReference:
     def test_the_untuned_output_becomes_the_reference(self) -> None:
-        with Instrument(Gemm(reference=None), target(), num_threads=1) as instrument:
+        with measuring(Gemm(reference=None), target(), num_threads=1) as instrument:
             right, wrong = instrument.measure([scheduled(Gemm()), gemm_without_last(steps=1)], best_secs=None)
         assert right.measurement.verified
         assert wrong.measurement.failure is not None and wrong.measurement.failure.kind == "wrong_result"
@@ -317,7 +321,7 @@ class TestWithoutReference:
         class Broken(Gemm):
             mod = calling("abort")
 
-        with Instrument(Broken(reference=None), target(), num_threads=1) as instrument:
+        with measuring(Broken(reference=None), target(), num_threads=1) as instrument:
             assert instrument.measure_untuned().measurement.failure is not None
             measurement = one(instrument, scheduled(Gemm())).measurement
         assert measurement.ok and not measurement.verified
@@ -332,9 +336,9 @@ class TestWorkers:
             limits.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
             return a @ b
 
-        with Instrument(Gemm(reference=matmul), target(), num_threads=num_threads) as instrument:
+        with measuring(Gemm(reference=matmul), target(), num_threads=num_threads) as instrument:
             one(instrument, scheduled(Gemm()))
-            runner, *builders = map(psutil.Process, instrument.pids)
+            runner, *builders = map(psutil.Process, instrument._executor.pids)
             (child,) = runner.children()
             threads = [each.num_threads() for each in (runner, child, *builders)]
         assert limits and max(limits) <= num_threads
@@ -342,14 +346,15 @@ class TestWorkers:
 
     def test_nothing_is_left_behind(self, tmp_path: Path) -> None:
         fds_before = len(os.listdir("/proc/self/fd"))
-        instrument = Instrument(Gemm(), target(), num_threads=1, scratch_dir=tmp_path)
+        executor = LocalExecutor(num_threads=1, scratch_dir=tmp_path)
+        instrument = Instrument(Gemm(), target(), executor)
         leaves_a_child = calling("system", "sleep 100 & kill -9 $PPID")
-        groups = instrument.pids
+        groups = executor.pids
         instrument.measure([scheduled(Gemm()), leaves_a_child, calling("abort")], best_secs=None)
-        groups += instrument.pids
+        groups += executor.pids
         assert list(tmp_path.iterdir())
-        instrument.close()
-        instrument.close()
+        for each in (instrument, executor, instrument, executor):
+            each.close()
         assert not list(tmp_path.iterdir())
         time.sleep(0.2)
         assert not [process for process in psutil.process_iter() if is_alive_in(groups, process)]
@@ -358,10 +363,12 @@ class TestWorkers:
     def test_workers_die_with_us_however_busy_they_are(self, tmp_path: Path) -> None:
         code = (
             "import sys, time; from measure_kernels import *\n"
+            "from reasoning_compiler.measure.executors.local import LocalExecutor\n"
             "from reasoning_compiler.measure.instrument import Instrument\n"
-            f"instrument = Instrument(Gemm(), target(), num_threads=1, scratch_dir={str(tmp_path)!r})\n"
+            f"executor = LocalExecutor(num_threads=1, scratch_dir={str(tmp_path)!r})\n"
+            "instrument = Instrument(Gemm(), target(), executor)\n"
             "instrument.measure([scheduled(Gemm())], best_secs=None)\n"
-            "print(*instrument.pids, flush=True)\n"
+            "print(*executor.pids, flush=True)\n"
             "instrument.measure([calling('pause')], best_secs=None)\n"
         )
         path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
@@ -382,78 +389,90 @@ class TestWorkers:
         assert not list(tmp_path.iterdir())
 
     def test_no_worker_can_take_all_memory(self) -> None:
-        with Instrument(Gemm(), target(), num_threads=1) as instrument:
+        with measuring(Gemm(), target(), num_threads=1) as instrument:
             one(instrument, scheduled(Gemm()))
-            processes = [psutil.Process(pid) for pid in instrument.pids]
+            processes = [psutil.Process(pid) for pid in instrument._executor.pids]
             processes += processes[0].children()
             limits = [process.rlimit(psutil.RLIMIT_DATA)[0] for process in processes]
         assert all(0 < limit < psutil.virtual_memory().total for limit in limits)
 
     def test_ctrl_c_reaches_only_us(self) -> None:
-        with Instrument(Gemm(), target(), num_threads=1) as instrument:
-            assert all(os.getsid(pid) == pid for pid in instrument.pids)
+        with measuring(Gemm(), target(), num_threads=1) as instrument:
+            assert all(os.getsid(pid) == pid for pid in instrument._executor.pids)
 
     def test_a_question_that_nobody_waits_for_is_given_up(self) -> None:
-        scratch = Scratch()
-        builders = Builders(2, scratch)
         job = (Gemm().mod, str(target()))
-        try:
-            builders.build([job, job])
-            pool, stopped = builders._pool, builders.pids[1]
+        with LocalExecutor(num_threads=1, num_build_workers=2) as executor:
+            executor.build([job, job])
+            pool, stopped = executor._builders, executor.pids[1]
             os.kill(stopped, signal.SIGSTOP)
             answers = pool.map([Request("build", {}, 60.0)] * 2)
             next(answers)
             answers.close()
             assert is_gone_soon(stopped)
             started = time.monotonic()
-            assert all(built.failure is None for built in builders.build([job, job, job]))
+            assert all(built.failure is None for built in executor.build([job, job, job]))
             assert time.monotonic() - started < 30
-        finally:
-            builders.close()
-            scratch.close()
 
     def test_a_builder_that_hangs_or_dies_fails_one_build(self) -> None:
-        scratch = Scratch()
-        builders = Builders(1, scratch, timeout_secs=1.0)
         job = (Gemm().mod, str(target()))
-        try:
-            builders.build([job])
-            (pid,) = builders.pids
+        with LocalExecutor(num_threads=1, num_build_workers=1, build_timeout_secs=1.0) as executor:
+            executor.build([job])
+            (pid,) = executor.pids
             os.kill(pid, signal.SIGSTOP)
-            (hung,) = builders.build([job])
+            (hung,) = executor.build([job])
             assert hung.failure is not None and hung.failure.kind == "timeout"
-            (pid,) = builders.pids
-            builders.wait_until_ready()
+            executor.wait_for_builders()
+            (pid,) = executor.pids
             os.kill(pid, signal.SIGSTOP)
             killer = threading.Timer(0.3, lambda: os.kill(pid, signal.SIGKILL))
             killer.start()
-            (died,) = builders.build([job])
+            (died,) = executor.build([job])
             killer.join()
             assert died.failure is not None and died.failure.kind == "build"
             assert "the compiler died: killed by SIGKILL" in died.failure.message
-            assert builders.build([job])[0].failure is None
-        finally:
-            builders.close()
-            scratch.close()
+            assert executor.build([job])[0].failure is None
 
-    def test_workers_that_never_start_are_an_error_not_a_loop(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_workers_that_never_start_are_an_error_not_a_loop(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(sys, "executable", "/bin/false")
-        pool = Pool(1, WorkerOptions("builder"))
+        pool = Pool(1, WorkerOptions("builder", str(tmp_path)).entry)
         with pytest.raises(ReasoningCompilerError, match="reasonc doctor"):
             pool.wait_until_ready()
         pool.close()
 
-    def test_a_set_up_that_always_fails_is_an_error_and_one_that_was_killed_is_not(self) -> None:
-        pool = Pool(1, WorkerOptions("runner"))
+    def test_a_preparation_that_always_fails_is_an_error_and_one_that_was_killed_is_not(self, tmp_path: Path) -> None:
+        pool = Pool(1, WorkerOptions("runner", str(tmp_path)).entry)
         payload = {"arguments": [], "target": str(target()), "inputs": [], "expected": None, "rtol": 0, "atol": 0}
+
+        def needs(key: str, **changes: str) -> Preparation:
+            return Preparation(key, Request("prepare", payload | {"key": key} | changes, 60.0))
+
         killer = threading.Timer(0.2, lambda: os.kill(pool.pids[0], signal.SIGKILL))
         killer.start()
-        pool.set_up(Request("set_up", payload, 60.0))
+        pool.wait_until_ready(needs("right"))
         killer.join()
-        pool.wait_until_ready()
-        with pytest.raises(ReasoningCompilerError, match=r"failed setting up .*missing"):
-            pool.set_up(Request("set_up", payload | {"target": '{"kind": "missing"}'}, 60.0))
+        pool.wait_until_ready(needs("right"))
+        with pytest.raises(ReasoningCompilerError, match=r"failed preparing its data .*missing"):
+            pool.wait_until_ready(needs("wrong", target='{"kind": "missing"}'))
         pool.close()
+
+    def test_two_workloads_are_measured_in_turn_and_both_stay_prepared(self) -> None:
+        small, large = Gemm(), Gemm(size=2 * N)
+        with LocalExecutor(num_threads=1) as executor:
+            first, second = (Instrument(each, target(), executor, repeats=3) for each in (small, large))
+            for _ in range(2):
+                for instrument, workload in ((first, small), (second, large)):
+                    measured = one(instrument, scheduled(workload))
+                    assert measured.measurement.verified, measured.measurement.failure
+                    wrong = one(instrument, gemm_without_last(steps=1)) if workload is small else None
+                    assert wrong is None or wrong.measurement.failure is not None
+            (runner,) = executor._runners._workers
+            assert len(runner.prepared) == 2
+            first.close()
+            assert one(second, scheduled(large)).measurement.verified
+            second.close()
 
 
 class TestMetaSchedule:

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasoning_compiler.core.errors import ReasoningCompilerError
+from reasoning_compiler.core.processes.messages import MAX_BYTES, Decoder, GarbledError, encode, receive, send
+from reasoning_compiler.core.processes.serving import Refused, serve
 from reasoning_compiler.measure.timing.racing import Race, half_width, runs_per_timing, verdict
 from reasoning_compiler.measure.verification.compare import Expected, poison
-from reasoning_compiler.measure.workers.messages import MAX_BYTES, Decoder, GarbledError, encode, receive, send
 from reasoning_compiler.measure.workers.scratch import Scratch
-from reasoning_compiler.measure.workers.serving import Refused, serve
 
 
 class TestRacing:

@@ -21,17 +21,21 @@ pytest.importorskip("tvm")
 from faulty_kernels import BESIDE, DEADLY, GEMM, WRONG, fused_gemm, module, rows_of_threads
 from judge_faults import SCHEDULES
 from measure_kernels import Gemm, scheduled, slow_gemm, target, tvm
+from own_executor import measuring
 from reasoning_compiler.core.measurements import Failure
 from reasoning_compiler.ir.races import racing_loop
 from reasoning_compiler.measure import instrument as instrument_module
+from reasoning_compiler.measure.bench import Ran
+from reasoning_compiler.measure.executors.artifacts import write_artifact
+from reasoning_compiler.measure.executors.protocol import Kernel
 from reasoning_compiler.measure.instrument import Instrument
 from reasoning_compiler.measure.timing.racing import Race
 from reasoning_compiler.measure.verification.data import Data
-from reasoning_compiler.measure.workers.bench import Ran
-from reasoning_compiler.measure.workers.builder import build
+from reasoning_compiler.measure.workers.builder import Builder
 from reasoning_compiler.measure.workers.loaded import LoadedKernel
 from reasoning_compiler.measure.workers.memory import Fenced
 from reasoning_compiler.measure.workers.runner import Runner
+from reasoning_compiler.measure.workers.store import Store
 from reasoning_compiler.measure.workers.workspaces import FILLS, Workspaces, compile_workspaces
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import CATALOGUE, parse
@@ -73,7 +77,7 @@ def test_what_is_read_before_it_is_written_is_nan_or_far_off(judged: dict[str, l
 
 @pytest.fixture(scope="module")
 def instrument() -> Iterator[Instrument]:
-    with Instrument(GEMM, target(), num_threads=2, timeout_secs=10, repeats=3) as instrument:
+    with measuring(GEMM, target(), num_threads=2, timeout_secs=10, repeats=3) as instrument:
         yield instrument
 
 
@@ -97,7 +101,7 @@ def test_a_program_that_writes_beside_memory_of_its_own_is_caught(instrument: In
 
 def test_what_fails_on_an_input_set_is_not_the_best_and_not_handed_out() -> None:
     workload, func = WRONG["a maximum that is not initialised"]
-    with Instrument(workload, target(), num_threads=2, repeats=3) as instrument:
+    with measuring(workload, target(), num_threads=2, repeats=3) as instrument:
         bad, good = instrument.measure([module(func), workload.mod], best_secs=None)
         assert bad.measurement.failure is not None and bad.measurement.failure.kind == "wrong_result"
         assert bad.artifact is None
@@ -115,9 +119,11 @@ def test_schedules_of_every_kernel_pass_all_input_sets(judged: dict[str, list[st
 
 def test_a_finalist_that_never_was_the_best_is_checked_before_the_end(instrument: Instrument) -> None:
     workload, func = WRONG["a maximum that is not initialised"]
-    with Instrument(workload, target(), num_threads=2, repeats=3) as other:
-        built = other._build([module(func), workload.mod])
-        bad, good = other.confirm([each.library for each in built], rounds=3)
+    with measuring(workload, target(), num_threads=2, repeats=3) as other:
+        executor = other._executor
+        built = [each.kernel for each in other._build([module(func), workload.mod])]
+        libraries = [write_artifact(executor, each, executor.new_folder()) for each in built if each is not None]
+        bad, good = other.confirm(libraries, rounds=3)
     assert bad.failure is not None and bad.failure.kind == "wrong_result"
     assert good.ok and good.verified
 
@@ -130,16 +136,16 @@ def test_the_best_of_a_batch_is_checked_also_where_that_waits_for_its_end(
     monkeypatch.setattr(instrument_module, "_CHECKED_AT_ONCE_SECS", at_once_secs)
     checked: list[int] = []
     told: list[tuple[int, bool]] = []
-    with Instrument(GEMM, target(), num_threads=2, repeats=3) as instrument:
-        race, libraries = instrument._bench.race, []
+    with measuring(GEMM, target(), num_threads=2, repeats=3) as instrument:
+        race, kernels = instrument._bench.race, []
 
-        def in_these_times(given: list[Path], **kwargs: Any) -> Iterator[Ran]:
-            libraries.extend(given)
+        def in_these_times(given: list[Kernel], **kwargs: Any) -> Iterator[Ran]:
+            kernels.extend(given)
             for secs, ran in zip((3.0, 1.0, 2.0), race(given, **kwargs), strict=True):
                 yield replace(ran, measurement=replace(ran.measurement, latencies_secs=(secs,), cut=False))
 
-        def check(library: Path) -> tuple[Failure | None, float]:
-            checked.append(libraries.index(library))
+        def check(kernel: Kernel) -> tuple[Failure | None, float]:
+            checked.append(kernels.index(kernel))
             return (Failure("wrong_result", "planted") if checked[-1] == 1 else None), 0.0
 
         monkeypatch.setattr(instrument._bench, "race", in_these_times)
@@ -163,7 +169,7 @@ def test_an_input_set_on_which_the_untuned_program_fails_says_nothing() -> None:
     def clipping(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.minimum(a, 10) @ b
 
-    with Instrument(Gemm(reference=clipping), target(), num_threads=2, repeats=3) as instrument:
+    with measuring(Gemm(reference=clipping), target(), num_threads=2, repeats=3) as instrument:
         (measured,) = instrument.measure([scheduled(GEMM)], best_secs=None)
         assert measured.measurement.counts and measured.artifact is not None
         noise = instrument.noise(measured.artifact)
@@ -177,7 +183,7 @@ def test_without_a_reference_the_untuned_program_answers_for_the_input_sets_too(
         pass
 
     bare = WithoutReference(reference=None)
-    with Instrument(bare, target(), num_threads=2, repeats=3) as instrument:
+    with measuring(bare, target(), num_threads=2, repeats=3) as instrument:
         bad, good = instrument.measure([module(func), bare.mod], best_secs=None)
     assert bad.measurement.failure is not None and bad.measurement.failure.kind == "wrong_result"
     assert good.measurement.counts
@@ -198,7 +204,7 @@ def test_caches_are_cold_after_an_eviction() -> None:
         "import time, statistics, numpy as np\n"
         "from reasoning_compiler.machine import import_tvm; import_tvm()\n"
         "from reasoning_compiler.measure.timing.eviction import Eviction\n"
-        "from reasoning_compiler.measure.workers.bench import bytes_to_flush\n"
+        "from reasoning_compiler.measure.executors.local import bytes_to_flush\n"
         "eviction, data, out = Eviction(bytes_to_flush()), np.ones(1 << 18, 'float32'), np.empty(1 << 18, 'float32')\n"
         "def secs(cold):\n"
         "    np.add(data, data, out=out)\n"
@@ -213,7 +219,7 @@ def test_caches_are_cold_after_an_eviction() -> None:
 
 
 def test_a_run_with_cold_caches_times_each_run_alone() -> None:
-    with Instrument(GEMM, target(), num_threads=2, flush_cache=True) as instrument:
+    with measuring(GEMM, target(), num_threads=2, flush_cache=True) as instrument:
         right, wrong = instrument.measure(
             [scheduled(GEMM), module(WRONG["one wrong element at the end"][1])], best_secs=None
         )
@@ -296,46 +302,45 @@ class TestWorkspaces:
     """In the memory that a kernel takes for itself: ours while it is verified, TVM's while it is timed."""
 
     @pytest.fixture
-    def kernel(self, tmp_path: Path) -> Path:
-        library = tmp_path / "kernel.so"
-        (tmp_path / "module.json").write_text(tvm.ir.save_json(rows_of_threads(beside=False)))
+    def kernel(self, tmp_path: Path) -> dict[str, Any]:
+        module = tvm.ir.save_json(rows_of_threads(beside=False))
         arguments = [asdict(argument) for argument in GEMM.arguments]
-        build(module=str(tmp_path / "module.json"), target=str(target()), arguments=arguments, library=str(library))
-        return library
+        return Builder(Store(tmp_path)).build(module=module, target=str(target()), arguments=arguments)
 
-    def test_who_allocates(self, kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_who_allocates(self, kernel: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         allocators: list[int] = []
         run = LoadedKernel._timed
 
         def noted(self: Any, *args: Any) -> float:
-            loaded = ctypes.CDLL(str(kernel), mode=os.RTLD_NOLOAD)
+            loaded = ctypes.CDLL(str(tmp_path / kernel["code"]), mode=os.RTLD_NOLOAD)
             allocators.append(ctypes.c_void_p.in_dll(loaded, "__TVMBackendAllocWorkspace").value or 0)
             return run(self, *args)
 
         monkeypatch.setattr(LoadedKernel, "_timed", noted)
         (tmp_path / "data").mkdir()
         data = Data(GEMM, str(target()), 0, tmp_path / "data", num_threads=2)
-        runner = Runner(lambda *limit, **instead: None)
-        runner.set_up(**data.payload())
-        runner.run(library=str(kernel), race=asdict(Race(repeats=3)), verify=True, save_outputs=None)
+        runner = Runner(Store(tmp_path), lambda *limit, **instead: None, lambda **facts: None)
+        runner.prepare(key="gemm", **data.payload())
+        on = {"workload": "gemm", "verify": True}
+        runner.run(**on, kernel=kernel, race=asdict(Race(repeats=3)), save_outputs=None)
         ours, tvms = allocators[:2]
         assert ours != tvms and len(allocators) > 4 and set(allocators[1:]) == {tvms}
         allocators.clear()
-        runner.check(library=str(kernel), sets=data.sets(), inputs=data.input_files(), verify=True)
+        runner.check(**on, kernel=kernel, sets=data.sets(), inputs=data.input_files())
         num_fenced = len(data.sets()) + len(FILLS)
         assert allocators[:num_fenced] == [ours] * num_fenced
         assert len(allocators) > num_fenced and set(allocators[num_fenced:]) == {tvms}
         allocators.clear()
-        runner.compare(libraries=[str(kernel)], rounds=1, budget_secs=1.0, min_timing_secs=0.0, verify=True)
+        runner.compare(**on, kernels=[kernel], rounds=1, budget_secs=1.0, min_timing_secs=0.0)
         assert set(allocators) == {tvms}
         data.close()
 
     def test_where_none_can_be_compiled_they_are_tvms(
-        self, kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, kernel: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("CC", "no-such-compiler")
         assert compile_workspaces(tmp_path) is None
         workspaces = Workspaces(None)
-        with workspaces.fenced(kernel) as takes_any:
+        with workspaces.fenced(tmp_path / kernel["code"]) as takes_any:
             workspaces.look()
         assert not takes_any

@@ -13,26 +13,27 @@ from pathlib import Path
 import psutil
 import pytest
 
-import reasoning_compiler.core.programs
+import reasoning_compiler
 from journal_examples import header, ok, step
 from reasoning_compiler.cli import watched
 from reasoning_compiler.core.crash_markers import Crash, Note, Risk, at_risk, keep
 from reasoning_compiler.core.programs import Program
 from reasoning_compiler.journal import Journal, read_run
 
-SOURCE = Path(reasoning_compiler.core.programs.__file__).parents[1]
+SOURCE = Path(reasoning_compiler.__file__).parents[1]
 # Python imports this by itself when it starts; the watcher's own process is left as it is.
 PLANTED = """
 import sys
-if any("cli.watched import work" in argument for argument in sys.orig_argv):
-    import ctypes, os, pathlib, signal, time
+if "reasoning_compiler.cli.watched:work" in sys.orig_argv:
+    import ctypes, json, os, pathlib, signal, time
     import reasoning_compiler.cli.main as cli
     from reasoning_compiler.journal import Journal
-    from reasoning_compiler.core.programs import Measurement, Program
+    from reasoning_compiler.core.measurements import Measurement
+    from reasoning_compiler.core.programs import Program
     from reasoning_compiler.core.crash_markers import Risk, at_risk, works_on
     starts = pathlib.Path("starts")
     with starts.open("a") as file:
-        file.write(" ".join(sys.orig_argv[5:]) + chr(10))
+        file.write(" ".join(json.loads(sys.orig_argv[5])[1]) + chr(10))
     num_starts = starts.read_text().count(chr(10))
     def crash():
         ctypes.string_at(0)

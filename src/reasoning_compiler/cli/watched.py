@@ -1,23 +1,15 @@
-"""`tune`, `resume`, `compare` and `ablate` work in a process of their own, over which this one watches.
+"""`tune`, `resume`, `compare` and `ablate` run in a child process, which this one watches.
 
-TVM may end the process that applies a schedule (see risk.py). The watcher then puts into the journal what TVM was asked
-to do and starts the next process, which goes on with the run (or with the experiment that it is part of) as after a
-kill, and refuses what the last one died of.
-The watcher imports next to nothing, passes signals on, and ends as the last process ended. Where it dies itself, the
-other dies too.
-
-    watcher                      worker: python -c _CODE
-    lifeline  ───────────►       nothing is ever written; its closing is the signal
-    alive     ◄───────────       the same, the other way round
-    note      ◄──────────►       shared memory, see risk.py
+TVM may end the process that applies a schedule (see core/crash_markers.py). The watcher then puts into the journal what
+TVM was asked to do and starts the next process. That one goes on with the run, or with the experiment that it is part
+of, as after a kill, and refuses what the last one died of.
+The watcher imports next to nothing, passes signals on, and exits as the last process did.
 """
 
 from __future__ import annotations
 
 import os
-import select
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -27,7 +19,7 @@ from typing import Any
 
 from reasoning_compiler.core.crash_markers import Crash, Note, has_ended, keep
 from reasoning_compiler.core.errors import CrashedError, ReasoningCompilerError
-from reasoning_compiler.core.parent_death import follow_the_parent
+from reasoning_compiler.core.processes.child import Child, signal_name
 
 _EXPERIMENTS = ("compare", "ablate")  # whose runs lie in FOLDER/cells/, and which go on with `--out FOLDER`
 _QUIET = ("--json", "--quiet", "-q")
@@ -37,13 +29,6 @@ _MAX_CRASHES = 10  # in a row, without a measurement between them
 _MAX_UNKNOWN = 2  # in a row, of which nobody knows what they were about: the next process may do the same again
 _STUCK_SECS = 300.0  # TVM applies a program in milliseconds; what takes so long has no end
 _LOOK_SECS = 5.0
-# The worker gets this process' import path before it imports what the working directory could shadow.
-_CODE = """
-import sys
-sys.path[:] = sys.argv[1].split({separator!r})
-from reasoning_compiler.cli.watched import work
-work([int(fd) for fd in sys.argv[2].split(",")], sys.argv[3:])
-"""
 
 
 def watch(arguments: list[str], command: str) -> int:
@@ -72,7 +57,7 @@ def watch(arguments: list[str], command: str) -> int:
             return int(ended or code)
         if -code not in _CRASHES and not stuck:
             return _killed(-code, folder, "the same command and its `--out`" if experiments else "")
-        how = f"no end after {_STUCK_SECS:.0f} s" if stuck else signal.Signals(-code).name
+        how = f"no end after {_STUCK_SECS:.0f} s" if stuck else signal_name(-code)
         crash = Crash(how, risk[0] if risk else None, where)
         try:
             before, num_measured = num_measured, _keep(crash, folder)
@@ -89,12 +74,8 @@ def watch(arguments: list[str], command: str) -> int:
             arguments = [*options, "resume", folder, *flags]
 
 
-def work(fds: Sequence[int], arguments: list[str]) -> None:
-    """Runs the command line as the process that is watched over."""
-    *note_fds, alive_fd, lifeline_fd = fds
-    for fd in (*note_fds, alive_fd):
-        os.set_inheritable(fd, False)
-    follow_the_parent(lifeline_fd)
+def work(note_fds: Sequence[int], arguments: list[str]) -> None:
+    """Runs the command line in the process that is watched."""
     keep(Note(*note_fds))
     sys.argv = ["reasonc", *arguments]
     from reasoning_compiler.cli.main import main as run
@@ -109,31 +90,16 @@ def work(fds: Sequence[int], arguments: list[str]) -> None:
 
 
 def _run(arguments: list[str], note: Note, signals: _Signals) -> tuple[int, bool]:
-    """Returns how a process ended that ran the command line, and whether that was because it was stuck."""
-    lifeline_read, lifeline_write = os.pipe()
-    alive_read, alive_write = os.pipe()
-    theirs = (*note.fds, alive_write, lifeline_read)
-    path = os.pathsep.join(each or os.getcwd() for each in sys.path)
-    code = _CODE.format(separator=os.pathsep)
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, path, ",".join(map(str, theirs)), *arguments],
-        pass_fds=theirs,
-        start_new_session=True,  # so that a signal reaches it once: from here
-    )
-    signals.pass_to(process)
-    os.close(lifeline_read)
-    os.close(alive_write)
+    """Returns the exit code of a process that ran the command line, and whether it was ended because it was stuck."""
     stuck = False
-    while process.poll() is None:
-        if select.select([alive_read], [], [], _LOOK_SECS)[0]:
-            process.wait()
-        elif _is_stuck(note, signals):
-            process.kill()
-            stuck = True
-    signals.pass_to(None)
-    os.close(lifeline_write)
-    os.close(alive_read)
-    return process.returncode, stuck
+    with Child(f"{__name__}:work", note.fds, arguments, fds=note.fds, keep_output=False) as child:
+        signals.pass_to(child)
+        while (code := child.wait(_LOOK_SECS)) is None:
+            if _is_stuck(note, signals):
+                child.kill()
+                stuck = True
+        signals.pass_to(None)
+    return code, stuck
 
 
 def _is_stuck(note: Note, signals: _Signals) -> bool:
@@ -145,7 +111,7 @@ class _Signals:
     """Passes signals on to a process, as soon as there is one."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         self._early: list[int] = []
         self._paused_at = -float("inf")
         for number in _PASSED_ON:
@@ -157,7 +123,7 @@ class _Signals:
         """Seconds since the process was last stopped with Ctrl-Z; infinite where it never was."""
         return time.monotonic() - self._paused_at
 
-    def pass_to(self, process: subprocess.Popen[bytes] | None) -> None:
+    def pass_to(self, process: Child | None) -> None:
         """Makes a process the one that signals are passed on to, also those that came while there was none."""
         self._process = process
         while process is not None and self._early:

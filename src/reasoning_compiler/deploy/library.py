@@ -254,6 +254,7 @@ def time_against_untuned(
         UsageError: the library is of another workload.
         ReasoningCompilerError: the untuned program does not run.
     """
+    from reasoning_compiler.measure.executors.choice import open_executor
     from reasoning_compiler.measure.instrument import Instrument
 
     library = Path(library)
@@ -261,15 +262,12 @@ def time_against_untuned(
     wanted = [(a.name, a.shape, a.dtype, a.role) for a in workload.arguments]
     if [(a.name, a.shape, a.dtype, a.role) for a in signature.arguments] != wanted:
         raise UsageError(f"`library` is {library}, whose arguments are not those of the workload: export it again")
-    with Instrument(
-        workload,
-        signature.target,
-        num_threads=num_threads,
-        seed=seed,
-        num_build_workers=1,
-        flush_cache=flush_cache,
-        devices=devices,
-    ) as instrument:
+    with (
+        open_executor(
+            num_threads=num_threads, devices=devices, num_build_workers=1, flush_cache=flush_cache
+        ) as executor,
+        Instrument(workload, signature.target, executor, seed=seed) as instrument,
+    ):
         untuned = instrument.measure_untuned()
         if untuned.artifact is None:
             failure = untuned.measurement.failure

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -204,18 +205,18 @@ class Hardware:
             write_together(library_files(built.artifact, folder / LIBRARY, about=about))
         return Cell(self.spec, variant.name, seed, tuple(found), None, wall_secs)
 
-    def _instrument(self, seed: int) -> Instrument:
+    @contextmanager
+    def _instrument(self, seed: int) -> Iterator[Instrument]:
         from reasoning_compiler.machine import tvm_target
+        from reasoning_compiler.measure.executors.local import LocalExecutor
         from reasoning_compiler.measure.instrument import Instrument
 
-        return Instrument(
-            self._workload,
-            tvm_target(self.machine),
-            num_threads=self._threads,
-            seed=seed,
-            timeout_secs=self._settings.timeout_secs,
-            flush_cache=self._settings.flush_cache,
-        )
+        target, timeout_secs = tvm_target(self.machine), self._settings.timeout_secs
+        with (
+            LocalExecutor(num_threads=self._threads, flush_cache=self._settings.flush_cache) as executor,
+            Instrument(self._workload, target, executor, seed=seed, timeout_secs=timeout_secs) as instrument,
+        ):
+            yield instrument
 
 
 def failed_cell(place: Place, variant: Variant, seed: int, error: ReasoningCompilerError) -> Cell:

@@ -19,6 +19,7 @@ from reasoning_compiler.experiment.landscape import Landscape, RecordedWorkload
 from reasoning_compiler.experiment.landscape_file import SUFFIX, header_json, read_rows, row_json, write_landscape
 from reasoning_compiler.experiment.restrict import Restricted, restrict
 from reasoning_compiler.machine import detect, differences, fingerprint, tvm_target
+from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.instrument import Instrument
 from reasoning_compiler.session.parts import with_threads
 from reasoning_compiler.session.tune import as_workload
@@ -116,7 +117,10 @@ def _record(
     rows = list(done)
     best_secs: float | None = None
 
-    with Instrument(workload, target, num_threads=landscape.machine.num_cores, seed=seed) as instrument:
+    with (
+        LocalExecutor(num_threads=landscape.machine.num_cores) as executor,
+        Instrument(workload, target, executor, seed=seed) as instrument,
+    ):
         if not rows:
             landscape.untuned = instrument.measure_untuned().measurement
             rows.append(_append(partial, header_json(landscape)))

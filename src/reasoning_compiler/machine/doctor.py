@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.machine.child import ChildError, call_in_child
+from reasoning_compiler.core.processes.call import ChildError, call_in_child
 from reasoning_compiler.machine.cores import num_physical_cores
 from reasoning_compiler.machine.probe import cache_dir
 from reasoning_compiler.machine.toolchain import (

@@ -13,8 +13,8 @@ import psutil
 
 from reasoning_compiler.core.errors import ReasoningCompilerError, UsageError
 from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.core.processes.call import ChildError, call_in_child
 from reasoning_compiler.machine.cgroup import memory_limit_bytes
-from reasoning_compiler.machine.child import ChildError, call_in_child
 from reasoning_compiler.machine.cores import num_physical_cores
 from reasoning_compiler.machine.cpu import Cpu, read_cpu
 from reasoning_compiler.machine.targets import vector_unit

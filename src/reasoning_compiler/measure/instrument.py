@@ -1,4 +1,4 @@
-"""The measuring instrument: modules in, measurements out, whatever becomes of the worker processes."""
+"""The measuring instrument: modules of one workload in, measurements out, whatever becomes of the workers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from typing import Any
 
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.core.measurements import Failure, Measurement, Noise
-from reasoning_compiler.machine.cores import num_physical_cores
-from reasoning_compiler.measure.executors.tracker import Devices
+from reasoning_compiler.measure.bench import LONG_TIMEOUT_SECS, Bench, Ran
+from reasoning_compiler.measure.executors.artifacts import read_artifact, write_artifact
+from reasoning_compiler.measure.executors.protocol import Built, Executor, Kernel
 from reasoning_compiler.measure.timing.comparison import compare
 from reasoning_compiler.measure.timing.racing import Race, fastest_right
-from reasoning_compiler.measure.workers.bench import LONG_TIMEOUT_SECS, Bench, FarBench, Ran, bytes_to_flush
-from reasoning_compiler.measure.workers.builders import Builders, Built
-from reasoning_compiler.measure.workers.scratch import Scratch
+from reasoning_compiler.measure.workers.scratch import no_space
 from reasoning_compiler.workload.workload import Workload
 
 # The untuned program may be slow. Where it is the reference, this much time is spent on input sets beyond the first.
@@ -46,74 +45,58 @@ class Measured:
 
 
 class Instrument:
-    """Builds, races, verifies and times the programs of one workload. A context manager.
+    """Builds, races, verifies and times the programs of one workload on an executor. A context manager.
 
-    Building happens in processes of its own, several at once; running in one, one program at a time, while
-    nothing is built. All of them start in the background as soon as the instrument exists.
+    All modules are built first, several at once; then they run, one program at a time on each machine, while nothing
+    is built: on a small machine a build would take the cores that a timing needs. Several instruments can share an
+    executor, and measure in turn. Its workers start in the background as soon as there is an instrument.
 
     Args:
         workload: what is measured: its module, arguments, inputs, reference and tolerance.
         target: the TVM target that programs are built for.
-        num_threads: threads that a program may use.
+        executor: where they are built and run; it outlives the instrument.
         seed: of the inputs.
         timeout_secs: the longest that a program may take in the runner, all its runs together.
         repeats: timings of a program that may win.
         budget_secs: time for the timings of one program, roughly.
-        scratch_dir: where temporary files go; None for the system's temporary folder.
-        num_build_workers: processes that build; None for `num_threads`, or as many as there are cores here.
-        memory_limit_bytes: the most memory that the runner may take for data; None for most of what is free. Devices
-            have their own.
-        flush_cache: whether each timing begins with cold caches; not on devices.
-        devices: where programs run, several at once; None for this machine.
 
     Raises:
-        DeviceError: there is no such device; also whenever all have been gone for a while.
-        UsageError: caches cannot be flushed on devices.
+        DeviceError: of `RpcExecutor`, from every method, whenever all devices have been gone for a while.
     """
 
     def __init__(
         self,
         workload: Workload,
         target: Any,
+        executor: Executor,
         *,
-        num_threads: int,
         seed: int = 0,
         timeout_secs: float = 30.0,
         repeats: int = 5,
         budget_secs: float = 1.0,
-        scratch_dir: Path | None = None,
-        num_build_workers: int | None = None,
-        memory_limit_bytes: int | None = None,
-        flush_cache: bool = False,
-        devices: Devices | None = None,
     ) -> None:
-        if flush_cache and devices is not None:
-            raise UsageError("`flush_cache` empties this machine's caches, and programs run on devices: leave it out")
         self._workload = workload
         self._target = str(target)
+        self._executor = executor
         self._untuned: Measured | None = None
         self._tried_sets: set[str] = set()
         self._left_out_sets: list[str] = []
         self._checked: set[Path] = set()
+        self._kernels: dict[Path, Kernel] = {}
         self._incumbent: tuple[Path, float] | None = None
         self._slower = 1.0
         self._drift: list[float] = []
         self._time_again_at = 0.0
         self._stage_secs = dict.fromkeys(("build", "run", "verify", "wait"), 0.0)
-        self._scratch = Scratch(scratch_dir)
-        race = Race(repeats=repeats, budget_secs=budget_secs)
-        if devices is not None:
-            self._bench: Bench = FarBench(devices, num_threads, race=race, timeout_secs=timeout_secs)
-        else:
-            self._bench = Bench(
-                num_threads,
-                race=race,
-                timeout_secs=timeout_secs,
-                memory_limit_bytes=memory_limit_bytes,
-                flush_bytes=bytes_to_flush() if flush_cache else 0,
-            )
-        self._builders = Builders(num_build_workers or min(num_threads, num_physical_cores()), self._scratch)
-        self._bench.use(workload, self._target, seed=seed, scratch=self._scratch)
+        executor.start_builders()
+        self._bench = Bench(
+            executor,
+            race=Race(repeats=repeats, budget_secs=budget_secs),
+            timeout_secs=timeout_secs,
+            workload=workload,
+            target=self._target,
+            seed=seed,
+        )
 
     def __enter__(self) -> Instrument:
         return self
@@ -129,12 +112,7 @@ class Instrument:
     @property
     def notices(self) -> tuple[str, ...]:
         """What the user should know of where programs run, a line each, as it came."""
-        return self._bench.notices
-
-    @property
-    def pids(self) -> list[int]:
-        """The process ids of the workers, the runner's first."""
-        return self._bench.pids + self._builders.pids
+        return self._executor.notices
 
     def measure(
         self,
@@ -145,9 +123,6 @@ class Instrument:
         on_result: Callable[[int, Measured], None] | None = None,
     ) -> list[Measured]:
         """Returns what the hardware says of each module.
-
-        All are built first, then run one by one: on a small machine a build would take the cores that a
-        timing needs.
 
         Args:
             modules: scheduled and postprocessed IRModules of the workload.
@@ -166,8 +141,8 @@ class Instrument:
         if verify and self._untuned is None and not self._has_reference():
             self.measure_untuned()
         verify = verify and self._has_reference()
-        libraries = [each.library for each in built if each.failure is None]
-        runs = self._bench.race(libraries, best_secs=lambda: best_secs, verify=verify)
+        kernels = [each.kernel for each in built if each.kernel is not None]
+        runs = self._bench.race(kernels, best_secs=lambda: best_secs, verify=verify)
         results: list[Measured] = []
         num_told, checked_secs = 0, best_secs
         for each in built:
@@ -199,7 +174,7 @@ class Instrument:
         verify = self._has_reference()
         run = partial(
             self._bench.run,
-            built.library,
+            built.kernel,
             best_secs=None,
             verify=verify,
             timeout_secs=LONG_TIMEOUT_SECS,
@@ -211,7 +186,9 @@ class Instrument:
             verified = replace(self._untuned.measurement, verified=True)
             self._untuned = replace(self._untuned, measurement=verified)
             assert self._untuned.artifact is not None
-            self._left_out_sets += self._bench.try_sets(self._untuned.artifact, budget_secs=_SETS_BUDGET_SECS)
+            self._left_out_sets += self._bench.try_sets(
+                self._kernels[self._untuned.artifact], budget_secs=_SETS_BUDGET_SECS
+            )
         if self._untuned.artifact is not None:
             self._checked.add(self._untuned.artifact)  # it is what was given; it may be too slow to be run so often
         return self._untuned
@@ -228,7 +205,8 @@ class Instrument:
         wrong = {artifact: self._why_wrong(artifact) for artifact in dict.fromkeys(artifacts)}
         right = [artifact for artifact in artifacts if wrong[artifact] is None]
         started = time.perf_counter()
-        timed = iter(self._bench.compare(right, rounds=rounds, budget_secs=budget_secs) if right else ())
+        kernels = [self._kernel(artifact) for artifact in right]
+        timed = iter(self._bench.compare(kernels, rounds=rounds, budget_secs=budget_secs))
         self._stage_secs["run"] += time.perf_counter() - started
         return [Measurement(failure=why) if (why := wrong[artifact]) else next(timed) for artifact in artifacts]
 
@@ -239,7 +217,7 @@ class Instrument:
             artifact: a library that `measure` or `measure_untuned` returned; None comes back where it fails now.
         """
         started = time.perf_counter()
-        pair = self._bench.compare([artifact, artifact], rounds=_NOISE_ROUNDS, budget_secs=_NOISE_BUDGET_SECS)
+        pair = self._bench.compare([self._kernel(artifact)] * 2, rounds=_NOISE_ROUNDS, budget_secs=_NOISE_BUDGET_SECS)
         self._stage_secs["run"] += time.perf_counter() - started
         if not all(measurement.ok for measurement in pair):
             return None
@@ -254,10 +232,11 @@ class Instrument:
         )
 
     def close(self) -> None:
-        """Ends the workers and removes all temporary files. May be called again."""
-        self._builders.close()
+        """Forgets its programs; the executor goes on. May be called again."""
         self._bench.close()
-        self._scratch.close()
+        for kernel in self._kernels.values():
+            self._executor.drop(kernel.code)
+        self._kernels.clear()
 
     def _checked_too(self, result: Measured) -> Measured:
         """Returns what a program that may become the best comes to when it is verified on more than random inputs."""
@@ -265,6 +244,7 @@ class Instrument:
         failure = self._why_wrong(result.artifact)
         if failure is None:
             return result
+        self._executor.drop(self._kernels.pop(result.artifact).code)
         shutil.rmtree(result.artifact.parent)
         measurement = result.measurement
         return Measured(Measurement(failure=failure, build_secs=measurement.build_secs, run_secs=measurement.run_secs))
@@ -294,16 +274,20 @@ class Instrument:
         """
         if artifact in self._checked:
             return None
-        failure, secs = self._bench.check(artifact)
+        try:
+            kernel = self._kernel(artifact)
+        except (OSError, UsageError) as error:
+            return Failure("build", str(error))
+        failure, secs = self._bench.check(kernel)
         if failure is not None and failure.kind != "device":
-            failing = self._bench.failing_sets(artifact, but=self._tried_sets)
+            failing = self._bench.failing_sets(kernel, but=self._tried_sets)
             untuned = self._untuned or (self.measure_untuned() if failing else None)
             if failing and untuned is not None and untuned.artifact is not None:
-                left_out = self._bench.try_sets(untuned.artifact, only=failing)
+                left_out = self._bench.try_sets(self._kernels[untuned.artifact], only=failing)
                 self._tried_sets.update(failing)
                 self._left_out_sets += left_out
                 if left_out:
-                    failure, secs = self._bench.check(artifact)
+                    failure, secs = self._bench.check(kernel)
         self._stage_secs["verify"] += secs
         if failure is None:
             self._checked.add(artifact)
@@ -315,7 +299,7 @@ class Instrument:
         if self._incumbent is None or started < self._time_again_at:
             return self._slower
         artifact, secs = self._incumbent
-        (again,) = self._bench.compare([artifact], rounds=_TIME_AGAIN_ROUNDS, budget_secs=secs)
+        (again,) = self._bench.compare([self._kernel(artifact)], rounds=_TIME_AGAIN_ROUNDS, budget_secs=secs)
         spent = time.perf_counter() - started
         self._stage_secs["run"] += spent
         self._time_again_at = started + spent / _TIME_AGAIN_SHARE
@@ -331,25 +315,35 @@ class Instrument:
         return known
 
     def _build(self, modules: Sequence[Any]) -> list[Built]:
-        self._stage_secs["wait"] += self._builders.wait_until_ready()
+        self._stage_secs["wait"] += self._executor.wait_for_builders()
         started = time.perf_counter()
         jobs = [(mod, self._target) for mod in modules]
-        built = self._builders.build(jobs, arguments=self._workload.arguments)
+        built = self._executor.build(jobs, arguments=self._workload.arguments)
         self._stage_secs["build"] += time.perf_counter() - started
         return built
 
     def _measured(self, built: Built, run: Callable[[], Ran]) -> Measured:
-        """Returns what running a library gives, or passes on why there is none."""
-        if built.failure is not None:
-            ran = Ran(Measurement(failure=built.failure))
-        else:
-            started = time.perf_counter()
-            ran = run()
-            self._stage_secs["run"] += time.perf_counter() - started - ran.verify_secs - ran.wait_secs
-            self._stage_secs["verify"] += ran.verify_secs
-            self._stage_secs["wait"] += ran.wait_secs
+        """Returns what running a kernel gives, or passes on why there is none."""
+        if built.kernel is None:
+            return Measured(Measurement(failure=built.failure, build_secs=built.build_secs))
+        started = time.perf_counter()
+        ran = run()
+        self._stage_secs["run"] += time.perf_counter() - started - ran.verify_secs - ran.wait_secs
+        self._stage_secs["verify"] += ran.verify_secs
+        self._stage_secs["wait"] += ran.wait_secs
         measurement = replace(ran.measurement, build_secs=built.build_secs)
-        if measurement.is_full:
-            return Measured(measurement, built.library)
-        shutil.rmtree(built.library.parent)
-        return Measured(measurement)
+        if not measurement.is_full:
+            self._executor.drop(built.kernel.code)
+            return Measured(measurement)
+        try:
+            artifact = write_artifact(self._executor, built.kernel, self._executor.new_folder(), linked=ran.linked)
+        except OSError as error:
+            raise no_space(error) from None
+        self._kernels[artifact] = built.kernel
+        return Measured(measurement, artifact)
+
+    def _kernel(self, artifact: Path) -> Kernel:
+        """Returns a library as the executor knows it; one that was not built here is brought to it."""
+        if artifact not in self._kernels:
+            self._kernels[artifact] = read_artifact(self._executor, artifact)
+        return self._kernels[artifact]

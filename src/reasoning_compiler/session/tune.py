@@ -252,6 +252,7 @@ def _run(
     header: Header | None,
     on_progress: Callable[[Progress], None],
 ) -> Result:
+    from reasoning_compiler.measure.executors.choice import open_executor
     from reasoning_compiler.measure.instrument import Instrument
     from reasoning_compiler.session.loop import Loop
     from reasoning_compiler.session.parts import Parts
@@ -274,15 +275,14 @@ def _run(
                 journal.resumed(settings.to_json())
             works_on(folder)
             try:
-                with Instrument(
-                    workload,
-                    parts.target,
-                    num_threads=threads,
-                    seed=settings.seed,
-                    timeout_secs=settings.timeout_secs,
-                    flush_cache=settings.flush_cache,
-                    devices=settings.devices,
-                ) as instrument:
+                with (
+                    open_executor(
+                        num_threads=threads, devices=settings.devices, flush_cache=settings.flush_cache
+                    ) as executor,
+                    Instrument(
+                        workload, parts.target, executor, seed=settings.seed, timeout_secs=settings.timeout_secs
+                    ) as instrument,
+                ):
                     loop = Loop(parts, instrument, journal, model=model, recorded=recorded, on_progress=on_progress)
                     loop.run(earlier)
             except Exception as error:

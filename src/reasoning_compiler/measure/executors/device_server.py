@@ -24,9 +24,9 @@ from typing import Any, NoReturn
 import psutil
 
 from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.core.processes.serving import one_line
 from reasoning_compiler.machine.toolchain import use_threads
 from reasoning_compiler.measure.executors.tracker import Address
-from reasoning_compiler.measure.workers.serving import one_line
 
 _LOOK_SECS = 0.25
 _RETRY_SECS = 2.0

@@ -18,10 +18,11 @@ from tvm.s_tir.meta_schedule.runner import PyRunner, PyRunnerFuture, RunnerFutur
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.machine.cores import num_physical_cores
+from reasoning_compiler.measure.bench import Bench
+from reasoning_compiler.measure.executors.artifacts import read_artifact, write_artifact
+from reasoning_compiler.measure.executors.local import BUILD_TIMEOUT_SECS, LocalExecutor
+from reasoning_compiler.measure.executors.protocol import Kernel
 from reasoning_compiler.measure.timing.racing import Race, fastest_right
-from reasoning_compiler.measure.workers.bench import Bench, bytes_to_flush
-from reasoning_compiler.measure.workers.builders import BUILD_TIMEOUT_SECS, Builders
-from reasoning_compiler.measure.workers.scratch import Scratch
 
 
 @derived_object
@@ -42,24 +43,31 @@ class ReasoningBuilder(PyBuilder):
         scratch_dir: Path | None = None,
     ) -> None:
         super().__init__()
-        self._scratch = Scratch(scratch_dir)
-        self._builders = Builders(num_workers or num_physical_cores(), self._scratch, timeout_secs=timeout_secs)
-        weakref.finalize(self, _close_all, self._builders, self._scratch)
+        self._executor = LocalExecutor(
+            num_threads=1,
+            num_build_workers=num_workers or num_physical_cores(),
+            build_timeout_secs=timeout_secs,
+            scratch_dir=scratch_dir,
+        )
+        weakref.finalize(self, self._executor.close)
 
     def build(self, build_inputs: list[BuilderInput]) -> list[BuilderResult]:
         """Returns the libraries, or the error messages, of MetaSchedule's candidates."""
         modules = [(each.mod, str(each.target)) for each in build_inputs]
         results = []
-        for built in self._builders.build(modules):
-            if built.failure is None:
-                results.append(BuilderResult(str(built.library), None))
+        for built in self._executor.build(modules):
+            if built.kernel is not None:
+                library = write_artifact(self._executor, built.kernel, self._executor.new_folder())
+                self._executor.drop(built.kernel.code)
+                results.append(BuilderResult(str(library), None))
             else:
+                assert built.failure is not None
                 results.append(BuilderResult(None, f"{built.failure.kind}: {built.failure.message}"))
         return results
 
     def close(self) -> None:
         """Ends the processes and removes the libraries. May be called again."""
-        _close_all(self._builders, self._scratch)
+        self._executor.close()
 
 
 @derived_object
@@ -99,42 +107,45 @@ class ReasoningRunner(PyRunner):
             raise UsageError("`target` is missing: with a `workload`, the runner must know on which device it runs")
         self._races = workload is not None
         self._best_secs: float | None = None
-        self._scratch = Scratch(scratch_dir)
-        race = Race(repeats=repeats, budget_secs=budget_secs)
-        self._bench = Bench(
-            num_threads or num_physical_cores(),
-            race=race,
-            timeout_secs=timeout_secs,
-            flush_bytes=bytes_to_flush() if flush_cache else 0,
+        self._executor = LocalExecutor(
+            num_threads=num_threads or num_physical_cores(), scratch_dir=scratch_dir, flush_cache=flush_cache
         )
-        if workload is not None:
-            self._bench.use(workload, str(target), seed=seed, scratch=self._scratch)
-        weakref.finalize(self, _close_all, self._bench, self._scratch)
+        self._bench = Bench(
+            self._executor,
+            race=Race(repeats=repeats, budget_secs=budget_secs),
+            timeout_secs=timeout_secs,
+            workload=workload,
+            target=str(target),
+            seed=seed,
+        )
+        weakref.finalize(self, _close, self._bench, self._executor)
 
     def run(self, runner_inputs: list[RunnerInput]) -> list[RunnerFuture]:
         """Returns the latencies, or the error messages, of MetaSchedule's candidates, all of them done."""
-        libraries = [Path(str(each.artifact_path)) for each in runner_inputs]
+        kernels = [read_artifact(self._executor, Path(str(each.artifact_path))) for each in runner_inputs]
         best_secs = self._best_secs
         measured: list[Measurement] = []
-        for library in libraries:
+        for kernel in kernels:
             ran = self._bench.run(
-                library, best_secs=best_secs if self._races else None, verify=self._bench.has_reference
+                kernel, best_secs=best_secs if self._races else None, verify=self._bench.has_reference
             )
             measured.append(ran.measurement)
             if ran.measurement.is_faster_than(best_secs):
                 best_secs = ran.measurement.latency_secs
-        self._check_fastest(libraries, measured)
+        self._check_fastest(kernels, measured)
+        for kernel in kernels:
+            self._executor.drop(kernel.code)
         return [_Done(each) for each in measured]
 
     def close(self) -> None:
         """Ends the process and removes its data. May be called again."""
-        _close_all(self._bench, self._scratch)
+        _close(self._bench, self._executor)
 
-    def _check_fastest(self, libraries: list[Path], measured: list[Measurement]) -> None:
+    def _check_fastest(self, kernels: list[Kernel], measured: list[Measurement]) -> None:
         """Checks what is faster than all before, the fastest first, until one is right; what is wrong has failed."""
 
         def is_right(index: int) -> bool:
-            failure, _ = self._bench.check(libraries[index])
+            failure, _ = self._bench.check(kernels[index])
             if failure is not None:
                 measured[index] = Measurement(failure=failure)
             return failure is None
@@ -163,6 +174,6 @@ class _Done(PyRunnerFuture):
         return self._result
 
 
-def _close_all(*parts: Builders | Bench | Scratch) -> None:
-    for part in parts:
-        part.close()
+def _close(bench: Bench, executor: LocalExecutor) -> None:
+    bench.close()
+    executor.close()

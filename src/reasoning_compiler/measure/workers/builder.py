@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,47 +18,66 @@ from reasoning_compiler.codegen.linking import link
 from reasoning_compiler.codegen.lowering import compile_for
 from reasoning_compiler.codegen.packing import split_packing
 from reasoning_compiler.codegen.prefetching import with_prefetches
-from reasoning_compiler.codegen.signature import Signature, argument_from_json, arguments_of, write_signature
+from reasoning_compiler.codegen.signature import Signature, argument_from_json, arguments_of
+from reasoning_compiler.core.processes.serving import Action, one_line
 from reasoning_compiler.core.refused import Refused
 from reasoning_compiler.ir.races import racing_loop
-from reasoning_compiler.measure.workers.serving import one_line
+from reasoning_compiler.measure.workers.store import Store
 
 
-def build(*, module: str, target: str, arguments: list[dict[str, Any]] | None, library: str) -> dict[str, Any]:
-    """Builds a shared library with `main` and the packing functions, and writes its signature beside it.
-
-    For another machine it may be an object, see `link`.
+class Builder:
+    """Builds libraries, one at a time.
 
     Args:
-        module: the file with the IRModule in TVM's JSON.
-        target: the TVM target as JSON text.
-        arguments: the `Argument`s of `main` as its user passes them; None to take them from the module.
-        library: the file to write.
-
-    Returns:
-        {"build_secs": time to generate and link the code}
-
-    Raises:
-        Refused: "wrong_result" where parallel iterations write the same, "build" where TVM or the linker fails,
-            "device" where the library cannot be written.
+        store: where they go.
     """
-    started = time.perf_counter()
-    try:
-        # `tvm.ir.load_json` would look through it for what older versions have written: 9 ms of some 150.
-        mod = from_json_graph_str(Path(module).read_text())
-        known = arguments_of(mod) if arguments is None else [argument_from_json(each) for each in arguments]
-        racing = racing_loop(mod["main"])
-        if racing is not None:
-            raise Refused("wrong_result", racing)
-        packed = split_packing(mod)
-        packed = replace(packed, kernel=with_dot_products(with_prefetches(packed.kernel)))
-        executable = compile_for(packed.library, tvm.target.Target(json.loads(target)))
-        link(executable.mod, Path(library), target=target)
-        write_signature(Path(library), Signature.of(packed, known, target=target))
-    except Refused:
-        raise
-    except OSError as error:
-        raise Refused("device", one_line(error)) from None
-    except Exception as error:  # whatever a compiler throws at an odd schedule is this candidate's failure
-        raise Refused("build", one_line(error)) from None
-    return {"build_secs": time.perf_counter() - started}
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @property
+    def actions(self) -> dict[str, Action]:
+        """What this process can be asked for."""
+        return {"build": self.build}
+
+    def build(self, *, module: str, target: str, arguments: list[dict[str, Any]] | None) -> dict[str, Any]:
+        """Builds a shared library with `main` and the packing functions.
+
+        For another machine it may be an object, see `link`.
+
+        Args:
+            module: the IRModule in TVM's JSON.
+            target: the TVM target as JSON text.
+            arguments: the `Argument`s of `main` as its user passes them; None to take them from the module.
+
+        Returns:
+            {"code": its key in the store, "signature": its `Signature`, "build_secs": time to generate and link it}
+
+        Raises:
+            Refused: "wrong_result" where parallel iterations write the same, "build" where TVM or the linker fails,
+                "device" where the library cannot be written.
+        """
+        started = time.perf_counter()
+        try:
+            # `tvm.ir.load_json` would look through it for what older versions have written: 9 ms of some 150.
+            mod = from_json_graph_str(module)
+            known = arguments_of(mod) if arguments is None else [argument_from_json(each) for each in arguments]
+            racing = racing_loop(mod["main"])
+            if racing is not None:
+                raise Refused("wrong_result", racing)
+            packed = split_packing(mod)
+            packed = replace(packed, kernel=with_dot_products(with_prefetches(packed.kernel)))
+            executable = compile_for(packed.library, tvm.target.Target(json.loads(target)))
+            with tempfile.TemporaryDirectory(dir=self._store.folder) as folder:
+                library = Path(folder, "kernel.so")
+                link(executable.mod, library, target=target)
+                made = library if library.exists() else library.with_suffix(".o")
+                code = self._store.put(made.read_bytes(), suffix=made.suffix)
+            signature = Signature.of(packed, known, target=target).to_json()
+        except Refused:
+            raise
+        except OSError as error:
+            raise Refused("device", one_line(error)) from None
+        except Exception as error:  # whatever a compiler throws at an odd schedule is this candidate's failure
+            raise Refused("build", one_line(error)) from None
+        return {"code": code, "signature": signature, "build_secs": time.perf_counter() - started}

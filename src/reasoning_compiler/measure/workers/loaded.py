@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from reasoning_compiler.core.arguments import Argument
+from reasoning_compiler.core.processes.serving import one_line
 from reasoning_compiler.core.refused import Refused
 from reasoning_compiler.measure.verification.compare import Expected, poison
 from reasoning_compiler.measure.workers.memory import Memory, allocate
 from reasoning_compiler.measure.workers.places import Place
-from reasoning_compiler.measure.workers.serving import one_line
 from reasoning_compiler.measure.workers.tensors import write_array
 from reasoning_compiler.measure.workers.weights import PackedWeights
 from reasoning_compiler.workload.workload import numpy_dtype
@@ -124,17 +124,21 @@ class LoadedKernel:
 
     Args:
         place: where it runs.
+        library: the file that it was loaded from.
         module: its module.
         tensors: its arguments, as it takes them.
         data: the arguments as its user has them.
         packing_secs: what packing weights has taken, by its own functions.
+        linked: the key of its library in the store, where the device has linked it; None elsewhere.
     """
 
     place: Place
+    library: Path
     module: Any
     tensors: Sequence[Any]
     data: DeviceData
     packing_secs: float
+    linked: str | None = None
 
     def first_secs(self) -> float:
         """Returns the seconds of the first run."""

@@ -11,8 +11,10 @@ from typing import Any, Protocol
 import tvm
 import tvm_ffi
 
+from reasoning_compiler.core.errors import DeviceError
+from reasoning_compiler.core.processes.serving import one_line
 from reasoning_compiler.core.refused import Refused
-from reasoning_compiler.measure.workers.serving import one_line
+from reasoning_compiler.measure.executors.tracker import Devices, Lease
 
 # A round trip over a network is no part of a kernel's time; beside a run this long it does not count.
 _LONG_SECS = 0.1
@@ -27,8 +29,8 @@ class Place(Protocol):
         """Returns the TVM device of a target (JSON text) there."""
         ...
 
-    def load(self, library: Path) -> Any:
-        """Returns a library's module, loaded there."""
+    def load(self, library: Path) -> tuple[Any, bytes | None]:
+        """Returns a library's module, loaded there, and the library itself where it was linked only there."""
         ...
 
     def first_secs(self, module: Any, tensors: Sequence[Any], device: Any) -> float:
@@ -47,10 +49,10 @@ class Here:
         """See `Place`."""
         return tvm.runtime.device(_device_kind(target), 0)
 
-    def load(self, library: Path) -> Any:
+    def load(self, library: Path) -> tuple[Any, bytes | None]:
         """See `Place`."""
         # TVM would keep it for the life of this process, with all its predecessors.
-        return tvm_ffi.load_module(str(library), keep_module_alive=False)
+        return tvm_ffi.load_module(str(library), keep_module_alive=False), None
 
     def first_secs(self, module: Any, tensors: Sequence[Any], device: Any) -> float:
         """See `Place`."""
@@ -70,9 +72,7 @@ class There:
     """A device behind TVM's RPC, in one session with its server.
 
     Args:
-        host: the server's.
-        port: the server's.
-        match_key: what the tracker has given for this one session.
+        lease: the right to connect to it.
         session_secs: the server ends the session after so long, whatever is being run.
         num_threads: threads that a program may use.
 
@@ -80,17 +80,19 @@ class There:
         Refused: "device" where there is no session, or not so many threads.
     """
 
-    def __init__(self, *, host: str, port: int, match_key: str, session_secs: float, num_threads: int) -> None:
+    def __init__(self, lease: Lease, *, session_secs: float, num_threads: int) -> None:
         from tvm import rpc
 
         self._num_loaded = 0
         try:
-            self._session = rpc.connect(host, port, match_key, session_timeout=session_secs)
+            device = lease.device
+            self._session = rpc.connect(device.host, device.port, lease.match_key, session_timeout=session_secs)
             self._count_threads = self._session.get_function("runtime.NumThreads")
             self._session.get_function("runtime.config_threadpool")(_FASTEST_CORES, num_threads)
             given = int(self._count_threads())
             self._round_trip_secs = min(_seconds(self._count_threads) for _ in range(_PINGS))
         except Exception as error:  # whatever a network and another machine's software may say
+            lease.hand_back()
             raise Refused("device", one_line(error), retire=True) from None
         if given != num_threads:
             raise Refused(
@@ -100,14 +102,37 @@ class There:
                 retire=True,
             )
 
+    @classmethod
+    def take(
+        cls, *, tracker: str, key: str, session_secs: float, num_threads: int, announce: Callable[..., None]
+    ) -> There:
+        """Returns a device that was free.
+
+        Args:
+            tracker: the tracker's HOST:PORT.
+            key: under which its devices have registered.
+            session_secs: see `There`.
+            num_threads: see `There`.
+            announce: is told `device`, its HOST:PORT, before anything is asked of it.
+
+        Raises:
+            Refused: "device" where there is none, or it does not answer.
+        """
+        try:
+            lease = Devices.parse(tracker, key).lease()
+        except DeviceError as error:
+            raise Refused("device", str(error)) from None
+        if lease is None:
+            raise Refused("device", "no device is free")
+        announce(device=str(lease.device))
+        return cls(lease, session_secs=session_secs, num_threads=num_threads)
+
     def device(self, target: str) -> Any:
         """See `Place`."""
         return self._session.device(_device_kind(target), 0)
 
-    def load(self, library: Path) -> Any:
-        """Returns a library's module, loaded there.
-
-        Where only its object could be made here, it is linked there, and the library brought back beside the object.
+    def load(self, library: Path) -> tuple[Any, bytes | None]:
+        """See `Place`. What could only be compiled here, to an object, is linked there.
 
         Raises:
             Refused: "device" where the session has ended meanwhile; "build" where it cannot be linked there.
@@ -117,22 +142,19 @@ class There:
         except Exception as error:
             raise Refused("device", f"its session has ended: {one_line(error)}", retire=True) from None
         self._num_loaded += 1
-        name = f"kernel{self._num_loaded}.so"  # the file of a library that is loaded must not be written again
-        if library.exists():
-            self._session.upload(bytearray(library.read_bytes()), name)
-        else:
-            code = name.removesuffix(".so") + ".o"
-            self._session.upload(bytearray(library.with_suffix(".o").read_bytes()), code)
+        # The file of a library that is loaded must not be written again.
+        name, linked = f"kernel{self._num_loaded}{library.suffix}", None
+        self._session.upload(bytearray(library.read_bytes()), name)
+        if library.suffix == ".o":
             try:
-                linked = self._session.download_linked_module(code)
+                linked = bytes(self._session.download_linked_module(name))
             except Exception as error:
                 raise Refused("build", f"the device cannot link it, it needs a C compiler: {one_line(error)}") from None
-            library.write_bytes(linked)
-            self._session.remove(code)
-            name = code + ".so"
+            self._session.remove(name)
+            name += ".so"
         module = self._session.load_module(name)
         self._session.remove(name)
-        return module
+        return module, linked
 
     def first_secs(self, module: Any, tensors: Sequence[Any], device: Any) -> float:
         """See `Place`."""

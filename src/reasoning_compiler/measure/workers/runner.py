@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -14,8 +16,9 @@ import numpy as np
 import psutil
 import tvm
 
-from reasoning_compiler.codegen.signature import Signature, argument_from_json, read_signature
+from reasoning_compiler.codegen.signature import Signature, argument_from_json
 from reasoning_compiler.core.arguments import Argument
+from reasoning_compiler.core.processes.serving import PREPARE, Action, one_line
 from reasoning_compiler.core.refused import Refused
 from reasoning_compiler.machine.cgroup import memory_limit_bytes
 from reasoning_compiler.measure.timing.racing import Race, runs_per_timing, verdict
@@ -23,10 +26,11 @@ from reasoning_compiler.measure.verification.compare import Expected
 from reasoning_compiler.measure.workers.loaded import DeviceData, LoadedKernel
 from reasoning_compiler.measure.workers.memory import is_cpu
 from reasoning_compiler.measure.workers.places import Here, Place, There
-from reasoning_compiler.measure.workers.serving import SET_UP, Action, one_line
+from reasoning_compiler.measure.workers.store import Store
 from reasoning_compiler.measure.workers.tensors import read_array
 from reasoning_compiler.measure.workers.workspaces import FILLS, NAN, Workspaces
 from reasoning_compiler.workload.input_sets import INPUT_SETS
+from reasoning_compiler.workload.workload import numpy_dtype
 
 # A program that takes this many times as long as the best has lost, however long it may be allowed to take. Killing it
 # is worth while only where waiting takes longer than what must be done again: a child's birth, or without children all.
@@ -41,18 +45,30 @@ _MAX_TIMINGS_PER_ROUND = 5
 
 
 class Runner:
-    """Runs libraries, one at a time, on the data of a workload, or on random data where none was set up.
+    """Runs libraries, one at a time, on the data of the workloads that it has prepared, or on random data.
 
-    They run in this process, or on the device that `set_up` was told of.
+    They run in this process, or on a device that `prepare` was told to take.
 
     Args:
+        store: where the libraries are.
         limit: as `serving.limit`, but for its first argument.
+        announce: as `serving.announce`, but for its first argument.
         flush_bytes: as much memory is read before each timing, so that it begins with cold caches; 0 for warm ones.
-        forks: whether libraries run in children of this process, where `may_fork` lets them.
+        forks: whether libraries run in forks of this process, where `may_fork` lets them.
     """
 
-    def __init__(self, limit: Callable[..., None], *, flush_bytes: int = 0, forks: bool = False) -> None:
+    def __init__(
+        self,
+        store: Store,
+        limit: Callable[..., None],
+        announce: Callable[..., None],
+        *,
+        flush_bytes: int = 0,
+        forks: bool = False,
+    ) -> None:
+        self._store = store
         self._limit = limit
+        self._announce = announce
         self._forks = forks
         self._place: Place = Here()
         self._workspaces = Workspaces()
@@ -63,17 +79,18 @@ class Runner:
             )
 
             self._eviction = Eviction(flush_bytes)
-        self._data: DeviceData | None = None
+        self._prepared: OrderedDict[str, DeviceData] = OrderedDict()
         self._random: dict[tuple[Argument, ...], DeviceData] = {}
 
     @property
     def actions(self) -> dict[str, Action]:
         """What this process can be asked for."""
-        return {SET_UP: self.set_up, "run": self.run, "check": self.check, "compare": self.compare}
+        return {PREPARE: self.prepare, "run": self.run, "check": self.check, "compare": self.compare}
 
-    def set_up(
+    def prepare(
         self,
         *,
+        key: str,
         arguments: list[dict[str, Any]],
         target: str,
         inputs: list[dict[str, Any]],
@@ -82,11 +99,12 @@ class Runner:
         atol: float,
         least: float = 0.0,
         workspaces: str | None = None,
-        device: dict[str, Any] | None = None,
+        devices: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Reads the workload that the following requests run.
+        """Reads a workload, for the requests that name it. The last few are kept, as many as there is room for.
 
         Args:
+            key: what requests call it.
             arguments: the `Argument`s of the kernel.
             target: the TVM target as JSON text; it says on which kind of device.
             inputs: the files with each argument that is no output, in order.
@@ -95,35 +113,51 @@ class Runner:
             atol: see `workload.tolerance`.
             least: see `workload.smallest_difference`.
             workspaces: the library of `Workspaces`; None where kernels are verified with buffers of TVM's.
-            device: the arguments of `There`; None to stay where libraries run now.
+            devices: the arguments of `There.take`; None where libraries run in this process.
+
+        Returns:
+            {"prepared": the keys of all workloads that requests may name now}
 
         Raises:
-            Refused: "device" where there is no such device.
+            Refused: "device" where no device can be had.
         """
-        self._data = None  # the old go before the new come
-        if device is not None:
-            self._place = There(**device)
+        if devices is not None and isinstance(self._place, Here):
+            self._place = There.take(**devices, announce=self._announce)
         self._workspaces = Workspaces(None if workspaces is None else Path(workspaces))
-        data = self._allocate(tuple(argument_from_json(argument) for argument in arguments), target)
+        known = tuple(argument_from_json(argument) for argument in arguments)
+        self._make_room(sum(_num_bytes(argument) for argument in known))
+        data = self._allocate(known, target)
         data.fill_inputs([read_array(**file) for file in inputs])
         if expected is not None:
             values = [read_array(**file) for file in expected]
             data = replace(data, expected=Expected.of(values, rtol=rtol, atol=atol, least=least))
-        self._data = data
-        return {}
+        self._prepared[key] = data
+        return {"prepared": list(self._prepared)}
 
     @property
     def may_fork(self) -> bool:
-        """Whether a child of this process could go on with its data: none lie on an accelerator, nor far away."""
-        return self._data is None or (isinstance(self._place, Here) and is_cpu(self._data.device))
+        """Whether a fork of this process could go on with its data: none lie on an accelerator, nor far away."""
+        return isinstance(self._place, Here) and all(is_cpu(data.device) for data in self._prepared.values())
 
     def renew_outputs(self) -> None:
         """Gives the outputs memory that this process shares with no other: it need not be copied when it is written."""
-        if self._data is not None:
-            self._data = self._data.with_new_outputs()
+        for key, data in self._prepared.items():
+            self._prepared[key] = data.with_new_outputs()
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Forgets workloads, those first that were prepared first, until another one has room beside the rest."""
+        room_bytes = _room_bytes() if self.may_fork else 0  # a device may be small
+        while self._prepared and num_bytes + sum(map(_data_bytes, self._prepared.values())) > room_bytes:
+            self._prepared.popitem(last=False)
 
     def run(
-        self, *, library: str, race: dict[str, Any], verify: bool, save_outputs: list[str] | None
+        self,
+        *,
+        workload: str | None,
+        kernel: dict[str, Any],
+        race: dict[str, Any],
+        verify: bool,
+        save_outputs: list[str] | None,
     ) -> dict[str, Any]:
         """Times a library as long as it can still win, and verifies it.
 
@@ -133,33 +167,35 @@ class Runner:
         with a run that does not count, unless caches are to be cold or the program will hardly win.
 
         Args:
-            library: the shared library, with its signature beside it.
+            workload: the key that it was prepared with; None for random data.
+            kernel: the `Kernel`.
             race: the `Race`.
             verify: whether to compare the outputs with what is expected.
             save_outputs: files to write the outputs of the first run into; None not to.
 
         Returns:
-            {"latencies_secs", "cut", "censored", "verified", "run_secs", "verify_secs", "timed_secs"}
+            {"latencies_secs", "cut", "censored", "verified", "run_secs", "verify_secs", "timed_secs", and as "linked"
+            the key of the library where the device has linked it}
 
         Raises:
             Refused: "wrong_result" or "nonfinite"; "crash" where TVM itself gives up on it.
         """
         started = time.perf_counter()
         rules = Race(**race)
-        kernel = self._load(library)
-        data = kernel.data
+        loaded = self._load(kernel, workload)
+        data = loaded.data
         data.spoil_outputs()
         if rules.best_secs is not None:
             least_secs = _LEAST_LIMIT_SECS if self._forks and self.may_fork else _LEAST_LIMIT_SECS_ALONE
             self._end_after(max(least_secs, _HOPELESS_RATIO * rules.best_secs), rules.best_secs)
-        with self._workspaces.fenced(Path(library)) as takes_buffers:
-            first_secs = kernel.first_secs()
+        with self._workspaces.fenced(loaded.library) as takes_buffers:
+            first_secs = loaded.first_secs()
             self._workspaces.look()
         self._limit(None)
         if save_outputs is not None:
             data.save_outputs(save_outputs)
         verify_secs = data.verify() if verify else data.look_at_fences()
-        timed_secs = kernel.packing_secs + first_secs
+        timed_secs = loaded.packing_secs + first_secs
         latencies: list[float] = []
         may_win = rules.best_secs is None or first_secs <= rules.cut_ratio * rules.best_secs
         untouched = takes_buffers  # TVM's buffers, whose pages the first run would have touched
@@ -167,10 +203,10 @@ class Runner:
             number = runs_per_timing(rules, min([first_secs, *latencies]))
             data.spoil_outputs()
             if untouched or (may_win and self._eviction is None):
-                timed_secs += kernel.time(1)
+                timed_secs += loaded.time(1)
                 untouched = False
             for _ in range(_TIMINGS_PER_VERIFICATION):
-                latencies.append(self._time(kernel, number))
+                latencies.append(self._time(loaded, number))
                 timed_secs += number * latencies[-1]
                 if verdict(rules, first_secs, latencies) != "again":
                     break
@@ -183,6 +219,7 @@ class Runner:
             "verify_secs": verify_secs,
             "timed_secs": timed_secs,
             "run_secs": time.perf_counter() - started,
+            "linked": loaded.linked,
         }
 
     def _end_after(self, secs: float, best_secs: float) -> None:
@@ -196,11 +233,18 @@ class Runner:
             "verify_secs": 0.0,
             "timed_secs": secs,
             "run_secs": secs,
+            "linked": None,
         }
         self._limit(secs, why, answer=lost if isinstance(self._place, Here) else None)
 
     def check(
-        self, *, library: str, sets: list[dict[str, Any]], inputs: list[dict[str, Any]], verify: bool
+        self,
+        *,
+        workload: str,
+        kernel: dict[str, Any],
+        sets: list[dict[str, Any]],
+        inputs: list[dict[str, Any]],
+        verify: bool,
     ) -> dict[str, Any]:
         """Verifies a library on other inputs than those it is timed on, and again on those, several times.
 
@@ -209,7 +253,8 @@ class Runner:
         written shows.
 
         Args:
-            library: the shared library, with its signature beside it.
+            workload: the key that it was prepared with; None for random data.
+            kernel: the `Kernel`.
             sets: for each set of inputs {"name": …, "inputs": a file per argument that is no output, or None where it
                 keeps its values, "expected": a file per output, or None where nothing is known, "looser": see
                 `input_sets.LOOSER`, "save": files to write the outputs into, or None not to}.
@@ -223,13 +268,13 @@ class Runner:
             Refused: as `run`, with the name of the set; "nonfinite" also where outputs to be saved are not finite.
         """
         started = time.perf_counter()
-        kernel = self._load(library)
-        with self._workspaces.fenced(Path(library)) as takes_buffers:
-            self._run_sets(kernel, sets, inputs)
+        loaded = self._load(kernel, workload)
+        with self._workspaces.fenced(loaded.library) as takes_buffers:
+            self._run_sets(loaded, sets, inputs)
             if verify and takes_buffers:
-                self._run_filled(kernel)
+                self._run_filled(loaded)
         if verify:
-            self._run_again(kernel)
+            self._run_again(loaded)
         return {"run_secs": time.perf_counter() - started}
 
     def _run_sets(self, kernel: LoadedKernel, sets: list[dict[str, Any]], inputs: list[dict[str, Any]]) -> None:
@@ -278,7 +323,14 @@ class Runner:
         kernel.data.verify(on=on)
 
     def compare(
-        self, *, libraries: list[str], rounds: int, budget_secs: float, min_timing_secs: float, verify: bool
+        self,
+        *,
+        workload: str,
+        kernels: list[dict[str, Any]],
+        rounds: int,
+        budget_secs: float,
+        min_timing_secs: float,
+        verify: bool,
     ) -> dict[str, Any]:
         """Times libraries in turns, every other round in reverse.
 
@@ -286,43 +338,44 @@ class Runner:
         race, unless caches are to be cold.
 
         Args:
-            libraries: shared libraries of the same workload.
+            workload: the key that it was prepared with.
+            kernels: the `Kernel`s.
             rounds: how often each has its turn.
             budget_secs: no further round starts when this much time has been spent.
             min_timing_secs: see `Race`.
             verify: whether to compare the outputs with what is expected.
 
         Returns:
-            {"latencies_secs": one list per library, "run_secs": …}
+            {"latencies_secs": one list per kernel, "run_secs": …}
 
         Raises:
             Refused: as `run`, for the first library that fails.
         """
         started = time.perf_counter()
         rules = Race(min_timing_secs=min_timing_secs)
-        kernels = [self._load(library, alone=False) for library in libraries]
+        loaded = [self._load(kernel, workload, alone=False) for kernel in kernels]
         secs = []
-        for kernel in kernels:
-            kernel.data.spoil_outputs()
-            secs.append(kernel.first_secs())
+        for each in loaded:
+            each.data.spoil_outputs()
+            secs.append(each.first_secs())
             if verify:
-                kernel.data.verify()
+                each.data.verify()
             if secs[-1] < min_timing_secs:
-                secs[-1] = kernel.time(runs_per_timing(rules, secs[-1]))
+                secs[-1] = each.time(runs_per_timing(rules, secs[-1]))
         numbers = [runs_per_timing(rules, each) for each in secs]
         turns = [min(_MAX_TIMINGS_PER_ROUND, max(1, int(max(secs) / each))) for each in secs]
-        latencies: list[list[float]] = [[] for _ in kernels]
+        latencies: list[list[float]] = [[] for _ in loaded]
         timing_started = time.perf_counter()
         for round_number in range(rounds):
             if round_number and time.perf_counter() - timing_started > budget_secs:
                 break
-            order = range(len(kernels)) if round_number % 2 == 0 else reversed(range(len(kernels)))
+            order = range(len(loaded)) if round_number % 2 == 0 else reversed(range(len(loaded)))
             for i in order:
-                kernels[i].data.spoil_outputs()
-                self._warm_up(kernels[i])
-                latencies[i] += [self._time(kernels[i], numbers[i]) for _ in range(turns[i])]
+                loaded[i].data.spoil_outputs()
+                self._warm_up(loaded[i])
+                latencies[i] += [self._time(loaded[i], numbers[i]) for _ in range(turns[i])]
                 if verify:
-                    kernels[i].data.verify()
+                    loaded[i].data.verify()
         return {"latencies_secs": latencies, "run_secs": time.perf_counter() - started}
 
     def _warm_up(self, kernel: LoadedKernel) -> float:
@@ -335,13 +388,14 @@ class Runner:
             self._eviction.evict()
         return kernel.time(number)
 
-    def _load(self, library: str, *, alone: bool = True) -> LoadedKernel:
-        """Returns a library ready to run; `alone` when the one before it will not run again."""
-        signature = read_signature(Path(library))
-        data = self._data if self._data is not None else self._random_data(signature)
+    def _load(self, kernel: dict[str, Any], workload: str | None, *, alone: bool = True) -> LoadedKernel:
+        """Returns a kernel ready to run; `alone` when the one before it will not run again."""
+        signature = Signature.from_json(kernel["signature"])
+        data = self._prepared[workload] if workload is not None else self._random_data(signature)
         packed_before_secs = data.packed.packing_secs
+        library = self._store.path(kernel["code"])
         try:
-            module = self._place.load(Path(library))
+            module, linked = self._place.load(library)
             tensors = []
             for index, (argument, tensor) in enumerate(zip(signature.arguments, data.tensors, strict=True)):
                 if argument.packer is not None:
@@ -349,11 +403,13 @@ class Runner:
                     tensor = data.packed.get(index, argument, pack, alone=alone)
                 tensors.append(tensor)
             data.device.sync()
-            return LoadedKernel(self._place, module, tensors, data, data.packed.packing_secs - packed_before_secs)
         except Refused:
             raise
         except Exception as error:  # a symbol that is missing, arguments that do not fit, no memory
             raise Refused("crash", one_line(error), retire=True) from None
+        packing_secs = data.packed.packing_secs - packed_before_secs
+        key = None if linked is None else self._store.put(linked, suffix=".so")
+        return LoadedKernel(self._place, library, module, tensors, data, packing_secs, key)
 
     def _random_data(self, signature: Signature) -> DeviceData:
         """Returns random data for a library of which nothing but its signature is known."""
@@ -374,8 +430,16 @@ class Runner:
         return DeviceData.allocate(arguments, self._place.device(target), room_bytes=room_bytes)
 
 
+def _num_bytes(argument: Argument) -> int:
+    return math.prod(argument.shape) * numpy_dtype(argument.dtype).itemsize
+
+
+def _data_bytes(data: DeviceData) -> int:
+    return sum(map(_num_bytes, data.arguments))
+
+
 def _room_bytes() -> int:
-    """Returns how much memory packed weights may take: a quarter of what there is for this process."""
+    """Returns how much memory packed weights, and data, may take: a quarter of what there is for this process."""
     limits = [psutil.virtual_memory().available, memory_limit_bytes(), resource.getrlimit(resource.RLIMIT_DATA)[0]]
     return min(each for each in limits if each is not None and each != resource.RLIM_INFINITY) // 4
 

@@ -1,4 +1,4 @@
-"""Answering requests one by one: what every worker process does, whatever it is asked."""
+"""The worker's end: answering requests one by one, whatever they ask for."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from reasoning_compiler.core.processes.messages import receive, send
 from reasoning_compiler.core.refused import Refused
-from reasoning_compiler.measure.workers.messages import receive, send
 
 _MESSAGE_CHARS = 500
 _MAX_LEAKED_FDS = 64
 
-SET_UP = "set_up"
-"""The action that a worker does before any other, and again whenever it is asked for."""
+PREPARE = "prepare"
+"""The action that reads what later requests need; see `Preparation`."""
 
 Action = Callable[..., dict[str, Any]]
 """What a worker can be asked for: keyword arguments in, an answer that JSON can hold out."""
@@ -63,6 +63,16 @@ def answer(actions: dict[str, Action], request: dict[str, Any]) -> dict[str, Any
         failure = {"kind": refusal.kind, "message": str(refusal)[:_MESSAGE_CHARS]}
         reply = {"failure": failure, "retire": refusal.retire}
     return reply | {"number": request["number"]}
+
+
+def announce(reply_fd: int, **facts: Any) -> None:
+    """Tells the parent that this process has started, or something about it that holds while it lives.
+
+    Args:
+        reply_fd: where answers go.
+        facts: what to tell; nothing for the start.
+    """
+    send(reply_fd, {"facts": facts} if facts else {"pid": os.getpid()})
 
 
 def limit(reply_fd: int, secs: float | None, why: str = "", *, answer: dict[str, Any] | None = None) -> None:

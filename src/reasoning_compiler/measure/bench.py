@@ -1,0 +1,328 @@
+"""What is asked of an executor about the kernels of one workload: races, checks and comparisons."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from reasoning_compiler.core.measurements import Failure, Measurement
+from reasoning_compiler.core.processes.pool import Preparation
+from reasoning_compiler.core.processes.serving import PREPARE
+from reasoning_compiler.core.processes.worker import Answer, Request
+from reasoning_compiler.measure.executors.protocol import Executor, Kernel
+from reasoning_compiler.measure.timing.racing import Race
+from reasoning_compiler.measure.verification.data import Data
+from reasoning_compiler.workload.workload import Workload
+
+LONG_TIMEOUT_SECS = 600.0
+"""For what may be slow by nature: reading a workload's data, running the untuned program."""
+
+# References that are computed while a program is timed take a core from it; those of small workloads are soon there.
+_WAIT_FOR_SETS_SECS = 5.0
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What became of a kernel in a runner.
+
+    Args:
+        measurement: latencies or a failure.
+        verify_secs: the part of its `run_secs` that verification took.
+        timed_secs: the part in which the program itself ran, or packed its weights.
+        wait_secs: how long it waited for the runner, beside its `run_secs`.
+        linked: the key of its library, where a device has linked it.
+    """
+
+    measurement: Measurement
+    verify_secs: float = 0.0
+    timed_secs: float = 0.0
+    wait_secs: float = 0.0
+    linked: str | None = None
+
+
+class Bench:
+    """Runs the kernels of one workload on an executor, which others may use in turn.
+
+    Inputs and reference are computed in the background.
+
+    Args:
+        executor: where they run.
+        race: how long programs are timed; its `best_secs` is not used.
+        timeout_secs: the longest that a program may take, all its runs together.
+        workload: what they compute; None where it is not known: inputs are random then, and nothing is verified.
+        target: the TVM target as JSON text; needed with `workload`.
+        seed: of the inputs.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        *,
+        race: Race,
+        timeout_secs: float,
+        workload: Workload | None = None,
+        target: str = "",
+        seed: int = 0,
+    ) -> None:
+        self._executor = executor
+        # A run after the first finds the caches warm, so each is timed alone where they are to be cold.
+        self._race = replace(race, min_timing_secs=0.0) if executor.flushes_cache else race
+        self._timeout_secs = timeout_secs
+        self._prepared: Preparation | None = None
+        self._data: Data | None = None
+        executor.start_runners()
+        if workload is not None:
+            folder = executor.new_folder()
+            self._data = Data(workload, target, seed, folder, num_threads=executor.num_threads)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether it is known what the outputs must be; waits until the workload has been read."""
+        return self._data is not None and self._data.expected() is not None
+
+    def adopt_outputs(self) -> None:
+        """Takes the outputs that the last run has saved for what the outputs must be."""
+        assert self._data is not None
+        self._data.adopt_outputs()
+        self._prepared = None
+
+    def check(self, kernel: Kernel) -> tuple[Failure | None, float]:
+        """Returns (why a kernel is wrong on other inputs or when run again, None if it is right; seconds).
+
+        It is run on NaN, whose results are not looked at but which lie in its memory afterwards, on every input set of
+        the workload, and repeatedly on the inputs that it is timed on. Without a workload nothing is known to be wrong.
+
+        Args:
+            kernel: one that `run` has found right.
+        """
+        if self._data is None or self._data.expected() is None:
+            return None, 0.0
+        self.wait_until_ready()
+        started = time.perf_counter()
+        failure = self._check(kernel, self._data.sets())
+        return failure, time.perf_counter() - started
+
+    def check_secs(self, latency_secs: float) -> float:
+        """Returns roughly how long `check` takes of a program with that latency."""
+        return latency_secs * (1 + len(self._data.sets())) if self._data is not None else 0.0
+
+    def failing_sets(self, kernel: Kernel, *, but: Collection[str]) -> list[str]:
+        """Returns the names of the input sets on which a kernel fails; none where it also fails without them.
+
+        Args:
+            kernel: one that `check` has found wrong.
+            but: names of sets that need not be tried.
+        """
+        assert self._data is not None
+        sets = [each for each in self._data.sets() if each["name"] not in but]
+        if not sets or self._check(kernel, []) is not None:
+            return []
+        return [each["name"] for each in sets if self._check(kernel, [each]) is not None]
+
+    def try_sets(
+        self, untuned: Kernel, *, only: Collection[str] | None = None, budget_secs: float = math.inf
+    ) -> list[str]:
+        """Leaves out the input sets on which the untuned program itself is not right; returns their names.
+
+        Where the workload has no reference, its outputs become what is expected of each set.
+
+        Args:
+            untuned: the untuned program.
+            only: the sets to try; None for all.
+            budget_secs: no further set is tried, and so used, when this much time has been spent.
+        """
+        assert self._data is not None
+        self.wait_until_ready()
+        started, left_out = time.perf_counter(), []
+        for each in self._data.sets(save=True):
+            if only is not None and each["name"] not in only:
+                continue
+            is_late = time.perf_counter() - started > budget_secs
+            if is_late or self._check(untuned, [each], timeout_secs=LONG_TIMEOUT_SECS) is not None:
+                left_out.append(each["name"])
+        self._data.leave_out_sets(left_out)
+        return left_out
+
+    def _check(
+        self, kernel: Kernel, sets: list[dict[str, Any]], *, timeout_secs: float | None = None
+    ) -> Failure | None:
+        assert self._data is not None
+        payload = {
+            "workload": self._key,
+            "kernel": kernel.to_json(),
+            "sets": sets,
+            "inputs": self._data.input_files(),
+            "verify": self._data.expected() is not None,
+        }
+        # None of these runs takes longer than the first, which had this time too.
+        timeout_secs = (timeout_secs or self._timeout_secs) * (len(sets) + 1)
+        answer = self._ask(Request("check", payload, timeout_secs))
+        return answer if isinstance(answer, Failure) else None
+
+    def wait_until_ready(self) -> float:
+        """Returns the seconds it still took until a runner had started and read the workload."""
+        started = time.perf_counter()
+        self._executor.wait_for_runners(self._preparation())
+        if self._data is not None:
+            self._data.wait_for_sets(_WAIT_FOR_SETS_SECS)
+        return time.perf_counter() - started
+
+    def _preparation(self) -> Preparation | None:
+        """Returns what a runner must have done before it can take our requests; waits until all files are written."""
+        if self._prepared is None and self._data is not None:
+            payload = self._data.payload()
+            key = hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:16]
+            self._prepared = Preparation(key, Request(PREPARE, payload | {"key": key}, LONG_TIMEOUT_SECS))
+        return self._prepared
+
+    @property
+    def _key(self) -> str | None:
+        prepared = self._preparation()
+        return None if prepared is None else prepared.key
+
+    def _ask(self, request: Request) -> Answer:
+        ((_, answer),) = self._executor.run([request], self._preparation())
+        return answer
+
+    def run(
+        self,
+        kernel: Kernel,
+        *,
+        best_secs: float | None,
+        verify: bool,
+        timeout_secs: float | None = None,
+        save_outputs: bool = False,
+    ) -> Ran:
+        """Returns what a kernel's race against the best gave.
+
+        Args:
+            kernel: of the workload.
+            best_secs: the latency to beat; None where there is none.
+            verify: whether to compare the outputs with the reference.
+            timeout_secs: another timeout than the bench's.
+            save_outputs: whether to save the outputs, for `adopt_outputs`.
+        """
+        waited = self.wait_until_ready()
+        request = self._run_request(
+            kernel, best_secs=best_secs, verify=verify, timeout_secs=timeout_secs, save_outputs=save_outputs
+        )
+        started = time.perf_counter()
+        answer = self._ask(request)
+        return _ran(answer, secs=time.perf_counter() - started, wait_secs=waited)
+
+    def race(self, kernels: Sequence[Kernel], *, best_secs: Callable[[], float | None], verify: bool) -> Iterator[Ran]:
+        """Yields what each kernel's race gave, in order.
+
+        Args:
+            kernels: of the workload.
+            best_secs: returns the latency to beat, None where there is none; called when a kernel's turn comes.
+            verify: whether to compare the outputs with the reference.
+        """
+        waited = self.wait_until_ready()
+        started: dict[int, float] = {}
+
+        def requests() -> Iterator[Request]:
+            for index, kernel in enumerate(kernels):
+                started[index] = time.perf_counter()
+                yield self._run_request(kernel, best_secs=best_secs(), verify=verify)
+
+        early: dict[int, Ran] = {}
+        num_yielded = 0
+        with closing(self._executor.run(requests(), self._preparation())) as answers:
+            for index, answer in answers:
+                ran = _ran(answer, secs=time.perf_counter() - started[index], wait_secs=waited)
+                waited = 0.0
+                # Several verify at the same time, and stages are told in seconds of the wall clock.
+                early[index] = replace(ran, verify_secs=ran.verify_secs / self._executor.num_runners)
+                while num_yielded in early:
+                    yield early.pop(num_yielded)
+                    num_yielded += 1
+
+    def compare(self, kernels: Sequence[Kernel], *, rounds: int, budget_secs: float) -> list[Measurement]:
+        """Returns measurements of kernels that were timed in turns.
+
+        One that fails is left out, and the others are timed in turns again: timings of different times cannot be
+        compared. Where none fails alone and they still cannot be timed together, that is the failure of each.
+
+        Args:
+            kernels: of the workload.
+            rounds: timings of each.
+            budget_secs: no further round starts when this much time has been spent.
+        """
+        self.wait_until_ready()
+        measured: dict[int, Measurement] = {}
+        left = list(range(len(kernels)))
+        was_tried = False
+        while left:
+            answer = self._compare([kernels[i] for i in left], rounds=rounds, budget_secs=budget_secs)
+            if not isinstance(answer, Failure):
+                run_secs = answer["run_secs"] / len(left)
+                for i, latencies in zip(left, answer["latencies_secs"], strict=True):
+                    measured[i] = Measurement(tuple(latencies), verified=self.has_reference, run_secs=run_secs)
+                break
+            if was_tried or len(left) == 1:
+                measured |= {i: Measurement(failure=answer) for i in left}
+                break
+            for i in left:
+                verify = self.has_reference
+                alone = self.run(kernels[i], best_secs=None, verify=verify, timeout_secs=LONG_TIMEOUT_SECS)
+                if not alone.measurement.ok:
+                    measured[i] = alone.measurement
+            was_tried = not measured.keys() & set(left)
+            left = [i for i in left if i not in measured]
+        return [measured[i] for i in range(len(kernels))]
+
+    def _compare(self, kernels: Sequence[Kernel], *, rounds: int, budget_secs: float) -> Answer:
+        payload = {
+            "workload": self._key,
+            "kernels": [kernel.to_json() for kernel in kernels],
+            "rounds": rounds,
+            "budget_secs": budget_secs,
+            "min_timing_secs": self._race.min_timing_secs,
+            "verify": self.has_reference,
+        }
+        return self._ask(Request("compare", payload, LONG_TIMEOUT_SECS + budget_secs))
+
+    def _run_request(
+        self,
+        kernel: Kernel,
+        *,
+        best_secs: float | None,
+        verify: bool,
+        timeout_secs: float | None = None,
+        save_outputs: bool = False,
+    ) -> Request:
+        files = self._data.output_files if self._data is not None and save_outputs else None
+        payload = {
+            "workload": self._key,
+            "kernel": kernel.to_json(),
+            "race": asdict(replace(self._race, best_secs=best_secs)),
+            "verify": verify,
+            "save_outputs": [str(path) for path in files] if files is not None else None,
+        }
+        return Request("run", payload, timeout_secs or self._timeout_secs)
+
+    def close(self) -> None:
+        """Stops what is still computed; the executor goes on. May be called again."""
+        if self._data is not None:
+            self._data.close()
+
+
+def _ran(answer: Answer, *, secs: float, wait_secs: float) -> Ran:
+    """Returns what became of a kernel, from the runner's answer after so many seconds."""
+    if isinstance(answer, Failure):
+        return Ran(Measurement(failure=answer, run_secs=secs), wait_secs=wait_secs)
+    measurement = Measurement(
+        tuple(answer["latencies_secs"]),
+        cut=answer["cut"],
+        censored=answer["censored"],
+        verified=answer["verified"],
+        run_secs=answer["run_secs"],
+    )
+    return Ran(measurement, answer["verify_secs"], answer["timed_secs"], wait_secs, answer["linked"])

@@ -1,0 +1,47 @@
+"""Building here and running on the devices behind TVM's RPC tracker, one program at a time on each."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from reasoning_compiler.measure.executors.device_pool import DevicePool
+from reasoning_compiler.measure.executors.local import LocalExecutor
+from reasoning_compiler.measure.executors.tracker import Devices
+from reasoning_compiler.measure.workers.worker import WorkerOptions
+
+
+class RpcExecutor(LocalExecutor):
+    """See `Executor`. Each device is driven by a worker process on this machine, which brings it what it needs.
+
+    Args:
+        devices: where programs run.
+        num_threads: threads that a program may use there.
+        num_build_workers: see `LocalExecutor`.
+        scratch_dir: see `LocalExecutor`.
+
+    Raises:
+        DeviceError: there is no such device; later also, whenever all have been gone for a while.
+    """
+
+    def __init__(
+        self,
+        devices: Devices,
+        *,
+        num_threads: int,
+        num_build_workers: int | None = None,
+        scratch_dir: Path | None = None,
+    ) -> None:
+        super().__init__(num_threads=num_threads, num_build_workers=num_build_workers, scratch_dir=scratch_dir)
+        self.num_runners = devices.count()
+        self._devices = devices
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Which devices came and which were lost, a line each."""
+        return tuple(self._runners.notices)
+
+    @cached_property
+    def _runners(self) -> DevicePool:
+        entry = WorkerOptions("runner", str(self._store.folder)).entry
+        return DevicePool(self._devices, self.num_runners, entry, num_threads=self.num_threads)
