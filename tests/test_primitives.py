@@ -22,7 +22,7 @@ from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.expert.sums import SumsInLanes
 from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.proposer.random import mutate
-from reasoning_compiler.space.free import NamedBlock
+from reasoning_compiler.space.named import NamedBlock
 from reasoning_compiler.space.space import Space
 from space_kernels import gemm, layer_norm, tvm
 from test_space import MORE_KERNELS, assert_right, kernel, same_module, this_machine
@@ -205,6 +205,71 @@ def test_what_could_not_be_built_is_refused() -> None:
         tiled(["vectorize", "C.j_2"])
 
 
+# -- spellings -------------------------------------------------------------------------------------------------------
+
+PACKED = (["cache_read", "C", "A", "global"], ["transform_layout", "C", "A_global", ("1/8", "0", "1%8")])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        (["cache_read", "C", 0], ["transform_layout", "C", 0, ("k/8", "i", "k%8")]),
+        (["cache_read", "C", ("read", 0)], ["transform_layout", "C", ("read", 0), ("1//8", 0, "v_k % 8")]),
+        (["cache_read", "C", "A"], ["transform_layout", "C", "A", "lambda m, n: (n // 8, m, n % 8)"]),
+        (["cache_read", "C", "A"], ["transform_layout", "A_global", ("write", 0), "[k / 8, i, k % 8]"]),
+        (["cache_read", "C", "A"], ["transform_layout", "A_global", "A_global", ("1/8", "0", "1%8")]),
+    ],
+)
+def test_what_several_spellings_can_only_mean_is_taken(said: tuple[list[Any], ...]) -> None:
+    assert tiled(*said) == tiled(*PACKED)
+
+
+def test_loops_may_go_without_their_block_and_by_their_iterators() -> None:
+    assert tiled(["reorder", ("j_2", "C.k_1")]) == tiled(["reorder", ("C.j_2", "C.k_1")])
+    made = space("softmax")
+    parts = (["split", "T_softmax_expsum.k", (None, 8)], ["rfactor", "T_softmax_expsum.k_1"])
+    split = made.edit(UNTUNED, then(*parts))
+    moved = then(["compute_at", "T_softmax_expsum_rf", "T_softmax_expsum.i0"])
+    program = made.edit(split, moved)
+    (block,) = (b for b in made.named_blocks(program) if b.name == "T_softmax_expsum_rf")
+    assert "k_0" not in [loop.name for loop in block.loops]
+    unrolled = made.edit(program, then(["unroll", "T_softmax_expsum_rf.k_1"]))
+    assert unrolled.primitives[-1].arguments[0] in [f"{block.name}.{loop.name}" for loop in block.loops]
+
+
+def test_what_is_said_again_is_not_done_again() -> None:
+    base = tiled(*PACKED)
+    other = (["cache_read", "C", "A"], ["transform_layout", "C", "A", "lambda m, n: (n // 8, m, n % 8)"])
+    unroll = ["unroll", "C.k_1"]
+    wanted = space("gemm+relu").edit(base, then(unroll))
+    for again in (PACKED, other):
+        assert space("gemm+relu").edit(base, then(*again, unroll)) == wanted
+    assert space("gemm+relu").edit(base, then(unroll, PACKED[0])) == wanted
+
+
+def test_a_reduction_under_a_condition_is_summed_up_in_parts_and_stays_where_it_is() -> None:
+    # TVM refuses to split its initialisation off, and would forget the condition where it moves the block.
+    made = space("softmax")
+    extent = next(loop.extent for loop in made.named_blocks(made.start)[0].loops if loop.reduces)
+    factor = next(f for f in (8, 12, 20) if extent % f)
+    parts = (["split", "T_softmax_expsum.k", (None, factor)], ["rfactor", "T_softmax_expsum.k_1", 1])
+    assert_right("softmax", made.schedule(made.edit(UNTUNED, then(*parts))).mod)
+    moved = ["compute_at", "T_softmax_expsum_rf", "T_softmax_expsum.i0"]
+    with pytest.raises(IllegalProgramError, match=r"would lose the condition `k_0 .* come"):
+        made.edit(UNTUNED, then(*parts, moved))
+
+
+def test_a_refusal_says_the_step_that_helps() -> None:
+    base = tiled(["split", "C.k_1", (2, 2)])
+    with pytest.raises(IllegalProgramError, match=r'it was split, and \["fuse", \["C.k_1_0", "C.k_1_1"\]\] makes one'):
+        space("gemm+relu").edit(base, then(["unroll", "C.k_1"]))
+    made = space("softmax")
+    with pytest.raises(IllegalProgramError) as caught:
+        made.edit(UNTUNED, then(["compute_at", "T_softmax_maxelem", "T_softmax_norm.i0"]))
+    step = json.loads(str(caught.value).partition("move it first, ")[2])
+    assert step[0] == "compute_at" and step[2] == "T_softmax_norm.i0"
+
+
 # -- refusals --------------------------------------------------------------------------------------------------------
 
 _ILLEGAL: list[tuple[list[Any], str]] = [
@@ -212,7 +277,7 @@ _ILLEGAL: list[tuple[list[Any], str]] = [
     (["split", "C.k_1"], r"`split` takes 2 arguments, not 1: split\(loop, factors\)"),
     (["split", "C.z", (2, 2)], r"no loop `C.z` here; there are `C.i_0`, `C.j_0`"),
     (["split", "X.k_1", (2, 2)], r"no block `X` here; there are `C`, `D`"),
-    (["split", "k_1", (2, 2)], "is no name of a block and a loop; it has to be a loop around a block"),
+    (["split", "k", (2, 2)], r"`k` does not say of which block it is a loop; there are `C.k_[01]`, `C.k_[01]`"),
     (["split", "C.k_1", (3, 3)], r"factors 3×3 = 9 do not split the 4 iterations of `C.k_1`; their product is to be 4"),
     (["split", "C.k_1", (None, None)], "leaves more than one open"),
     (["split", "C.k_1", (0, 4)], "has a factor that is none"),
@@ -230,7 +295,7 @@ _ILLEGAL: list[tuple[list[Any], str]] = [
     (["transform_layout", "C", "A", (1, 0)], "an argument of the kernel, is fixed; copy it with `cache_read` first"),
     (["transform_layout", "D", "C", ("0/5", "1", "0%5")], r"dimension 0 \(512 elements\) once, or as 0/F and 0%F"),
     (["transform_layout", "D", "C", ("0",)], "has to have dimension 1"),
-    (["transform_layout", "D", "C", ("__import__('os')",)], "has a part that is none"),
+    (["transform_layout", "D", "C", ("__import__('os')",)], r"`__import__\('os'\)` is no dimension"),
     (["rfactor", "C.i_1"], r"rfactor\(C.i_1, 0\) cannot be applied: "),
     (["rfactor", "C.k_1", 9], r"`axis` of `rfactor` is 9; the partial results have positions 0 to 2 for it"),
     (["pad_einsum", "C", (1, 1)], r"`C` has 3 iterators \(v_i, v_j, v_k\), not 2"),

@@ -9,7 +9,7 @@ from reasoning_compiler.core.programs import UNTUNED, ChoiceDomain, Decision, Pr
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.proposer.llm.prompt import Kernel
 from reasoning_compiler.proposer.protocol import Context, Rejection
-from reasoning_compiler.space.free import NamedBlock, NamedLoop
+from reasoning_compiler.space.named import NamedBlock, NamedLoop
 
 MACHINE = Machine(
     name="Xeon (Cascade Lake)",

@@ -305,7 +305,7 @@ def test_primitives_may_stand_alone_or_be_one() -> None:
         ([["melt", "conv2d.h_1"]], "there is no primitive `melt`; there are split"),
         ([["split", "conv2d.h_1", [0, 4]]], "has a factor that is none"),
         ([["split", "conv2d.h_1"]], "`split` takes 2 arguments, not 1"),
-        ([["unroll", "h_1"]], "is no name of a block and a loop"),
+        ([["unroll", 7]], "is 7, which is no name; it has to be a loop around a block"),
         ([17], "17 is no primitive; write one as a list"),
         ("unroll everything", "not a list of primitives"),
         ([["unroll", "conv2d.h_1"]] * 17, "at most 16 are taken"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from reasoning_compiler.core.errors import IllegalProgramError
@@ -37,6 +38,9 @@ def postprocess(schedule: Any, postprocs: Sequence[Any]) -> Any:
             else:
                 if name == "RewriteReductionBlock":
                     _initialise_inside_foreign_loops(schedule)
+                    if any(_is_guarded_reduction(realize) for realize, _ in blocks(schedule.mod["main"].body)):
+                        _initialise_where_possible(schedule)
+                        continue
                 accepted = postproc.apply(schedule)
         except TVM_ERRORS as error:
             raise IllegalProgramError(f"{name} failed: {last_line(error)}") from error
@@ -93,6 +97,29 @@ def _loops_to_leave_alone(schedule: Any) -> list[Any]:
 def _is_update(block: Any) -> bool:
     """Tells whether a block reduces, and is initialized elsewhere."""
     return block.init is None and any(int(iterator.iter_type) == REDUCTION for iterator in block.iter_vars)
+
+
+def _is_guarded_reduction(realize: Any) -> bool:
+    """Tells whether a reduction with its initialisation is guarded, as a split that does not divide leaves it.
+
+    TVM refuses to split the initialisation off where the condition is over several iterators.
+    """
+    return realize.block.init is not None and type(realize.predicate).__name__ != "IntImm"
+
+
+def _initialise_where_possible(schedule: Any) -> None:
+    """Splits off the initialisation of reductions as `RewriteReductionBlock` does; where TVM refuses, it stays inside.
+
+    The compiled code then initialises in the first iteration of the reduction.
+    """
+    for realize, loops in list(blocks(schedule.mod["main"].body)):
+        reducing = bound_variables(realize, spatial=False)
+        first = next((i for i, loop in enumerate(loops) if loop.loop_var in reducing), None)
+        if realize.block.init is None or first is None:
+            continue
+        block = schedule.get_sblock(realize.block.name_hint, "main")
+        with suppress(*TVM_ERRORS):
+            schedule.decompose_reduction(block, schedule.get_loops(block)[first])
 
 
 def _initialise_inside_foreign_loops(schedule: Any) -> None:

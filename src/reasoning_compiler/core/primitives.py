@@ -9,7 +9,6 @@ read and spelled. Whether it fits a program is for `space/free.py` to say, which
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,10 +16,11 @@ from typing import Any, Literal
 MAX_PRIMITIVES = 16
 """Most primitives of one program."""
 
+BUFFER_SIDES = ("read", "write")
+BUFFER_SCOPES = ("global", "local")
 MAX_SPLIT = 8
 MAX_UNROLLED = 256
 MAX_LANES = 256
-MAX_PARTS = 1024
 MAX_PADDING = 256
 MAX_NAME_CHARS = 200
 
@@ -41,19 +41,16 @@ KIND_MEANINGS: Mapping[ArgumentKind, str] = {
     "block": "a block's name, as `C`",
     "loop": "a loop around a block, as `C.j_1`",
     "loops": "a list of loops around one block, as `[C.i_1, C.j_1]`",
-    "buffer": "the name of a buffer that the block reads, as `A`",
+    "buffer": "a buffer that the block reads, by its name, as `A`, or by its position among them, from 0",
     "factors": f"a list of 2 to {MAX_SPLIT} factors, outermost first, of which one may be `null`, as `[null, 8]`",
     "axis": "the position of the new dimension in the buffer of partial results, from 0",
     "scope": '`"global"` or `"local"`',
-    "layout": "a list of what each new dimension holds: an old one, as `1`, or a part of one, as `1/32`, which counts "
-    "blocks of 32, and `1%32`, which counts inside of them",
+    "layout": "a list of what each new dimension holds: an old one, by number or name, or a part of one, as "
+    '`["1/32", 0, "1%32"]` (blocks of 32, and inside of them), or the text of a lambda, as '
+    '`"lambda k, n: (n // 32, k, n % 32)"`',
     "multiples": f"a list with a number from 1 to {MAX_PADDING} for each of the block's iterators, in their order",
 }
 """What the arguments of each kind look like."""
-
-_SCOPES = ("global", "local")
-_DIMENSION = re.compile(r"\d{1,2}(?:[/%][1-9]\d{0,5})?", re.ASCII)
-_LOOP = re.compile(r".+\.[^.]+")
 
 
 @dataclass(frozen=True)
@@ -226,7 +223,7 @@ SIGNATURES: Mapping[str, Signature] = {
             "rfactor",
             (*_LOOP_ALONE, Parameter("axis", "axis", 0)),
             "Sums up each iteration of a reduction loop by itself, so that the loop can run in parallel or in vector "
-            f"lanes, and adds up the at most {MAX_PARTS} partial results in the end.",
+            "lanes, and adds up the partial results in the end.",
             "block `C_rf`, with the same loops",
             "for k_0: for k_1: C[i] += …",
             "for k_1: for k_0: C_rf[k_1, i] += …\nfor k_1: C[i] += C_rf[k_1, i]",
@@ -304,23 +301,14 @@ def checked(primitive: Primitive) -> Primitive:
         if why is not None:
             what = f"`{parameter.name}` of `{signature.name}` is {_clipped(argument)}"
             raise ValueError(f"{what}, which {why}; it has to be {KIND_MEANINGS[parameter.kind]}")
-        arguments.append(tuple(map(str, argument)) if parameter.kind == "layout" else argument)  # type: ignore[arg-type]
+        arguments.append(argument)
     return Primitive(signature.name, tuple(arguments))
 
 
 def split_loop(loop: str) -> tuple[str, str]:
-    """Returns the block and the name of a loop as `C.j_1`."""
+    """Returns the block and the name of a loop as `C.j_1`; the block is empty where only the loop is named."""
     block, _, name = loop.rpartition(".")
     return block, name
-
-
-def split_dimension(text: str) -> tuple[int, str, int]:
-    """Returns the old dimension, "/" or "%" or "", and the number after it, of a part of a layout as "1/32"."""
-    for operator in "/%":
-        if operator in text:
-            dimension, _, by = text.partition(operator)
-            return int(dimension), operator, int(by)
-    return int(text), "", 1
 
 
 # -- inside -----------------------------------------------------------------------------------------------------------
@@ -328,14 +316,17 @@ def split_dimension(text: str) -> tuple[int, str, int]:
 
 def _why_not(kind: ArgumentKind, argument: Any) -> str | None:
     """Returns why something is no argument of a kind, None if it is one."""
-    if kind in ("block", "buffer"):
+    if kind in ("block", "loop"):
         return None if _is_name(argument) else "is no name"
-    if kind == "loop":
-        return None if _is_name(argument) and _LOOP.fullmatch(argument) else "is no name of a block and a loop"
+    if kind == "buffer":
+        by_side = isinstance(argument, tuple) and len(argument) == 2 and argument[0] in BUFFER_SIDES
+        return None if _is_name(argument) or _is_position(argument[1] if by_side else argument) else "is neither"
     if kind == "axis":
-        return None if _is_count(argument) or argument == 0 else "is no position"
+        return None if _is_position(argument) else "is no position"
     if kind == "scope":
-        return None if argument in _SCOPES else "is none of them"
+        return None if argument in BUFFER_SCOPES else "is none of them"
+    if kind == "layout" and _is_name(argument):
+        return None
     if not isinstance(argument, tuple) or not argument:
         return "is no list"
     if kind == "loops":
@@ -343,14 +334,14 @@ def _why_not(kind: ArgumentKind, argument: Any) -> str | None:
     if kind == "factors":
         return _why_no_factors(argument)
     if kind == "layout":
-        return None if all(_is_dimension(part) for part in argument) else "has a part that is none"
+        return None if all(_is_name(part) or _is_position(part) for part in argument) else "has a part that is none"
     return None if all(_is_count(m) and m <= MAX_PADDING for m in argument) else "has a number out of range"
 
 
 def _why_no_loops(loops: tuple[Any, ...]) -> str | None:
-    if not all(_is_name(loop) and _LOOP.fullmatch(loop) for loop in loops):
-        return "has a part that is no name of a block and a loop"
-    if len({split_loop(loop)[0] for loop in loops}) > 1:
+    if not all(map(_is_name, loops)):
+        return "has a part that is no name"
+    if len({split_loop(loop)[0] for loop in loops} - {""}) > 1:
         return "names loops of several blocks"
     if len(loops) < 2:
         return "has one loop only"
@@ -373,8 +364,8 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31
 
 
-def _is_dimension(value: Any) -> bool:
-    return isinstance(value, str | int) and not isinstance(value, bool) and bool(_DIMENSION.fullmatch(str(value)))
+def _is_position(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 64
 
 
 def _spelled(argument: Any) -> str:

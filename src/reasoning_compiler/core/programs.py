@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -27,9 +27,10 @@ class TileDomain:
     Args:
         extent: iterations of the loop, ≥ 1.
         num_factors: how many factors, ≥ 1; their product is the extent.
-        max_innermost: the largest allowed last factor, where there is more than one; None for no limit.
+        max_innermost: the largest last factor, where there is more than one; None for no limit.
         inner_multiple: the product of the factors from `inner_from` on must be a multiple of this.
         inner_from: see `inner_multiple`.
+        wider_is_legal: the limit is for what is drawn and searched; whoever asks for a larger last factor gets it.
     """
 
     extent: int
@@ -37,6 +38,11 @@ class TileDomain:
     max_innermost: int | None = None
     inner_multiple: int = 1
     inner_from: int = 0
+    wider_is_legal: bool = False
+
+    def why_illegal(self, value: Any) -> str | None:
+        """Returns why the space refuses `value`, or None if it takes it; see `wider_is_legal`."""
+        return (replace(self, max_innermost=None) if self.wider_is_legal else self).why_not(value)
 
     def why_not(self, value: Any) -> str | None:
         """Returns why `value` lies outside the domain, or None if it lies inside."""
@@ -103,6 +109,8 @@ class ChoiceDomain:
         if isinstance(value, bool) or not isinstance(value, int | str) or value not in self.values:
             return f"is not one of {', '.join(map(str, self.values))}"
         return None
+
+    why_illegal = why_not
 
     def label(self, value: Value) -> str:
         """Returns the words for one of the values."""

@@ -22,7 +22,7 @@ from reasoning_compiler.cost.sizing import Sizing
 from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.ir.nest import Nest
 from reasoning_compiler.proposer.random import draw
-from reasoning_compiler.space.free import NamedBlock
+from reasoning_compiler.space.named import NamedBlock
 from reasoning_compiler.space.replay import edits_of, plainest, show
 
 _MAX_DRAWS = 64

@@ -13,11 +13,41 @@ from reasoning_compiler.ir.walk import blocks, bound_variables, is_unit
 from reasoning_compiler.machine.toolchain import TVM_ERRORS
 
 ROOT, INLINE = -1, -2  # MetaSchedule's locations that are no loop
+LOCATION_WORDS = {"root": ROOT, "inlined": INLINE}
+IN_LOOP = "in loop "
 
 
 def is_location(value: Any) -> bool:
     """Tells whether a value may be a location of some block."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= INLINE
+
+
+def meant(schedule: Any, block: Any, wish: Any) -> Any:
+    """Returns the location that somebody asks for; the wish itself where there is none such.
+
+    Args:
+        schedule: stays as it is.
+        block: the `SBlockRV`.
+        wish: a location, or the name of a loop of the consumer, as `j_0` or `C.j_0`, "root" or "inlined". A loop of one
+            iteration means the nearest one around it that has more: that is the same place.
+    """
+    if wish in (ROOT, INLINE) or not (isinstance(wish, str) or is_location(wish)):
+        return wish
+    consumers = list(schedule.get_consumers(block))
+    loops = [schedule.get(loop) for loop in schedule.get_loops(consumers[0])] if consumers else []
+    if isinstance(wish, str):
+        name = wish.strip().removeprefix(IN_LOOP).rpartition(".")[2]
+        if name in LOCATION_WORDS:
+            return LOCATION_WORDS[name]
+        names = [str(loop.loop_var.name) for loop in loops]
+        position = names.index(name) if names.count(name) == 1 else len(loops)
+    else:
+        position = wish
+    if position >= len(loops):
+        return wish
+    while position > ROOT and is_unit(loops[position]):
+        position -= 1
+    return position
 
 
 def place(schedule: Any, block: Any, location: int) -> int:
@@ -43,13 +73,13 @@ def legal_locations(schedule: Any, block: Any) -> ChoiceDomain:
     A block that can be computed in a loop can be in every candidate around that loop.
     """
     values = [INLINE, ROOT] if place(schedule.copy(), block, INLINE) == INLINE else [ROOT]
-    labels = ["inlined", "root"][-len(values) :]
+    labels = [word for word, location in LOCATION_WORDS.items() if location in values][::-1]
     trial = schedule.copy()
     names = {position: str(trial.get(loop).loop_var.name) for position, loop in _candidates(trial, block)}
     if names:
         deepest = place(trial, block, max(names))
         values += [position for position in names if position <= deepest]
-        labels += [f"in loop {name}" for position, name in names.items() if position <= deepest]
+        labels += [f"{IN_LOOP}{name}" for position, name in names.items() if position <= deepest]
     return ChoiceDomain(tuple(values), tuple(labels))
 
 

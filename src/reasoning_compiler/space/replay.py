@@ -24,10 +24,12 @@ from reasoning_compiler.core.programs import (
 )
 from reasoning_compiler.machine.toolchain import TVM_ERRORS, import_tvm, last_line
 from reasoning_compiler.rules.rule import unique
-from reasoning_compiler.space.placing import ROOT, is_location, legal_locations, place
+from reasoning_compiler.space.placing import ROOT, is_location, legal_locations, meant, place
 from reasoning_compiler.space.sketch import Sketch
 
 _KINDS: dict[str, DecisionKind] = {"SampleCategorical": "choice", "SampleComputeLocation": "location"}
+_METASCHEDULE_INNERMOST = 64
+"""MetaSchedule's limit of innermost factors on CPUs: longer ones are no vectors, and legal. Our rules' limits hold."""
 _ROLES = {
     "unroll_explicit": UNROLL,
     "unroll_implicit": UNROLL,
@@ -86,12 +88,14 @@ class Replay:
         values: by decision name, in the trace's order, as TVM took them.
         domains: by decision name, without those of locations unless they were asked for.
         refused: why a value that had to be taken was not.
+        asked: the locations that had to be taken, by decision name, as positions of loops.
     """
 
     schedule: Any  # tvm.s_tir.Schedule
     values: dict[str, Value] = field(default_factory=dict)
     domains: dict[str, TileDomain | ChoiceDomain] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
+    asked: dict[str, Value] = field(default_factory=dict)
 
 
 @contextmanager
@@ -171,10 +175,10 @@ class Replayer:
         """
         replay = self._take(wanted, strict, with_locations)
         for slot in self._slots:
-            if slot.kind == "location" and slot.name in strict and replay.values[slot.name] != wanted[slot.name]:
+            wish = replay.asked.get(slot.name, wanted.get(slot.name))
+            if slot.kind == "location" and slot.name in strict and replay.values[slot.name] != wish:
                 domain = self._take(wanted, frozenset(), True).domains[slot.name]
-                why = domain.why_not(wanted[slot.name]) or "is no legal location here"
-                replay.refused.append(f"`{slot.name}` = {show(wanted[slot.name])} {why}")
+                replay.refused.append(f"`{slot.name}` = {show(wanted[slot.name])} is not {domain}")
         if replay.refused:
             raise IllegalProgramError("; ".join(replay.refused))
         return replay
@@ -194,6 +198,8 @@ class Replayer:
                 blocks.update(zip(self._insts[position - 1].outputs, schedule.trace.insts[-1].outputs, strict=True))
             for slot in self._due.get(position, ()):
                 block, wish = blocks[slot.block], wanted.get(slot.name)
+                if slot.name in strict:
+                    wish = replay.asked[slot.name] = meant(schedule, block, wish)
                 if with_locations:
                     replay.domains[slot.name] = legal_locations(schedule, block)
                 placed[slot.index] = place(schedule, block, wish if is_location(wish) else ROOT)
@@ -211,7 +217,7 @@ class Replayer:
                 return wish if is_location(wish) else ROOT
             domain = slot.choices or _tile_domain(schedule, inst.kind.name, inputs, attrs)
             replay.domains[slot.name] = domain
-            why = domain.why_not(wish)
+            why = domain.why_illegal(wish)
             if why is not None:
                 if slot.name in strict:
                     replay.refused.append(f"`{slot.name}` = {show(wish)} {why}")
@@ -320,7 +326,8 @@ def _tile_domain(schedule: Any, kind: str, inputs: Any, attrs: Any) -> TileDomai
     extent = int(getattr(look_up, "__wrapped__", look_up)(schedule, inputs[0]).extent)
     if kind == "SamplePerfectTile":
         num, innermost = int(attrs[0]), int(attrs[1])
-        return TileDomain(extent, num, innermost if innermost > 0 else None)
+        limit = innermost if innermost > 0 else None
+        return TileDomain(extent, num, limit, wider_is_legal=innermost == _METASCHEDULE_INNERMOST)
     num, position, multiple = (int(a) for a in attrs[:3])
     return TileDomain(extent, num, None, multiple, position)
 

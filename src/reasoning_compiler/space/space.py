@@ -14,7 +14,7 @@ import numpy as np
 from reasoning_compiler.codegen.postprocess import postprocess, repeats_a_reduction
 from reasoning_compiler.core.crash_markers import Risk, at_risk
 from reasoning_compiler.core.errors import IllegalProgramError, UsageError
-from reasoning_compiler.core.primitives import MAX_PRIMITIVES, Primitive
+from reasoning_compiler.core.primitives import Primitive
 from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, Transformation, Value
 from reasoning_compiler.cost.sizing import Sizing
 from reasoning_compiler.cost.tiling import TileGroup
@@ -24,8 +24,9 @@ from reasoning_compiler.ir.walk import blocks
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.rules.metaschedule import MetaSchedule
 from reasoning_compiler.rules.rule import Kernel, Rule
-from reasoning_compiler.space.free import NamedBlock, apply_primitives, apply_what_fits, named_blocks
+from reasoning_compiler.space.free import add_primitives, apply_primitives
 from reasoning_compiler.space.legality import why_wrong
+from reasoning_compiler.space.named import NamedBlock, named_blocks
 from reasoning_compiler.space.replay import Replay, Replayer, edits_of, show
 from reasoning_compiler.space.sizings import find_sizings
 from reasoning_compiler.space.sketch import Sketch, SketchGenerator
@@ -159,13 +160,7 @@ class Space:
             if not transformation.primitives and (known := self._known(sketch, wanted, base.primitives)):
                 return known
             replay = replayer.take(wanted, strict=frozenset(edits) - sites) if edits else self._replay(base)
-            schedule, kept = apply_what_fits(replay.schedule, base.primitives)
-            if len(kept) + len(transformation.primitives) > MAX_PRIMITIVES:
-                raise IllegalProgramError(
-                    f"a program has at most {MAX_PRIMITIVES} primitives; {len(kept)} are there, "
-                    f"and {len(transformation.primitives)} would follow"
-                )
-            primitives = (*kept, *apply_primitives(schedule, transformation.primitives))
+            schedule, primitives = add_primitives(replay.schedule, base.primitives, transformation.primitives)
             edited = replace(_program(sketch, replay), primitives=primitives)
             if edited not in self._kept:
                 self._finish(edited, schedule)

@@ -7,7 +7,7 @@ from typing import Protocol
 from reasoning_compiler.core.programs import Decision, Program, Transformation
 from reasoning_compiler.cost.sizing import Sizing
 from reasoning_compiler.ir.nest import Nest
-from reasoning_compiler.space.free import NamedBlock
+from reasoning_compiler.space.named import NamedBlock
 
 
 class ExpertSpace(Protocol):

@@ -12,7 +12,7 @@ from reasoning_compiler.core.programs import Program, Transformation
 from reasoning_compiler.cost.analysis import Analysis, BlockAnalysis, analyze
 from reasoning_compiler.proposer.expert.ideas import Idea
 from reasoning_compiler.proposer.expert.space import ExpertSpace
-from reasoning_compiler.space.free import NamedBlock
+from reasoning_compiler.space.named import NamedBlock
 
 _MIN_SHARE = 0.05  # of the estimated time
 _MAX_LANES = 64  # that MetaSchedule vectorizes

@@ -27,7 +27,7 @@ from reasoning_compiler.proposer.llm.values import clip
 from reasoning_compiler.proposer.protocol import Context
 
 if TYPE_CHECKING:
-    from reasoning_compiler.space.free import NamedBlock
+    from reasoning_compiler.space.named import NamedBlock
 
 _MAX_CHANGES = 16
 

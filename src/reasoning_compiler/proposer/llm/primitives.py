@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from reasoning_compiler.core.primitives import MAX_PRIMITIVES, SIGNATURES, Primitive, checked
+from reasoning_compiler.core.primitives import BUFFER_SCOPES, MAX_PRIMITIVES, SIGNATURES, Primitive, checked
 from reasoning_compiler.proposer.llm.values import shown
 
 _CALL = re.compile(r"\s*(?:\w+\.)?(\w{1,40})\s*\((.*)\)\s*;?\s*", re.DOTALL)
@@ -60,6 +60,8 @@ def _made(name: str, positional: list[Any], keywords: Mapping[str, Any]) -> Prim
         kinds = [parameter.kind for parameter in signature.parameters]
         if kinds == ["loops"] and len(arguments) > 1:
             arguments = [arguments]  # its loops one after another
+        if name == "cache_write":  # of which buffer is no question
+            arguments = arguments[:1] + [a for a in arguments[1:] if a in BUFFER_SCOPES][:1]
         for parameter in signature.parameters[len(arguments) :]:
             if parameter.name not in keywords:
                 break

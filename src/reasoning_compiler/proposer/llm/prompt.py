@@ -22,7 +22,7 @@ from reasoning_compiler.proposer.protocol import Context
 
 if TYPE_CHECKING:
     from reasoning_compiler.cost.tiling import TileGroup
-    from reasoning_compiler.space.free import NamedBlock
+    from reasoning_compiler.space.named import NamedBlock
 
 PROMPT_VERSION = "3"
 """Changes with every change of the text; transcripts name it."""

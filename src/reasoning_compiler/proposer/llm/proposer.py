@@ -27,7 +27,7 @@ from reasoning_compiler.proposer.llm.values import clip
 from reasoning_compiler.proposer.protocol import Context, Proposer
 
 if TYPE_CHECKING:
-    from reasoning_compiler.space.free import NamedBlock
+    from reasoning_compiler.space.named import NamedBlock
 
 Check = Callable[[Program, Transformation], str | None]
 """Returns None for a transformation that the space allows, else why it refuses it."""
