@@ -5,6 +5,7 @@ from __future__ import annotations
 from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.measurements import Failure, Measurement
+from reasoning_compiler.core.primitives import Primitive
 from reasoning_compiler.core.programs import UNTUNED, ChoiceDomain, Decision, Program, TileDomain, Transformation, Value
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.proposer.llm.prompt import Kernel
@@ -68,12 +69,25 @@ KERNEL = Kernel(
         "vectorized."
     ),
     takes_primitives=True,
+    example=(
+        Primitive("cache_read", ("conv2d", "pad", "global")),
+        Primitive("transform_layout", ("conv2d", "pad_global", ("3", "0", "1", "2"))),
+    ),
 )
 
 _TILED = {"n_0": 1, "h_0": 16, "h_1": 4, "w_1": 4, "co_1": 8, "rh_0": 3, "rc_0": 16, "co_3": 64}
 BLOCKS = (
-    NamedBlock("pad", tuple(NamedLoop(f"i{i}", n, False) for i, n in enumerate((1, 66, 66, 512))), ("x",)),
-    NamedBlock("conv2d", tuple(NamedLoop(x, n, x.startswith("r")) for x, n in _TILED.items()), ("pad", "w")),
+    NamedBlock(
+        "pad", tuple(NamedLoop(f"i{i}", n, False) for i, n in enumerate((1, 66, 66, 512))), ("x",), 4, "pad", ((),)
+    ),
+    NamedBlock(
+        "conv2d",
+        tuple(NamedLoop(x, n, x.startswith("r")) for x, n in _TILED.items()),
+        ("pad", "w"),
+        4,
+        "conv2d",
+        (("n", "", "", "rc"), ("rh", "rw", "rc", "co")),
+    ),
 )
 
 ANALYSIS = """\

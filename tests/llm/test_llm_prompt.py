@@ -9,11 +9,12 @@ from conv_context import ANALYSIS, BLOCKS, KERNEL, MACHINE, PROGRAM_TEXT, START,
 
 from reasoning_compiler.core.machines import Peak
 from reasoning_compiler.core.measurements import Measurement
-from reasoning_compiler.core.primitives import Primitive
+from reasoning_compiler.core.primitives import KIND_MEANINGS, SIGNATURES, Primitive
 from reasoning_compiler.core.programs import UNTUNED, Transformation
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.proposer.llm.answer import Item
 from reasoning_compiler.proposer.llm.calls import estimate_tokens
+from reasoning_compiler.proposer.llm.language import worked_example
 from reasoning_compiler.proposer.llm.node import changes_text, node_text
 from reasoning_compiler.proposer.llm.prompt import build_prompt, repair_text, tiling_notes
 from reasoning_compiler.proposer.llm.shorten import compact, shorten
@@ -43,7 +44,7 @@ def test_golden_prompt_of_the_untuned_program(golden) -> None:
 
 def test_golden_repair(golden) -> None:
     items = [
-        Item("{edits: {a: 1}}", None, "unknown_decision", "There is no decision `a`: did you mean `a tile`?"),
+        Item("{edits: {a: 1}}", None, "unknown_decision", "There is no decision `a`: did you mean `a tile`?", 2),
         Item("", None, "no_answer", "The answer does not end in JSON."),
     ]
     golden("llm_prompt_repair.txt", repair_text(items, 1) + "\n\n" + repair_text(items[:1], 2) + "\n")
@@ -56,17 +57,46 @@ def test_a_bound_is_shown_as_one() -> None:
     assert "> 90 ms measured, stopped early" in text
 
 
-def test_primitives_that_are_there_are_shown_with_the_loops_they_made() -> None:
+def test_steps_are_numbered_and_loops_and_buffers_are_those_after_them() -> None:
     context = conv_context()
     node = context.lineage[0]
     unrolled = (Primitive("split", ("conv2d.rc_0", (4, 4))), Primitive("unroll", ("conv2d.rc_0_1",)))
     changed = replace(node, program=replace(node.program, primitives=unrolled))
     text = prompt(replace(context, lineage=(changed, *context.lineage[1:])))[1]
-    assert "primitives after them: split(conv2d.rc_0, [4, 4]), unroll(conv2d.rc_0_1)" in text
-    assert "conv2d: h_0 16, h_1 4, w_1 4, co_1 8, rh_0* 3, rc_0* 16, co_3 64" in text and "pad: i1" not in text
+    assert "steps after them, which stay: 1. split(conv2d.rc_0, [4, 4]); 2. unroll(conv2d.rc_0_1)" in text
+    assert "LOOPS of this program after its 2 steps" in text
+    assert "conv2d (reads pad, w; writes conv2d): h_0 16, h_1 4, w_1 4, co_1 8, rh_0* 3, rc_0* 16, co_3 64" in text
     assert "; then split(conv2d.rc_0, [4, 4]), unroll(conv2d.rc_0_1)" in text, "as what made it of its parent"
-    assert "without split(conv2d.rc_0, [4, 4])" in text, "as what others do not have"
-    assert "LOOPS" not in prompt()[1]
+    assert "without steps 1, 2" in text, "as what others do not have"
+    assert "LOOPS of this program without any step" in prompt()[1] and "LOOPS" not in prompt(blocks=())[1]
+
+
+def test_every_primitive_is_documented_and_there_is_an_example() -> None:
+    system = prompt()[0]
+    assert all(f"- {signature}" in system for signature in SIGNATURES.values())
+    assert all(meaning in system for meaning in KIND_MEANINGS.values())
+    assert '"then": [["cache_read", "conv2d", "pad", "global"], ["transform_layout", "conv2d", "pad_global"' in system
+    plain = build_prompt(conv_context(), 2, kernel=replace(KERNEL, takes_primitives=False), machine=MACHINE)[0].text
+    assert "PRIMITIVES" not in plain
+
+
+def test_the_example_is_one_that_the_kernel_takes() -> None:
+    packed = worked_example(BLOCKS, lambda steps: True)
+    assert [step.name for step in packed] == ["cache_read", "transform_layout", "reorder"]
+    assert packed[1].arguments == ("conv2d", "w_global", ("rw", "rc", "co", "rh"))
+    plain = worked_example(BLOCKS, lambda steps: steps[0].name == "split")
+    assert [str(step) for step in plain] == ["split(conv2d.co_3, [null, 2])", "unroll(conv2d.co_3_1)"]
+    assert worked_example(BLOCKS, lambda steps: False) == ()
+
+
+def test_programs_that_wait_and_proposals_that_were_refused_are_listed() -> None:
+    context = conv_context()
+    waiting = replace(context.best, node=40, measurement=None, predicted_secs=0.09)
+    refused = (Transformation((("unroll", 16),), primitives=(Primitive("unroll", ("conv2d.co_3",)),)), "too long")
+    text = node_text(replace(context, unmeasured=(waiting, context.node)), 2, refused=(refused, refused))
+    section = text.partition("NOT YET MEASURED")[2].partition("\n\n")[0]
+    assert "node 40: " in section and "-> 90 ms predicted" in section and f"node {context.node.node}:" not in section
+    assert text.count("unroll=16; then unroll(conv2d.co_3): too long") == 1
 
 
 def test_the_first_part_is_the_same_for_every_node() -> None:

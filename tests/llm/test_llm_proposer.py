@@ -407,3 +407,22 @@ def test_an_answer_that_ended_in_its_hidden_reasoning_is_not_asked_for_again(set
     assert one.propose().transformations[0].proposer in ("", "expert")
     assert len(one.server.requests) == 1
     assert any("`max_output_tokens`" in notice for notice in one.model.notices)
+
+
+def test_a_wish_refused_twice_is_answered_with_the_part_that_works_and_told_in_later_prompts(setup: Any) -> None:
+    bad, worse = answer(TILES | {PAD: 10}), answer(TILES | {PAD: 10, H: [32, 1, 2, 1]})
+    one = setup(bad, worse, answer({UNROLL: 16}))
+    one.propose(num=1)
+    first, second = (exchange.outcomes[0].why for exchange in one.exchanges[:2])
+    assert first == "pad is needed further out"
+    assert json.loads(second.partition("This part of it works: ")[2]) == {"edits": {H: [32, 1, 2, 1], W: [1, 1, 8, 8]}}
+    one.propose(num=1)
+    asked = one.server.requests[2]["messages"][1]["content"]
+    assert "REFUSED FOR THIS PROGRAM" in asked and asked.count("pad is needed further out") == 2
+
+
+def test_faults_are_told_by_the_number_of_the_proposal(setup: Any) -> None:
+    one = setup(answer(TILES, {PAD: 10}), answer({UNROLL: 16}))
+    one.propose()
+    repair = one.server.requests[1]["messages"][-1]["content"]
+    assert "- proposal 2: pad is needed further out" in repair and "proposal 1" not in repair

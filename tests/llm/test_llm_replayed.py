@@ -22,7 +22,7 @@ import tvm
 from reasoning_compiler.core.primitives import Primitive
 from reasoning_compiler.core.programs import Program, Transformation
 from reasoning_compiler.proposer.llm.answer import parse_answer
-from reasoning_compiler.rules.registry import rules_of, with_own_rules
+from reasoning_compiler.rules.discovery import rules_for
 from reasoning_compiler.space.space import Space
 
 pytestmark = pytest.mark.tvm
@@ -63,7 +63,7 @@ class Wish:
 def space(kernel: str) -> Space:
     mod = tvm.ir.load_json(json.dumps(RECORDED["kernels"][kernel]["module"]))
     target = tvm.target.Target(RECORDED["target"])
-    return Space(mod, target, rules=with_own_rules(rules_of(mod, target), stream_bytes=RECORDED["l2_bytes"]))
+    return Space(mod, target, rules=rules_for(mod, target, stream_bytes=RECORDED["l2_bytes"]))
 
 
 @cache

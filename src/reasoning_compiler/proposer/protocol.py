@@ -39,6 +39,7 @@ class Context:
         best: the fastest verified node so far, None before there is one.
         measured: every node with a measurement, in the order of measuring.
         rejected: what was proposed for this node and refused.
+        unmeasured: the newest programs anywhere in the tree that have no measurement yet, newest first; a few.
         num_samples: measurements so far.
         max_samples: the run's budget of measurements; None where it has none.
     """
@@ -49,6 +50,7 @@ class Context:
     best: Step | None = None
     measured: tuple[Step, ...] = ()
     rejected: tuple[Rejection, ...] = ()
+    unmeasured: tuple[Step, ...] = ()
     num_samples: int = 0
     max_samples: int | None = None
 

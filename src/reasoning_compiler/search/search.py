@@ -27,6 +27,7 @@ from reasoning_compiler.search.waiting import Waiting
 
 _MAX_REJECTIONS = 12  # of one node, before it is given up
 _NOTHING = "nothing was proposed"
+_NEWEST_TOLD = 16
 _REFRESHED = 1024  # unmeasured programs, best first, whose prediction follows every new measurement
 
 
@@ -403,6 +404,7 @@ class TreeSearch:
 
     def _context(self, number: int) -> Context:
         node = self.tree.nodes[number]
+        newest = reversed(self.tree.nodes[-_NEWEST_TOLD:])
         return Context(
             lineage=tuple(above.step for above in self.tree.path(number)),
             table=self._space.table(node.step.program),
@@ -410,6 +412,7 @@ class TreeSearch:
             best=self.best,
             measured=self._measured,
             rejected=tuple(self._rejected.get(number, ())),
+            unmeasured=tuple(n.step for n in newest if n.step.measurement is None and not n.step.program.is_untuned),
             num_samples=self.num_samples,
             max_samples=self._max_samples,
         )

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reasoning_compiler.core.errors import IllegalProgramError
-from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, Transformation, Value
+from reasoning_compiler.core.primitives import Primitive
+from reasoning_compiler.core.programs import UNTUNED, ChoiceDomain, Decision, Program, Transformation, Value
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.journal import TRANSCRIPT_FILE
+from reasoning_compiler.proposer.llm.language import worked_example
 from reasoning_compiler.proposer.llm.node import Brings
 from reasoning_compiler.proposer.llm.paper import PaperProposer
 from reasoning_compiler.proposer.llm.prompt import Kernel, tiling_notes
@@ -21,7 +23,7 @@ from reasoning_compiler.proposer.protocol import Proposer
 from reasoning_compiler.session.settings import Settings
 
 if TYPE_CHECKING:
-    from reasoning_compiler.session.parts import Parts
+    from reasoning_compiler.session.parts import Parts, SharedSpace
 
 
 class Model:
@@ -74,6 +76,7 @@ class Model:
             workload.arguments,
             notes=space_notes(parts),
             takes_primitives=space.takes_primitives,
+            example=_example(space) if space.takes_primitives else (),
             peak=parts.peak,
         )
         return LLMProposer(
@@ -92,6 +95,13 @@ class Model:
     @staticmethod
     def _explain(parts: Parts, program: Program) -> str:
         return "" if program.is_untuned else parts.analyze(program).describe()
+
+
+def _example(space: SharedSpace) -> tuple[Primitive, ...]:
+    def accepts(steps: tuple[Primitive, ...]) -> bool:
+        return space.why_not(UNTUNED, Transformation((), primitives=steps)) is None
+
+    return worked_example(space.named_blocks(UNTUNED), accepts)
 
 
 class Brought:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -38,12 +39,21 @@ class NamedBlock:
         loops: around it, outermost first; none whose name another one of them has.
         reads: names of the buffers that it reads and does not write.
         result_dimensions: of the buffer that it writes; None where it writes several.
+        writes: the name of that buffer; empty where it writes several.
+        dimensions: for each of `reads`, the names of its dimensions; empty for one that no iterator alone runs over.
     """
 
     name: str
     loops: tuple[NamedLoop, ...]
     reads: tuple[str, ...]
     result_dimensions: int | None = None
+    writes: str = ""
+    dimensions: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def iterations(self) -> int:
+        """How often it runs, as far as that is known."""
+        return math.prod(max(loop.extent, 1) for loop in self.loops)
 
 
 def named_blocks(schedule: Any) -> tuple[NamedBlock, ...]:
@@ -62,8 +72,10 @@ def named_blocks(schedule: Any) -> tuple[NamedBlock, ...]:
             NamedBlock(
                 name,
                 tuple(NamedLoop(str(x.loop_var.name), extent_of(x.extent), x.loop_var in reducing) for x in told),
-                reads_of(realize.block),
+                (reads := reads_of(realize.block)),
                 len(realize.block.writes[0].source.shape) if len(realize.block.writes) == 1 else None,
+                str(realize.block.writes[0].source.name) if len(realize.block.writes) == 1 else "",
+                tuple(_dimensions_of(realize.block, buffer) for buffer in reads),
             )
         )
     return tuple(named)
@@ -181,6 +193,11 @@ def iterator_names(variable: Any) -> tuple[str, ...]:
     """Returns what people call an iterator `v_i` or `vi`: also `i`."""
     name = str(variable.name)
     return tuple(dict.fromkeys((name, name.removeprefix("v").removeprefix("_"))))
+
+
+def _dimensions_of(block: Any, buffer: str) -> tuple[str, ...]:
+    index = [str(region.source.name) for region in block.reads].index(buffer)
+    return tuple(names[-1] if names else "" for names in dimension_names(block, index))
 
 
 def dimension_names(block: Any, index: int) -> list[tuple[str, ...]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from reasoning_compiler.core.programs import ChoiceDomain, Decision, Transformation, Value
@@ -63,12 +63,14 @@ class Item:
         transformation: the transformation, None where there is none to make of it.
         kind: what kind of rejection it met; None for one that is fine so far.
         why: the reason for the rejection, in words that can be told back to the model.
+        number: its position in the answer, from 1; 0 for what is about the answer as a whole.
     """
 
     what: str
     transformation: Transformation | None = None
     kind: RejectionKind | None = None
     why: str = ""
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,9 @@ def parse_answer(text: str, table: Sequence[Decision], *, allow_unchanged: bool 
             why = "The answer was cut off before its first transformation was complete. Answer more briefly."
         kind: RejectionKind = "truncated" if group.cut_off else "wrong_shape"
         return Answer(_reasoning(text[: group.start], group.reasoning), (Item("", None, kind, why),))
-    items = tuple(_item(raw, names, allow_unchanged=allow_unchanged) for raw in group.raws[:MAX_ITEMS])
-    return Answer(_reasoning(text[: group.start], group.reasoning), items)
+    items = (_item(raw, names, allow_unchanged=allow_unchanged) for raw in group.raws[:MAX_ITEMS])
+    numbered = tuple(replace(item, number=number) for number, item in enumerate(items, 1))
+    return Answer(_reasoning(text[: group.start], group.reasoning), numbered)
 
 
 # -- which part of the answer is the answer -----------------------------------------------------------------
@@ -247,7 +250,9 @@ def _checked(
     allowed = f"allowed: {clip(str(decision.domain), 400)}."
     if value is None:
         return None, ("wrong_type", f"`{decision.name}` cannot be {shown(raw)}; {allowed}")
-    why_not = decision.domain.why_not(value)
+    if decision.kind == "location" and isinstance(value, str):
+        return value, None  # the name of a loop, which only the space knows
+    why_not = decision.domain.why_illegal(value)
     if isinstance(decision.domain, ChoiceDomain) and why_not is not None:
         why_not = "is no value of it"  # the domain's own reason would name all values a second time
     if why_not is not None and not (lenient and decision.kind != "structure"):

@@ -6,7 +6,6 @@ Other programs are told as differences from the node's, since tokens are money.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from reasoning_compiler.core.programs import (
     primitive_changes,
 )
 from reasoning_compiler.core.steps import Step
+from reasoning_compiler.proposer.llm.language import loops_text, steps_text
 from reasoning_compiler.proposer.llm.values import clip
 from reasoning_compiler.proposer.protocol import Context
 
@@ -46,16 +46,18 @@ def node_text(
     analysis: str = "",
     brings: Brings = NOTHING_BROUGHT,
     blocks: Sequence[NamedBlock] = (),
+    refused: Sequence[tuple[Transformation, str]] = (),
     context_depth: int = 2,
     num_results: int = 5,
 ) -> str:
-    """Returns the part of the prompt that is about one node."""
+    """Returns the part of the prompt that is about one node; see `build_prompt`."""
     tell = _Teller(context, flops, peak_flops)
     sections = [f"DECISIONS of the program to transform (node {context.node.node})\n{_table(context.table, brings)}"]
-    if context.node.program.primitives:
-        sections[0] += f"\nprimitives after them: {_calls(context.node.program.primitives)}"
-    if loops := _loops(blocks, context.node.program.primitives):
-        sections.append(loops)
+    own = context.node.program.primitives
+    if own:
+        sections[0] += f"\n{steps_text(own)}"
+    if blocks:
+        sections.append(loops_text(blocks, len(own)))
     sections.append("HOW IT CAME ABOUT, newest first\n" + "\n".join(tell.lineage(context_depth)))
     if analysis.strip():
         sections.append(f"ANALYSIS of this program\n{analysis.strip()}")
@@ -73,10 +75,14 @@ def node_text(
     if results:
         lines = [tell.other(step) for step in results]
         sections.append("OTHER RESULTS, as differences from this program\n" + "\n".join(lines))
-    rejected = [r for r in context.rejected if not r.is_known]
-    if rejected:
-        refused = [f"{_transformation(r.transformation)}: {clip(r.why, 240)}" for r in rejected[-max(num_results, 2) :]]
-        sections.append("REFUSED FOR THIS PROGRAM\n" + "\n".join(refused))
+    unmeasured = [tell.other(s) for s in context.unmeasured if s.node not in told][: max(num_results, 2)]
+    if unmeasured:
+        sections.append("NOT YET MEASURED, as differences from this program\n" + "\n".join(unmeasured))
+    rejected = [(r.transformation, r.why) for r in context.rejected if not r.is_known]
+    told_off = [f"{_transformation(t)}: {clip(why, 240)}" for t, why in (*rejected, *refused)]
+    if told_off:
+        refused_lines = list(dict.fromkeys(told_off))[-max(num_results, 2) :]
+        sections.append("REFUSED FOR THIS PROGRAM\n" + "\n".join(refused_lines))
     sections.append(_request(context, num))
     return "\n\n".join(sections)
 
@@ -158,7 +164,9 @@ def _table(table: Sequence[Decision], brings: Brings) -> str:
         decisions = [d for d in table if d.kind == kind and not _is_fixed(d)]
         if decisions:
             limit = _common_limit(decisions) if kind == "tile" else None
-            lines.append(title.format(limit="" if limit is None else f"; innermost ≤ {limit}") + ":")
+            said = "" if limit is None else f"; innermost ≤ {limit}"
+            wider = limit and all(isinstance(d.domain, TileDomain) and d.domain.wider_is_legal for d in decisions)
+            lines.append(title.format(limit=said + (" for a vector, else any" if wider else "")) + ":")
             lines += [f"  {d.name}: {_domain(d, brings, limit)}; now {_shown(d.value)}" for d in decisions]
     return "\n".join(lines)
 
@@ -215,25 +223,12 @@ def _other_primitives(present: Program, other: Program) -> str:
     """Returns what another program's primitives are, against those of the present one; empty where nothing differs."""
     left_out, added = primitive_changes(present, other)
     text = f"; then {_calls(added)}" if added else ""
-    return text + (f"; without {_calls(left_out)}" if left_out else "")
+    numbers = [str(present.primitives.index(step) + 1) for step in left_out]
+    return text + (f"; without step{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}" if numbers else "")
 
 
 def _calls(primitives: Iterable[Primitive]) -> str:
     return clip(", ".join(map(str, primitives)), 400)
-
-
-def _loops(blocks: Sequence[NamedBlock], primitives: Sequence[Primitive]) -> str:
-    """Returns the loops of blocks that primitives have changed or made; of the others program and notes tell.
-
-    Loops of one iteration are not worth their tokens.
-    """
-    named = " ".join(map(str, primitives))
-    lines = []
-    for block in blocks:
-        if re.search(rf"\b{re.escape(re.split('_(?:rf|init|update|global|local|pad)$', block.name)[0])}\b", named):
-            loops = (f"{x.name}{'*' if x.reduces else ''} {x.extent}" for x in block.loops if x.extent != 1)
-            lines.append(f"  {block.name}: {', '.join(loops)}")
-    return "LOOPS after them (* reduces)\n" + "\n".join(lines) if lines else ""
 
 
 def _transformation(transformation: Transformation) -> str:

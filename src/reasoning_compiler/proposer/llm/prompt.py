@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.machines import Machine, Peak
-from reasoning_compiler.core.primitives import SIGNATURES
+from reasoning_compiler.core.primitives import Primitive
+from reasoning_compiler.core.programs import Transformation
 from reasoning_compiler.proposer.llm.answer import Item
 from reasoning_compiler.proposer.llm.calls import Message, estimate_tokens
+from reasoning_compiler.proposer.llm.language import language_text
 from reasoning_compiler.proposer.llm.node import NOTHING_BROUGHT, Brings, node_text
 from reasoning_compiler.proposer.llm.shorten import shorten
 from reasoning_compiler.proposer.llm.values import clip
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from reasoning_compiler.cost.tiling import TileGroup
     from reasoning_compiler.space.named import NamedBlock
 
-PROMPT_VERSION = "3"
+PROMPT_VERSION = "4"
 """Changes with every change of the text; transcripts name it."""
 
 DEFAULT_PROMPT_TOKENS = 8_000
@@ -46,13 +48,10 @@ follows. Then end with one JSON object and nothing after it:
 {"transformations": [{"edits": {"<decision>": <value>, ...}, "expect": "<what gets better and why>"}, ...]}
 - "edits" holds the decisions that change, one or many, by their exact names; the others keep their values.
 - A tile's value is the list of its factors, outermost loop first; their product must equal the extent. Other values \
-are those listed for the decision. A value outside its domain makes the transformation worthless.
+are those listed for the decision; a location may go by its loop's name. Anything else makes the transformation \
+worthless.
 - The best first; different in their idea, not in one factor; no program that was measured, proposed or refused \
 before."""
-
-_PRIMITIVES = """\
-- "then", beside "edits", for what decisions cannot say: TVM schedule primitives, in order, as \
-[["split", "C.k_1", [null, 4]], ["unroll", "C.k_1_1"]]; there are """
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ class Kernel:
         arguments: its arguments.
         notes: what else a reader needs to understand the decisions, as the order of the tiles' loops.
         takes_primitives: whether its space takes primitives beside decisions.
+        example: primitives in the kernel's own names that its start program takes.
         peak: what the machine can do at best of its types; None for float32's multiply-adds.
     """
 
@@ -75,6 +75,7 @@ class Kernel:
     arguments: tuple[Argument, ...] = ()
     notes: str = ""
     takes_primitives: bool = False
+    example: tuple[Primitive, ...] = ()
     peak: Peak | None = None
 
     def peak_flops(self, machine: Machine) -> float:
@@ -91,6 +92,7 @@ def build_prompt(
     analysis: str = "",
     brings: Brings = NOTHING_BROUGHT,
     blocks: Sequence[NamedBlock] = (),
+    refused: Sequence[tuple[Transformation, str]] = (),
     context_depth: int = 2,
     max_tokens: int = DEFAULT_PROMPT_TOKENS,
 ) -> tuple[Message, Message]:
@@ -104,6 +106,7 @@ def build_prompt(
         analysis: what the static analysis says of the node's program, in words; may be empty.
         brings: for each other structure, by decision and value, the decisions that would come with it.
         blocks: what further primitives may name.
+        refused: what was proposed for the node and refused before it came to the search, and why.
         context_depth: how many ancestors to tell of. The paper tells of two, the parent and the grandparent.
         max_tokens: about how long the prompt may be. The program gives way first, then results of other
             nodes; the decision table stays whole.
@@ -120,6 +123,7 @@ def build_prompt(
             analysis=clip(analysis, _MAX_ANALYSIS_CHARS * (num_results + 1) // 6),
             brings=brings,
             blocks=blocks if max_tokens >= _MIN_TOKENS_WITH_PRIMITIVES else (),
+            refused=refused,
             context_depth=depth,
             num_results=num_results,
         )
@@ -140,8 +144,8 @@ def system_text(kernel: Kernel, machine: Machine, *, max_tokens: int = DEFAULT_P
         facts.append(f"constant weights: {', '.join(weights)}")
     header = f"PROGRAM {kernel.name}" + (f" ({'; '.join(facts)})" if facts else "")
     with_primitives = kernel.takes_primitives and max_tokens >= _MIN_TOKENS_WITH_PRIMITIVES
-    task = f"{_TASK}\n{_PRIMITIVES}{', '.join(SIGNATURES)}." if with_primitives else _TASK
-    before = f"{task}\n\nMACHINE\n{machine_text(machine)}\n\n{header}\n"
+    language = f"\n\n{language_text(kernel.example)}" if with_primitives else ""
+    before = f"{_TASK}{language}\n\nMACHINE\n{machine_text(machine)}\n\n{header}\n"
     after = f"\n\nNOTES\n{kernel.notes.strip()}" if kernel.notes.strip() else ""
     room = max_tokens - estimate_tokens(before + after) - _MIN_NODE_TOKENS
     program = shorten(kernel.program_text, max(min(room, int(max_tokens * _PROGRAM_SHARE)), _MIN_PROGRAM_TOKENS))
@@ -188,7 +192,7 @@ def tiling_notes(groups: Iterable[TileGroup]) -> str:
 
 def repair_text(items: Sequence[Item], num: int) -> str:
     """Returns the message that says what was wrong with an answer and asks for `num` replacements."""
-    told = [f"- {item.what}: {item.why}" if item.what else f"- {item.why}" for item in items]
+    told = [f"- proposal {item.number}: {item.why}" if item.number else f"- {item.why}" for item in items]
     plural = "transformation" if num == 1 else f"{num} transformations"
     return (
         "Not usable:\n"

@@ -22,15 +22,13 @@ from reasoning_compiler.proposer.llm.prompt import (
     build_prompt,
     repair_text,
 )
+from reasoning_compiler.proposer.llm.refusals import Check, Refusals
 from reasoning_compiler.proposer.llm.transcript import Outcome
 from reasoning_compiler.proposer.llm.values import clip
 from reasoning_compiler.proposer.protocol import Context, Proposer
 
 if TYPE_CHECKING:
     from reasoning_compiler.space.named import NamedBlock
-
-Check = Callable[[Program, Transformation], str | None]
-"""Returns None for a transformation that the space allows, else why it refuses it."""
 
 MIN_PROMPT_TOKENS = 1_500
 _MAX_REPEATED_ANSWER_CHARS = 4_000
@@ -79,6 +77,7 @@ class LLMProposer:
         self._named_blocks = named_blocks
         self._context_depth = context_depth
         self._max_prompt_tokens = max_prompt_tokens
+        self._refused = Refusals(check)
 
     @property
     def stats(self) -> LLMStats:
@@ -97,7 +96,7 @@ class LLMProposer:
 
         A transformation's `proposer` is empty for the model's own and names the fallback for the others.
         """
-        harvest = _Harvest(context, num, self._check)
+        harvest = _Harvest(context, num, self._check, self._refused)
         self._ask(context, num, harvest)
         own = tuple(harvest.transformations)
         if len(own) >= num:
@@ -146,6 +145,7 @@ class LLMProposer:
             analysis=self._explain(program),
             brings=self._brings(program, context.table),
             blocks=self._named_blocks(program) if self._kernel.takes_primitives else (),
+            refused=self._refused.of(program),
             context_depth=self._context_depth,
             max_tokens=self._max_prompt_tokens,
         )
@@ -182,7 +182,8 @@ class LLMProposer:
             harvest.reasoning = "\n\n".join(part for part in (harvest.reasoning, answer.reasoning) if part)
         outcomes = [harvest.take(item) for item in answer.items]
         number = self.model.record(asked, outcomes)
-        return [Item(o.what, o.transformation, o.kind, o.why) for o in outcomes if o.kind is not None], number
+        told = zip(answer.items, outcomes, strict=True)
+        return [replace(item, kind=o.kind, why=o.why) for item, o in told if o.kind is not None], number
 
 
 def _too_long(asked: Asked) -> bool:
@@ -196,6 +197,7 @@ class _Harvest:
     context: Context
     num: int
     check: Check
+    refusals: Refusals
     transformations: list[Transformation] = field(default_factory=list)
     reasoning: str = ""
 
@@ -223,7 +225,8 @@ class _Harvest:
         refusal = self.check(self.context.node.program, transformation)
         if refusal is not None:
             self._known[edited] = f"it was refused before: {refusal}"
-            return Outcome(item.what, transformation, "illegal", clip(refusal, 400))
+            refusal = self.refusals.add(self.context.node.program, transformation, refusal)
+            return Outcome(item.what, transformation, "illegal", clip(refusal, 700))
         self._known[edited] = "it is in your answer twice"
         self.transformations.append(transformation)
         return Outcome(item.what, transformation, used=True)
