@@ -73,7 +73,7 @@ def test_steps_are_numbered_and_loops_and_buffers_are_those_after_them() -> None
 
 def test_every_primitive_is_documented_and_there_is_an_example() -> None:
     system = prompt()[0]
-    assert all(f"- {signature}" in system for signature in SIGNATURES.values())
+    assert all(f"\n{signature}" in system for signature in SIGNATURES.values())
     assert all(meaning in system for meaning in KIND_MEANINGS.values())
     assert '"then": [["cache_read", "conv2d", "pad", "global"], ["transform_layout", "conv2d", "pad_global"' in system
     plain = build_prompt(conv_context(), 2, kernel=replace(KERNEL, takes_primitives=False), machine=MACHINE)[0].text

@@ -20,8 +20,9 @@ pytest.importorskip("tvm")
 import tvm
 
 from reasoning_compiler.core.primitives import Primitive
-from reasoning_compiler.core.programs import Program, Transformation
+from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
 from reasoning_compiler.proposer.llm.answer import parse_answer
+from reasoning_compiler.proposer.llm.language import worked_example
 from reasoning_compiler.rules.discovery import rules_for
 from reasoning_compiler.space.space import Space
 
@@ -108,3 +109,15 @@ def test_the_step_that_a_refusal_names_makes_the_wish_work() -> None:
             assert space(kernel).why_not(wish.base, then) is None
             helped += 1
     assert helped == 3
+
+
+@pytest.mark.parametrize("kernel", RECORDED["kernels"])
+def test_the_prompts_example_is_one_that_each_kernel_takes(kernel: str) -> None:
+    made = space(kernel)
+
+    def accepts(steps: tuple[Primitive, ...]) -> bool:
+        return made.why_not(UNTUNED, Transformation((), primitives=steps)) is None
+
+    example = worked_example(made.named_blocks(UNTUNED), accepts)
+    assert [step.name for step in example] == ["cache_read", "transform_layout", "reorder"]
+    assert made.edit(UNTUNED, Transformation((), primitives=example)).primitives

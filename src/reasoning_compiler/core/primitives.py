@@ -40,15 +40,14 @@ ArgumentKind = Literal["block", "loop", "loops", "buffer", "factors", "axis", "s
 KIND_MEANINGS: Mapping[ArgumentKind, str] = {
     "block": "a block's name, as `C`",
     "loop": "a loop around a block, as `C.j_1`",
-    "loops": "a list of loops around one block, as `[C.i_1, C.j_1]`",
-    "buffer": "a buffer that the block reads, by its name, as `A`, or by its position among them, from 0",
-    "factors": f"a list of 2 to {MAX_SPLIT} factors, outermost first, of which one may be `null`, as `[null, 8]`",
-    "axis": "the position of the new dimension in the buffer of partial results, from 0",
+    "loops": "a list of loops around one block",
+    "buffer": "a buffer that the block reads, by name, as `A`, or by position, from 0",
+    "factors": f"2 to {MAX_SPLIT} factors in a list, outermost first; one may be `null`",
+    "axis": "the new dimension's position in the partial results, from 0",
     "scope": '`"global"` or `"local"`',
     "layout": "a list of what each new dimension holds: an old one, by number or name, or a part of one, as "
-    '`["1/32", 0, "1%32"]` (blocks of 32, and inside of them), or the text of a lambda, as '
-    '`"lambda k, n: (n // 32, k, n % 32)"`',
-    "multiples": f"a list with a number from 1 to {MAX_PADDING} for each of the block's iterators, in their order",
+    '`["1/32", 0, "1%32"]`, or the text of a lambda, as `"lambda k, n: (n // 32, k, n % 32)"`',
+    "multiples": f"a list with a number from 1 to {MAX_PADDING} for each iterator of the block",
 }
 """What the arguments of each kind look like."""
 

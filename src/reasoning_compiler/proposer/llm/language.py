@@ -12,20 +12,19 @@ if TYPE_CHECKING:
     from reasoning_compiler.space.named import NamedBlock
 
 _RULES = """\
-PRIMITIVES, for "then" beside "edits": what decisions cannot say. TVM schedule primitives, in order, after the \
-decisions and before the compiler fuses, parallelizes, vectorizes and unrolls what is left to it. The steps that a \
-program has stay where they still fit; those of "then" come after them, so do not repeat them. Factors need not divide \
-a loop: a condition then guards the rest."""
+PRIMITIVES, for "then" beside "edits", for what decisions cannot say: TVM schedule primitives, applied in order after \
+the decisions and before the compiler's own fusing, parallelizing, vectorizing and unrolling. The steps that a program \
+has stay; yours come after them. Factors need not divide a loop: a condition guards the rest."""
 
 
 def language_text(example: Sequence[Primitive]) -> str:
     """Returns the reference of the primitives, with an example that this kernel takes; there may be none."""
     lines = [_RULES]
     for signature in SIGNATURES.values():
-        lines.append(f"- {signature}" + (f" makes {signature.makes}" if signature.makes else ""))
-    lines.append(f"Longest loop to vectorize: {MAX_LANES} iterations; to unroll: {MAX_UNROLLED}.")
-    kinds = {p.kind: p.name for s in SIGNATURES.values() for p in s.parameters}
+        lines.append(f"{signature}" + (f" makes {signature.makes}" if signature.makes else ""))
+    kinds = dict.fromkeys(p.kind for s in SIGNATURES.values() for p in s.parameters)
     lines.append("Arguments: " + "; ".join(f"{kind}: {KIND_MEANINGS[kind]}" for kind in kinds) + ".")
+    lines.append(f"At most {MAX_LANES} iterations are vectorized and {MAX_UNROLLED} unrolled.")
     if example:
         lines.append(f'Example, on the start program: "then": {json.dumps([step.to_json() for step in example])}')
     return "\n".join(lines)
