@@ -203,8 +203,8 @@ def test_rules_may_be_given() -> None:
     rules = [rule for rule in coarse_rules(mod, target(), "SRS") if rule.name == "tiling"]
     table = Space(mod, target(), rules=rules).table(UNTUNED)
     assert [(d.name, d.domain) for d in table if d.kind == "tile"] == [
-        ("C.i tile", TileDomain(32, 2, 64)),
-        ("C.j tile", TileDomain(32, 2, 64)),
+        ("C.i tile", TileDomain(32, 2, 64, wider_is_legal=True)),
+        ("C.j tile", TileDomain(32, 2, 64, wider_is_legal=True)),
     ]
 
 
