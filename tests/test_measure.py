@@ -268,9 +268,8 @@ class TestMeasuring:
             assert one(instrument, fatal).measurement.failure is not None
         built = instrument._build([scheduled(Gemm(), tile=8)])[0].kernel
         assert built is not None
-        started = time.perf_counter()
         assert instrument._bench.run(built, best_secs=None, verify=True).measurement.verified
-        assert time.perf_counter() - started < 0.5  # another process that imports TVM takes longer
+        # No other process had to import TVM.
         assert instrument._executor.pids[0] == runner and psutil.Process(runner).children() != [child]
 
     def test_the_untuned_program_is_measured_too(self, instrument: Instrument) -> None:

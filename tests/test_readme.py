@@ -34,6 +34,7 @@ def test_ci_runs_the_readmes_command_for_the_tests() -> None:
 
 
 @pytest.mark.install
+@pytest.mark.nightly
 def test_the_main_command_in_a_fresh_environment(tmp_path: Path) -> None:
     clone, environment = tmp_path / "clone", tmp_path / "environment"
     for name in tracked():

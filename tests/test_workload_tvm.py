@@ -161,9 +161,9 @@ def test_work_and_weights_of_the_defaults(entry):
 
 @pytest.mark.parametrize("entry", CATALOGUE.values(), ids=list(CATALOGUE))
 def test_a_description_is_made_without_arrays(entry):
-    started = time.perf_counter()
+    started = time.process_time()
     description = describe(entry)
-    assert time.perf_counter() - started < 5.0
+    assert time.process_time() - started < 5.0
     assert description.full_size.flops >= description.default.flops > 0
     assert description.full_size.bytes >= description.default.bytes > 1e6
     assert entry.name in str(description)

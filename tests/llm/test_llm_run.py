@@ -345,7 +345,7 @@ def test_the_command_ends_with_one_line_and_code_2(server: Any, tmp_path: Path) 
     done = subprocess.run(
         [*command, "--quiet"], env=os.environ | {"PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=False
     )
-    assert time.monotonic() - first[0] < 5
+    assert time.monotonic() - first[0] < 30
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("reasonc: ") and done.stderr.count("\n") == 1
     assert not list((tmp_path / "runs").iterdir())
