@@ -35,7 +35,7 @@ from measure_kernels import (
 )
 from own_executor import measuring
 from reasoning_compiler.codegen.packing import split_packing
-from reasoning_compiler.codegen.signature import KernelArgument, read_signature
+from reasoning_compiler.codegen.signature import KernelArgument, read_signature, signature_path
 from reasoning_compiler.core.errors import ReasoningCompilerError
 from reasoning_compiler.core.processes.pool import Pool, Preparation
 from reasoning_compiler.core.processes.worker import Request
@@ -292,13 +292,26 @@ class TestMeasuring:
         # One that failed here would have been timed again alone, with fewer repeats.
         assert len(timed) == 2 and all(each.verified and len(each.latencies_secs) >= 4 for each in timed)
 
-    def test_one_that_fails_in_a_comparison_does_not_take_the_others_along(self, instrument: Instrument) -> None:
+    def test_one_that_fails_in_a_comparison_is_left_out_and_the_others_are_timed_in_turns_again(
+        self, instrument: Instrument, tmp_path: Path
+    ) -> None:
+        measured = [one(instrument, scheduled(Gemm(), tile=tile)) for tile in (8, 16)]
+        assert all(each.measurement.ok for each in measured), measured
+        goods = [each.artifact for each in measured]
+        broken = tmp_path / "kernel.so"
+        broken.write_bytes(b"no library")
+        signature_path(broken).write_text(signature_path(goods[0]).read_text())
+        instrument._checked.add(broken)  # it fails only now
+        first, second, third = instrument.confirm([goods[0], broken, goods[1]], rounds=20)
+        assert second.failure is not None and second.failure.kind == "crash"
+        # Alone, each would be timed 15 times at most.
+        assert all(each.verified and len(each.latencies_secs) >= 20 for each in (first, third)), (first, third)
+
+    def test_a_library_that_is_missing_fails_alone(self, instrument: Instrument) -> None:
         good = one(instrument, scheduled(Gemm())).artifact
-        (bad,) = instrument.measure([calling("abort")], best_secs=None)
-        assert good is not None and bad.artifact is None
-        missing = good.with_name("missing.so")
-        first, second = instrument.confirm([missing, good])
-        assert not first.ok and second.verified
+        assert good is not None
+        missing, other = instrument.confirm([good.with_name("missing.so"), good])
+        assert not missing.ok and other.verified
 
 
 def test_sixty_candidates_with_faults_of_every_kind_leave_nothing_behind(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -213,6 +214,20 @@ class TestScratch:
         (scratch.new_folder() / "file").write_text("x")
         assert scratch.new_folder() != scratch.new_folder()
         scratch.close()
+        scratch.close()
+        assert not list(tmp_path.iterdir())
+
+    def test_one_that_is_being_made_is_left_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        lock = fcntl.flock
+
+        def sweep_first(fd: int, how: int) -> None:
+            monkeypatch.setattr(fcntl, "flock", lock)
+            Scratch(tmp_path).close()  # as another process may, before the folder is locked
+            lock(fd, how)
+
+        monkeypatch.setattr(fcntl, "flock", sweep_first)
+        scratch = Scratch(tmp_path)
+        assert scratch.new_folder().is_dir()
         scratch.close()
         assert not list(tmp_path.iterdir())
 

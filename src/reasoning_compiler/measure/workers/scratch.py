@@ -1,4 +1,4 @@
-"""Temporary folders that are gone afterwards, also after a `kill -9`: the next one sweeps them away."""
+"""Temporary folders that are gone afterwards. What a `kill -9` leaves behind, the next process removes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOCK = "in-use"
 
 
 class Scratch:
-    """A folder that its owner holds a lock on while it lives.
+    """A folder that its owner holds a lock on as long as it lives.
 
     Args:
         parent: where to make it; None for the system's temporary folder.
@@ -32,7 +32,10 @@ class Scratch:
             root.mkdir(parents=True, exist_ok=True)
             _sweep(root)
             self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-            lock_fd = _lock(self.path / _LOCK)
+            # Others look for the lock by its name, and it is locked before it has that name.
+            unnamed = self.path / f".{_LOCK}"
+            lock_fd = _lock(unnamed)
+            unnamed.rename(self.path / _LOCK)
         except OSError as error:
             raise no_space(error) from None
         self._num_made = 0
@@ -49,7 +52,7 @@ class Scratch:
         return folder
 
     def close(self) -> None:
-        """Removes it, as the interpreter's end would. May be called again."""
+        """Removes it, as the end of the interpreter does. May be called again."""
         self._remove()
 
 
@@ -61,11 +64,11 @@ def no_space(error: OSError) -> ReasoningCompilerError:
 
 
 def _sweep(root: Path) -> None:
-    """Removes the folders whose owner is gone."""
+    """Removes the folders that nobody holds a lock on."""
     for folder in root.glob(_PREFIX + "*"):
         lock = folder / _LOCK
         if not lock.exists():
-            continue  # not ours, or its owner is just making it
+            continue  # none of ours, or its owner is about to lock it
         with suppress(OSError):
             fd = _lock(lock)
             if fd is not None:
