@@ -18,6 +18,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from reasoning_compiler.core.processes.child import follow_parent, kill_group
 from reasoning_compiler.core.processes.messages import receive, send
@@ -54,7 +55,7 @@ def serve_in_forks(
     def note(number: int) -> None:
         under_way[:] = number.to_bytes(_NUMBER_BYTES, "little")
 
-    def live(first: dict, death_fd: int) -> None:
+    def serve_in_child(first: dict[str, Any], death_fd: int) -> None:
         os.setpgid(0, 0)
         follow_parent(death_fd)
         note(first["number"])
@@ -73,7 +74,7 @@ def serve_in_forks(
         child = os.fork()
         if child == 0:
             os.close(parent_fd)
-            _call_and_exit(lambda first=request, fd=death_fd: live(first, fd))
+            _call_and_exit(lambda first=request, fd=death_fd: serve_in_child(first, fd))
         os.close(death_fd)
         _, status = os.waitpid(child, 0)
         os.close(parent_fd)
@@ -82,11 +83,11 @@ def serve_in_forks(
         send(reply_fd, {"died": os.waitstatus_to_exitcode(status), "over": over})
 
 
-def _call_and_exit(live: Callable[[], None]) -> None:
-    """Spends a child's life, and does not return."""
+def _call_and_exit(function: Callable[[], None]) -> None:
+    """Calls a function in a forked child, and ends the child; does not return."""
     code = 1
     try:
-        live()
+        function()
         code = 0
     except BaseException:
         traceback.print_exc()

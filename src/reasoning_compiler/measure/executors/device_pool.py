@@ -5,9 +5,9 @@
                   takes a device when it prepares,            what runs programs
                   and makes every call that may hang
 
-A device that is lost costs nobody anything: its request goes to another one, and its worker looks for a device as long
-as there is work, so one that comes back is used again. Which of the two was at fault when a session ends, the device or
-the program, is told by whether the device still answers.
+When a device is lost, its request goes to another one, and its worker looks for a device as long as there is work: one
+that comes back is used again. When a session ends early, the device is at fault if it no longer answers, else the
+program.
 """
 
 from __future__ import annotations
