@@ -71,9 +71,7 @@ def compare(spec: str, samples: int, count: Callable[[str], int]) -> dict[str, A
     return row
 
 
-def figures(
-    spec: str, samples: int, respond: Respond, preset: str, count: Callable[[str], int]
-) -> dict[str, Any]:
+def figures(spec: str, samples: int, respond: Respond, preset: str, count: Callable[[str], int]) -> dict[str, Any]:
     """Returns a run's calls, the tokens of their prompts, and tokens in all for each measured program."""
     with tempfile.TemporaryDirectory() as folder, serving(respond) as server:
         result = run(spec, server, out=Path(folder) / "run", samples=samples, preset=preset)

@@ -14,11 +14,12 @@ import math
 from bench import publish
 
 from reasoning_compiler.core.statistics import kendall_tau
-from reasoning_compiler.machine import detect
+from reasoning_compiler.machine import detect, tvm_target
 from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.instrument import Instrument
 from reasoning_compiler.session import Settings
-from reasoning_compiler.session.parts import Parts
+from reasoning_compiler.session.spaces import make_space, with_threads
+from reasoning_compiler.session.task import Task
 from reasoning_compiler.workload import parse
 
 KERNELS = ["gemm[512,4096,1024]", "llama3-attention", "flux-conv", "llama4-mlp", "deepseek-moe", "flux-attention"]
@@ -39,15 +40,17 @@ def main() -> None:
 
 def fidelity(spec: str, num: int, seed: int) -> dict[str, float | int | None]:
     machine = detect()
-    parts = Parts(parse(spec), machine, Settings(seed=seed), machine.num_cores)
-    programs = list(dict.fromkeys(parts.space.sample(1000 * seed + i) for i in range(num)))
-    modules = [parts.space.schedule(p).mod for p in programs]
+    machine, workload, settings = with_threads(machine, machine.num_cores), parse(spec), Settings(seed=seed)
+    task = Task(spec, workload, machine, settings, make_space(workload, machine, settings))
+    programs = list(dict.fromkeys(task.space.sample(1000 * seed + i) for i in range(num)))
+    modules = [task.space.schedule(p).mod for p in programs]
+    target = tvm_target(machine)
     with (
         LocalExecutor(num_threads=machine.num_cores) as executor,
-        Instrument(parts.workload, parts.target, executor, repeats=2, budget_secs=0.2, timeout_secs=20) as instrument,
+        Instrument(workload, target, executor, repeats=2, budget_secs=0.2, timeout_secs=20) as instrument,
     ):
         measured = [m.measurement for m in instrument.measure(modules, best_secs=None)]
-    pairs = [(parts.analyze(p).secs, m.latency_secs) for p, m in zip(programs, measured, strict=True) if m.ok]
+    pairs = [(task.analyze(p).secs, m.latency_secs) for p, m in zip(programs, measured, strict=True) if m.ok]
     errors = sorted(abs(math.log(prior / secs)) for prior, secs in pairs)
     fastest = min(range(len(pairs)), key=lambda i: pairs[i][1])
     rank = sorted(range(len(pairs)), key=lambda i: pairs[i][0]).index(fastest)

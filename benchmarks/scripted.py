@@ -50,9 +50,5 @@ def run(
         share: most of the measured programs that a stand-in may fill in.
         settings: of the run.
     """
-    llm = LLMSettings(
-        "scripted", base_url=server.base_url, max_prompt_tokens=max_prompt_tokens, expert_share=share
-    )
+    llm = LLMSettings("scripted", base_url=server.base_url, max_prompt_tokens=max_prompt_tokens, expert_share=share)
     return tune(workload, out=out, llm=llm, **settings)
-
-

@@ -1,6 +1,6 @@
 """How long a person waits: for `reasonc --help`, and for the first measured sample of a run.
 
-    python benchmarks/start_up.py [--repeats 5] [WORKLOAD ...]
+python benchmarks/start_up.py [--repeats 5] [WORKLOAD ...]
 """
 
 from __future__ import annotations

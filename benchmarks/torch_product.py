@@ -1,6 +1,6 @@
 """What a matrix product takes in PyTorch, for low_precision.py: prints seconds by configuration as JSON.
 
-    python benchmarks/torch_product.py M N K THREADS DTYPE
+python benchmarks/torch_product.py M N K THREADS DTYPE
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from reasoning_compiler.core.measurements import Comparison, Failure, Measuremen
 from reasoning_compiler.core.primitives import Primitive
 from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
 from reasoning_compiler.core.steps import Step
-from reasoning_compiler.journal import Header, Journal
+from reasoning_compiler.journal import Header, Journal, Rejected, read_run
 
 MACHINE = Machine(
     name="Xeon Cascade Lake",
@@ -36,6 +36,7 @@ MACHINE = Machine(
 
 def header(**changes: Any) -> Header:
     fields = {
+        "task": "gemm",
         "workload": "gemm",
         "spec": "gemm[512,4096,1024]",
         "key": "00ff",
@@ -66,6 +67,37 @@ def step(node: int, parent: int | None = 0, **changes: Any) -> Step:
     return Step(node, parent, program, **(fields | changes))
 
 
+class OneTask:
+    """A journal of a session with one task: the methods of both."""
+
+    def __init__(self, journal: Journal, task: str) -> None:
+        self.journal, self.of_task = journal, journal.task(task)
+
+    def rejected(self, *args: Any, **options: Any) -> None:
+        self.of_task.expanded([], [Rejected(*args, **options)])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.of_task if hasattr(self.of_task, name) else self.journal, name)
+
+    def __enter__(self) -> OneTask:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.journal.close()
+
+
+def new_journal(folder: Path, told: Header | None = None) -> OneTask:
+    """Returns the journal of a new session with one task."""
+    told = told or header()
+    return OneTask(Journal.create(folder, [told]), told.task)
+
+
+def old_journal(folder: Path) -> OneTask:
+    """Returns the journal of a session with one task that is gone on with."""
+    journal = Journal.resume(folder)
+    return OneTask(journal, read_run(folder).header.task)
+
+
 def write_gemm(folder: Path) -> None:
     """Writes a run of seven samples: improvements, a detour, failures, refusals and a confirmed end."""
     tiled = Program(
@@ -87,7 +119,7 @@ def write_gemm(folder: Path) -> None:
     def edit(expectation: str, **values: Any) -> Transformation:
         return Transformation(tuple(values.items()), expectation)
 
-    with Journal.create(folder, header()) as journal:
+    with new_journal(folder) as journal:
         journal.node(step(0, None))
         journal.measured(0, ok(0.412, 0.409, 0.42, 0.411, 0.415))
         journal.node(
@@ -193,7 +225,7 @@ class Event:
     args: tuple[Any, ...]
     options: dict[str, Any]
 
-    def tell(self, journal: Journal) -> None:
+    def tell(self, journal: OneTask) -> None:
         getattr(journal, self.method)(*self.args, **self.options)
 
 
@@ -222,7 +254,7 @@ def scripts(draw: st.DrawFn) -> list[Event]:
                 reasoning=draw(words),
                 predicted_secs=draw(st.none() | seconds),
             )
-            add("node", new, draw(st.none() | stage_secs))
+            add("node", new)
             num_nodes += 1
         elif kind == "stages":
             add("stages", draw(stage_secs))

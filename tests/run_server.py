@@ -25,7 +25,7 @@ from fake_instrument import FakeInstrument
 from reasoning_compiler.journal import journal as journal_module
 from reasoning_compiler.machine import detect, import_tvm
 from reasoning_compiler.measure import instrument
-from reasoning_compiler.session import loop, parts  # noqa: F401
+from reasoning_compiler.session import opening  # noqa: F401
 
 SETTINGS = {"batch": 3}
 WORKLOAD = "gemm[64,64,64]"

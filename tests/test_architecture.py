@@ -97,7 +97,7 @@ def test_imports_go_one_way() -> None:
     [
         "import reasoning_compiler.cli.main",
         "from reasoning_compiler import cli",
-        "def f():\n    from reasoning_compiler.session.loop import Loop",
+        "def f():\n    from reasoning_compiler.session.session import Session",
         "if TYPE_CHECKING:\n    from reasoning_compiler.measure.instrument import Instrument",
         "import importlib\nimportlib.import_module('reasoning_compiler.cli')",
     ],

@@ -21,8 +21,10 @@ from reasoning_compiler.core.measurements import Failure, Measurement
 from reasoning_compiler.core.programs import Program
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.machine.presets import preset
-from reasoning_compiler.session.parts import Parts
+from reasoning_compiler.search.search import Refused
 from reasoning_compiler.session.settings import Settings
+from reasoning_compiler.session.spaces import make_space, with_threads
+from reasoning_compiler.session.task import Task
 from space_kernels import conv2d, depthwise, layer_norm, softmax
 
 pytestmark = pytest.mark.tvm
@@ -60,19 +62,26 @@ def invented(program: Program, secs: float) -> Measurement:
 
 def behaviour(name: str, machine: Machine, proposer: str) -> Iterator[str]:
     workload = workloads.from_tvm(OWN[name]().mod) if name in OWN else workloads.parse(name)
-    parts = Parts(workload, machine, Settings(samples=SAMPLES, proposer=proposer, seed=3), machine.num_cores)
+    settings = Settings(samples=SAMPLES, proposer=proposer, seed=3)
     steps: list[Step] = []
     refused: list[Any] = []
-    search = parts.search(steps.append, lambda *told: refused.append(told), lambda: None)
+
+    def on_expanded(node: int, added: Sequence[Step], rejected: Sequence[Refused]) -> None:
+        steps.extend(added)
+        refused.extend((node, *each) for each in rejected)
+
+    machine = with_threads(machine, machine.num_cores)
+    task = Task(name, workload, machine, settings, make_space(workload, machine, settings), on_expanded=on_expanded)
+    search = task.search
     num = 0
     while num < SAMPLES and (batch := search.ask(min(4, SAMPLES - num))):
-        search.tell([(step.node, invented(step.program, parts.analyze(step.program).secs)) for step in batch])
+        search.tell([(step.node, invented(step.program, task.analyze(step.program).secs)) for step in batch])
         num += len(batch)
         yield f"  asked {' '.join(str(step.node) for step in batch)}"
     for step in steps:
-        analysis = parts.analyze(step.program)
+        analysis = task.analyze(step.program)
         edge = json.dumps(step.transformation.to_json()) if step.transformation else ""
-        code = parts.space.schedule(step.program)
+        code = task.space.schedule(step.program)
         yield (
             f"  {step.node} of {step.parent}: {step.program.key} by {step.proposer}, edge {digest(edge)}, "
             f"because {digest(step.reasoning)}, predicted {step.predicted_secs or 0:.9e}, "

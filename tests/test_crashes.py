@@ -16,10 +16,10 @@ pytest.importorskip("tvm")
 
 import reasoning_compiler as rc
 from fake_instrument import FakeInstrument, lasting
+from journal_examples import old_journal
 from reasoning_compiler.core.crash_markers import Crash, Risk
 from reasoning_compiler.core.errors import IllegalProgramError
 from reasoning_compiler.core.programs import UNTUNED, Transformation
-from reasoning_compiler.journal import Journal
 from reasoning_compiler.machine import detect, tvm_target
 from reasoning_compiler.measure import instrument
 from reasoning_compiler.space.space import Space
@@ -153,7 +153,7 @@ def test_a_program_of_the_tree_that_turns_out_fatal_fails_as_a_crash(fake: Calla
     run = rc.read_run(folder)
     waiting = [step for step in run.steps if step.measurement is None and step.node]
     measured = [step for step in run.steps if step.measurement is not None and step.node]
-    with Journal.resume(folder) as journal:
+    with old_journal(folder) as journal:
         for step in (*waiting, measured[0]):
             journal.crashed(Crash("SIGSEGV", Risk(step.program)))
         journal.asked([waiting[0].node])

@@ -17,7 +17,7 @@ from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.machine.targets import is_native
 from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.session import Settings
-from reasoning_compiler.session.parts import make_space
+from reasoning_compiler.session.spaces import make_space
 
 pytestmark = pytest.mark.tvm
 

@@ -14,7 +14,7 @@ from reasoning_compiler.core import errors
 from reasoning_compiler.core import primitives as language
 from reasoning_compiler.core.measurements import FailureKind
 from reasoning_compiler.core.programs import DecisionKind
-from reasoning_compiler.journal import run as journal_run
+from reasoning_compiler.journal import reading
 from reasoning_compiler.proposer.llm import answer, calls
 from reasoning_compiler.proposer.llm.settings import LLMSettings
 from reasoning_compiler.search.config import SearchConfig
@@ -76,7 +76,8 @@ def test_every_kind_of_failure_is_told():
 
 
 def test_every_event_of_the_journal_is_told():
-    events = [name.removeprefix("take_") for name in vars(journal_run._Draft) if name.startswith("take_")]
+    taken = [name for draft in (reading._SessionDraft, reading._TaskDraft) for name in vars(draft)]
+    events = [name.removeprefix("take_") for name in taken if name.startswith("take_")]
     assert "measured" in events
     assert not missing("file-formats.md", ["run", *events])
 

@@ -32,8 +32,7 @@ from reasoning_compiler.proposer.random import mutate
 from reasoning_compiler.report.explain import explain_text
 from reasoning_compiler.report.units import flops_text
 from reasoning_compiler.rules.discovery import rules_for
-from reasoning_compiler.session import tune
-from reasoning_compiler.session.explaining import explained
+from reasoning_compiler.session import explained, tune
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import parse
 from reasoning_compiler.workload.kernels import gemm as named_gemm

@@ -27,7 +27,7 @@ from reasoning_compiler.journal import JOURNAL_FILE, read_run
 from reasoning_compiler.machine import detect
 from reasoning_compiler.measure import instrument
 from reasoning_compiler.session import Settings
-from reasoning_compiler.session.parts import with_threads
+from reasoning_compiler.session.spaces import with_threads
 from reasoning_compiler.workload import parse
 
 pytestmark = pytest.mark.tvm

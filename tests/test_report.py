@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from journal_examples import Event, failed, header, ok, scripts, step, write_gemm
+from journal_examples import Event, failed, header, new_journal, ok, scripts, step, write_gemm
 from reasoning_compiler.core.machines import Peak
 from reasoning_compiler.core.primitives import Primitive
 from reasoning_compiler.core.statistics import kendall_tau
-from reasoning_compiler.journal import Header, Journal, Run, read_run
+from reasoning_compiler.journal import Header, Run, read_run
 from reasoning_compiler.report import Summary, summarize, to_json, to_text
 from reasoning_compiler.report.plot import bar, curve_lines
 from reasoning_compiler.report.units import (
@@ -33,7 +33,7 @@ def gemm(tmp_path: Path) -> Run:
 
 def told(folder: Path, *events: tuple, first: Header | None = None) -> Summary:
     """Returns the summary of a run with these events, each a method's name and its arguments."""
-    with Journal.create(folder, first or header()) as journal:
+    with new_journal(folder, first) as journal:
         for method, *args in events:
             options = args.pop() if method == "finished" else {}
             getattr(journal, method)(*args, **options)
@@ -362,7 +362,7 @@ def test_what_a_model_writes_cannot_steer_the_terminal(tmp_path: Path) -> None:
 @given(events=scripts(), width=st.integers(60, 130))
 def test_any_run_has_a_report(tmp_path_factory, events: list[Event], width: int) -> None:
     folder = tmp_path_factory.mktemp("run")
-    with Journal.create(folder, header()) as journal:
+    with new_journal(folder) as journal:
         for event in events:
             event.tell(journal)
     summary = summarize(read_run(folder))

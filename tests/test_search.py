@@ -23,7 +23,20 @@ from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.proposer.random import RandomProposer
 from reasoning_compiler.search.search import SearchConfig, TreeSearch
 from reasoning_compiler.surrogate.surrogate import Description, Surrogate
-from toy_space import Blind, Noisy, Script, Tape, ToySpace, chance_search, edit, latency_secs, measure, program, unit
+from toy_space import (
+    Blind,
+    Noisy,
+    Script,
+    Tape,
+    ToySpace,
+    chance_search,
+    each,
+    edit,
+    latency_secs,
+    measure,
+    program,
+    unit,
+)
 
 
 def ok(secs: float, **changes: bool) -> Measurement:
@@ -126,7 +139,7 @@ def scripted(
 ) -> tuple[TreeSearch, list[tuple[int, str, Transformation | None, str]]]:
     refused: list[tuple[int, str, Transformation | None, str]] = []
     search = TreeSearch(
-        ToySpace(), Script(answers), Noisy(), on_rejected=lambda *event: refused.append(event), **options
+        ToySpace(), Script(answers), Noisy(), on_expanded=each(id, lambda *event: refused.append(event)), **options
     )
     return search, refused
 
@@ -218,8 +231,7 @@ def test_every_proposal_is_either_a_node_or_refused(seed: int, illegal_share: fl
         Counting(space),
         Noisy(),
         seed=seed,
-        on_node=nodes.append,
-        on_rejected=lambda *event: refused.append(event),
+        on_expanded=each(nodes.append, lambda *event: refused.append(event)),
     )
     for _ in range(3):
         search.tell([(step.node, measure(step)) for step in search.ask(4)])
@@ -541,8 +553,10 @@ def test_a_search_is_repeated_with_predictions_of_its_own() -> None:
         99,
         illegal_share=0.4,
         predictor=Blind,
-        on_node=lambda step: told.append(("node", step)),
-        on_rejected=lambda node, who, t, why: told.append(("rejected", (node, t, why))),
+        on_expanded=each(
+            lambda step: told.append(("node", step)),
+            lambda node, who, t, why: told.append(("rejected", (node, t, why))),
+        ),
     )
     for kind, event in tape.events:
         if kind == "node":
@@ -735,8 +749,7 @@ def test_events_come_when_an_expansion_is_complete() -> None:
         Refusing(),
         Script(),
         Noisy(),
-        on_node=lambda step: events.append(step.node),
-        on_rejected=lambda node, who, t, why: events.append(why),
+        on_expanded=each(lambda step: events.append(step.node), lambda node, who, t, why: events.append(why)),
     )
     expansion = search.next_expansion()
     assert expansion is not None
@@ -750,7 +763,7 @@ def test_another_searchs_tree_is_repeated_with_predictions_of_ones_own() -> None
     for _ in range(4):
         tape.round(first, 3)
     told: list[Any] = []
-    again = chance_search(seed=9, on_node=told.append, on_rejected=lambda *event: told.append(event[0]))
+    again = chance_search(seed=9, on_expanded=each(told.append, lambda *event: told.append(event[0])))
     for kind, event in tape.events:
         if kind == "node":
             again.repeat(replace(event, predicted_secs=99.0))

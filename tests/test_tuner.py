@@ -38,7 +38,7 @@ from reasoning_compiler.machine import import_tvm
 from reasoning_compiler.measure import instrument
 from reasoning_compiler.report import summarize, to_text
 from reasoning_compiler.session import Progress, Result, load_workload, machine_of, space_of
-from reasoning_compiler.session.loop import Loop
+from reasoning_compiler.session.session import Session
 
 pytestmark = pytest.mark.tvm
 
@@ -130,7 +130,7 @@ class TestARealRun:
 
     def test_the_database_is_tvms_own(self, real: Result, tmp_path: Path) -> None:
         space = space_of(real.run)
-        count = export_database(real.run, tmp_path / "db", space=space)
+        count = export_database([(real.run, space)], tmp_path / "db")
         assert count == sum(s.measurement.counts for s in real.run.steps if s.node and s.measurement)
         from tvm.s_tir import meta_schedule as ms
 
@@ -140,7 +140,7 @@ class TestARealRun:
         assert schedule is not None
         assert import_tvm().compile(schedule.mod, target=space.target) is not None
         with pytest.raises(UsageError, match="holds a database already"):
-            export_database(real.run, tmp_path / "db", space=space)
+            export_database([(real.run, space)], tmp_path / "db")
 
     def test_a_finished_run_has_nothing_left_to_do(self, real: Result) -> None:
         before = (real.folder / JOURNAL_FILE).read_bytes()
@@ -277,7 +277,7 @@ def test_the_programs_of_another_version_are_refused(fake: Callable[..., None], 
     with pytest.raises(UsageError, match=r"made by version .* not all of it is known to this one \(.*unrolled"):
         rc.resume(folder, samples=4)
     with pytest.raises(UsageError, match=r"made by version .* not all of it is known to this one"):
-        export_database(rc.read_run(folder), tmp_path / "db", space=space_of(rc.read_run(folder)))
+        export_database([(rc.read_run(folder), space_of(rc.read_run(folder)))], tmp_path / "db")
     assert not (tmp_path / "db").exists()
     journal.write_text(text.replace('"samples":2', '"simples":2'))
     with pytest.raises(UsageError, match=r"made by version .* not all of it is known to this one \(.*simples"):
@@ -363,7 +363,7 @@ class TestEndings:
         def fail(self: FakeInstrument, *args: Any, **options: Any) -> None:
             raise error
 
-        instrument.Instrument = type("Failing", (FakeInstrument,), {"__init__": fail})
+        monkeypatch.setattr(instrument, "Instrument", type("Failing", (FakeInstrument,), {"__init__": fail}))
         with pytest.raises(UsageError if out == "taken" else type(error)):
             rc.tune(GEMM, out=out, samples=4)
         assert [path for path in sorted(tmp_path.rglob("*")) if path.name != "runs"] == before
@@ -589,11 +589,11 @@ def test_a_real_run_is_killed_and_goes_on(tmp_path: Path, after: int) -> None:
 def test_an_interrupt_reaches_whoever_called_us(
     fake: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def press(self: Loop, batch: list[Any]) -> None:
+    def press(self: Session, *turn: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_measure", press)
+        patch.setattr(Session, "_take_turn", press)
         with pytest.raises(Interrupted, match="go on with `reasonc resume") as caught:
             rc.tune(GEMM, out=tmp_path / "run", samples=4)
     assert isinstance(caught.value, KeyboardInterrupt)
@@ -608,10 +608,10 @@ def test_what_a_killed_process_could_not_save_is_saved_by_the_next(
     result = rc.tune(GEMM, out=tmp_path / "run", samples=4)
     shutil.rmtree(tmp_path / "run" / "best")
 
-    def press(self: Loop, batch: list[Any]) -> None:
+    def press(self: Session) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Loop, "_go_on", press)
+    monkeypatch.setattr(Session, "_next_turn", press)
     with pytest.raises(Interrupted):
         rc.resume(tmp_path / "run", samples=6)
     assert saved(tmp_path / "run")["node"] == result.best.step.node
@@ -622,10 +622,10 @@ def test_what_is_handed_out_after_an_interrupt_is_the_faster_one(
 ) -> None:
     fake(judge=lasting(2 * UNTUNED_SECS))
 
-    def press(self: Loop, reason: str) -> None:
+    def press(self: Session, *seat: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Loop, "_confirm", press)
+    monkeypatch.setattr(Session, "_finish", press)
     with pytest.raises(Interrupted):
         rc.tune(GEMM, out=tmp_path / "run", samples=4)
     run = rc.read_run(tmp_path / "run")

@@ -14,11 +14,11 @@ import psutil
 import pytest
 
 import reasoning_compiler
-from journal_examples import header, ok, step
+from journal_examples import new_journal, ok, old_journal, step
 from reasoning_compiler.cli import watched
 from reasoning_compiler.core.crash_markers import Crash, Note, Risk, at_risk, keep
 from reasoning_compiler.core.programs import Program
-from reasoning_compiler.journal import Journal, read_run
+from reasoning_compiler.journal import read_run
 
 SOURCE = Path(reasoning_compiler.__file__).parents[1]
 # Python imports this by itself when it starts; the watcher's own process is left as it is.
@@ -80,7 +80,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 def begin(folder: Path, *, measured: int = 1) -> None:
-    with Journal.create(folder, header()) as journal:
+    with new_journal(folder) as journal:
         journal.node(step(0, None))
         for node in range(measured):
             journal.node(step(node + 1))
@@ -198,7 +198,7 @@ def test_a_run_that_measures_between_its_crashes_goes_on(start: Start, tmp_path:
     begin(tmp_path / "run", measured=0)
     body = (
         f"if num_starts == 13: sys.exit(0)\n{RUN}"
-        "with Journal.resume('run') as journal: journal.measured(0, Measurement((1e-3,)))\n"
+        "with Journal.resume('run') as journal: journal.task('gemm').measured(0, Measurement((1e-3,)))\n"
         "with at_risk(Risk(None, seed=num_starts)): crash()"
     )
     assert end(start(body, "tune", "gemm", "-q"))[0] == 0
@@ -255,7 +255,7 @@ def test_a_note_says_the_innermost_of_what_is_under_way(monkeypatch: pytest.Monk
 def test_a_crash_survives_the_journal(tmp_path: Path, risk: Risk | None) -> None:
     begin(tmp_path / "run")
     crash = Crash("SIGBUS", risk, "postprocess (postprocess.py:36)")
-    with Journal.resume(tmp_path / "run") as journal:
+    with old_journal(tmp_path / "run") as journal:
         journal.crashed(crash)
     assert read_run(tmp_path / "run").crashes == (crash,)
 

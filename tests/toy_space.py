@@ -15,7 +15,7 @@ from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, Ti
 from reasoning_compiler.core.steps import Known, Proposal, Step
 from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.proposer.random import RandomProposer, draw
-from reasoning_compiler.search.search import TreeSearch
+from reasoning_compiler.search.search import OnExpanded, Refused, TreeSearch
 
 DOMAINS: dict[str, TileDomain | ChoiceDomain] = {
     "C": ChoiceDomain(("plain", "packed")),
@@ -143,8 +143,10 @@ class Tape:
     def start(self) -> TreeSearch:
         """Returns a new search whose events are recorded."""
         return self.make(
-            on_node=lambda step: self.events.append(("node", step)),
-            on_rejected=lambda node, who, t, why: self.events.append(("rejected", (node, t, why))),
+            on_expanded=each(
+                lambda step: self.events.append(("node", step)),
+                lambda node, who, t, why: self.events.append(("rejected", (node, t, why))),
+            )
         )
 
     def round(self, search: TreeSearch, num: int) -> list[Step]:
@@ -186,7 +188,19 @@ class Tape:
         return search
 
     def start_silent(self) -> TreeSearch:
-        return self.make(on_node=lambda step: None, on_rejected=lambda node, who, t, why: None)
+        return self.make()
+
+
+def each(on_node: Callable[[Step], Any], on_refused: Callable[..., Any]) -> OnExpanded:
+    """Returns what calls `on_node` with each new node, and `on_refused` with (node, proposer, transformation, why)."""
+
+    def on_expanded(node: int, added: Sequence[Step], refused: Sequence[Refused]) -> None:
+        for step in added:
+            on_node(step)
+        for told in refused:
+            on_refused(node, *told)
+
+    return on_expanded
 
 
 def chance_search(

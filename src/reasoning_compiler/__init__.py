@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from reasoning_compiler import workload as workloads
     from reasoning_compiler.deploy import load as load
     from reasoning_compiler.journal import read_run as read_run
+    from reasoning_compiler.journal import read_session as read_session
     from reasoning_compiler.machine import detect as detect
     from reasoning_compiler.search.search import SearchConfig as SearchConfig
     from reasoning_compiler.session import Result as Result
+    from reasoning_compiler.session import SessionResult as SessionResult
     from reasoning_compiler.session import Settings as Settings
     from reasoning_compiler.session import resume as resume
     from reasoning_compiler.session import tune as tune
@@ -29,10 +31,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "Result": "session",
     "SearchConfig": "search.search",
+    "SessionResult": "session",
     "Settings": "session",
     "detect": "machine",
     "load": "deploy",
     "read_run": "journal",
+    "read_session": "journal",
     "resume": "session",
     "tune": "session",
 }

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.proposer.llm.budget import Budget, BudgetRefusal, Reservation
+from reasoning_compiler.proposer.llm.budget import Budget, BudgetRefusal, Reservation, Spending
 from reasoning_compiler.proposer.llm.prices import Price, PriceList, Usage
 from reasoning_compiler.proposer.llm.scrub import Scrubber
 
@@ -82,7 +82,7 @@ def test_calls_without_a_price_are_counted() -> None:
     budget.reserve(10, 100, PriceList("ollama:x")).charge(Usage(10, 5), None)
     assert (budget.spent.usd, budget.spent.unpriced_calls) == (0.0, 1)
     assert str(budget.spent) == "1 calls, 10 tokens in and 5 out, cost unknown"
-    assert str(budget.spent.plus(Usage(1, 1), 0.5)).endswith("$0.5000 and 1 calls of unknown cost")
+    assert str(budget.spent + Spending.of_call(Usage(1, 1), 0.5)).endswith("$0.5000 and 1 calls of unknown cost")
 
 
 @pytest.mark.parametrize("limits", [{"max_calls": 17}, {"max_tokens": 20_000}, {"max_usd": 0.05}])

@@ -316,8 +316,8 @@ def test_an_interrupted_run_goes_on_where_its_transcript_ends(setup: Any) -> Non
 def test_children_are_written_behind_their_exchange(setup: Any) -> None:
     run = setup(answer(TILES, {UNROLL: 0}))
     proposal = run.propose()
-    assert run.model.transcript.link(5, proposal.transformations[1], 9, "abcd")
-    assert not run.model.transcript.link(5, Transformation(((PAD, 4),)), 10, "ef")
+    assert run.model.transcript.link("", 5, proposal.transformations[1], 9, "abcd")
+    assert not run.model.transcript.link("", 5, Transformation(((PAD, 4),)), 10, "ef")
     (exchange,) = read_transcript(run.path)
     assert [(o.node, o.program) for o in exchange.outcomes] == [(None, None), (9, "abcd")]
 
@@ -338,7 +338,7 @@ def test_settings_make_the_model_of_a_run(tmp_path: Path) -> None:
     with FakeServer(Script("ok")) as server:
         settings = LLMSettings("fake", base_url=server.base_url, budget_usd=1.0, price="1/2", max_output_tokens=77)
         model = open_model(settings, transcript=Transcript(tmp_path / "t.jsonl"))
-        assert model.ask(Question((Message("user", "hi"),), 0, "key", 1, "1")).usd == pytest.approx(0.0014)
+        assert model.ask(Question((Message("user", "hi"),), "", 0, "key", 1, "1")).usd == pytest.approx(0.0014)
         model.close()
     assert server.requests[0]["max_tokens"] == 77
     assert (settings.prompt_tokens, LLMSettings("openai:x").prompt_tokens) == (4000, 8000)

@@ -36,7 +36,7 @@ from reasoning_compiler.proposer.llm.proposer import LLMProposer
 from reasoning_compiler.proposer.llm.transcript import Exchange, read_transcript
 from reasoning_compiler.report import summarize
 from reasoning_compiler.session import LLMSettings, Result
-from reasoning_compiler.session.loop import Loop
+from reasoning_compiler.session.session import Session
 
 pytestmark = [pytest.mark.tvm, pytest.mark.filterwarnings("ignore:coroutine.*never awaited")]
 
@@ -251,25 +251,25 @@ def test_a_model_that_is_never_of_use_leaves_the_run_to_the_expert(server: Any) 
 
 def test_a_proposer_with_a_bug_costs_answers_and_not_the_run(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     real_propose = LLMProposer.propose
-    loops: list[Loop] = []
-    real_init = Loop.__init__
+    sessions: list[Session] = []
+    real_init = Session.__init__
 
     def propose(self: LLMProposer, context: Any, num: int, rng: Any) -> Any:
         if context.node.node % 2 == 0:
             raise KeyError("a bug")
         return real_propose(self, context, num, rng)
 
-    def init(self: Loop, *args: Any, **kwargs: Any) -> None:
+    def init(self: Session, *args: Any, **kwargs: Any) -> None:
         real_init(self, *args, **kwargs)
-        loops.append(self)
+        sessions.append(self)
 
     monkeypatch.setattr(LLMProposer, "propose", propose)
-    monkeypatch.setattr(Loop, "__init__", init)
+    monkeypatch.setattr(Session, "__init__", init)
     result = tune(server(respond=GOOD), samples=12)
     assert result.run.num_samples == 12
     whys = [refused.why for refused in result.run.rejected if refused.transformation is None]
     assert any("the proposer failed with KeyError: 'a bug'" in why for why in whys)
-    assert all(node.pending == node.unobserved == 0 for node in loops[0]._search.tree.nodes)
+    assert all(node.pending == node.unobserved == 0 for node in sessions[0]._seats[0].task.search.tree.nodes)
 
 
 # -- what no later call mends -------------------------------------------------------------------------------------

@@ -46,10 +46,10 @@ def test_a_torn_line_is_skipped_and_numbering_goes_on(tmp_path: Path) -> None:
         file.write('{"v": 1, "type": "excha')
     resumed = Transcript(path)
     assert resumed.append(exchange(node=4)) == 2
-    assert resumed.link(3, EDIT, 8, "key8") and resumed.link(4, EDIT, 9, "key9")
-    assert not resumed.link(4, EDIT, 10, "key10")
+    assert resumed.link("", 3, EDIT, 8, "key8") and resumed.link("", 4, EDIT, 9, "key9")
+    assert not resumed.link("", 4, EDIT, 10, "key10")
     assert [(e.id, e.node, e.outcomes[0].node) for e in read_transcript(path)] == [(1, 3, 8), (2, 4, 9)]
-    assert not Transcript(path).link(3, EDIT, 8, "key8")  # said already
+    assert not Transcript(path).link("", 3, EDIT, 8, "key8")  # said already
 
 
 @pytest.mark.parametrize(

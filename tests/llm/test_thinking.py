@@ -18,7 +18,7 @@ from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.proposer.random import RandomProposer, mutate
 from reasoning_compiler.search.search import TreeSearch
 from reasoning_compiler.session.thinking import Thinker
-from toy_space import Blind, ToySpace, measure
+from toy_space import Blind, ToySpace, each, measure
 
 
 class Slow:
@@ -86,7 +86,7 @@ class Rig:
             Blind(),
             fallback=expert,
             stand_ins=("random",),
-            on_rejected=lambda *event: self.refused.append(event),
+            on_expanded=each(id, lambda *event: self.refused.append(event)),
         )
         given = {"concurrency": 3, "children": 4} | options
         self.thinker = Thinker(self.search, proposer, stand_in=expert if stand_in else None, max_stood_in=most, **given)

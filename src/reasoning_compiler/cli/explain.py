@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from reasoning_compiler.cli.options import Json
+from reasoning_compiler.cli.options import Json, TaskName, one_or_by_task
 
 
 def register(app: typer.Typer) -> None:
@@ -20,22 +20,25 @@ def explain(
     node: Annotated[
         int | None, typer.Option(help="A node of the tree; the untuned and the best program if not given.", min=0)
     ] = None,
+    task: TaskName = None,
     json: Json = False,
 ) -> None:
     """Show what limits a program, by block: register tile, vectors, cores, caches, memory traffic, roofline reached.
 
     The figures come from the analysis, a model of the machine; the time and the share of the roofline were measured.
     """
-    from reasoning_compiler.journal import read_run
+    from reasoning_compiler.journal import read_session
     from reasoning_compiler.report.explain import explain_json, explain_text
     from reasoning_compiler.session import explained, machine_of
 
-    found = read_run(run)
-    programs = explained(found, node)
-    machine = machine_of(found)
+    session = read_session(run)
+    runs = session.chosen(task) if node is None else (session.run(task),)
+    told = [(each, explained(each, node), machine_of(each)) for each in runs]
     if json:
-        typer.echo(json_module.dumps(explain_json(programs, found.header, machine), indent=2))
+        records = [explain_json(programs, each.header, machine) for each, programs, machine in told]
+        typer.echo(json_module.dumps(one_or_by_task(runs, records), indent=2))
         return
-    typer.echo(explain_text(programs, found.header, machine), nl=False)
-    if node is None and found.outcome.step is None:
-        typer.echo("\nThere is no best program: nothing has been measured and verified.")
+    for each, programs, machine in told:
+        typer.echo(explain_text(programs, each.header, machine), nl=False)
+        if node is None and each.outcome.step is None:
+            typer.echo("\nThere is no best program: nothing has been measured and verified.")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from reasoning_compiler.cli.options import TaskName, saved_library
 from reasoning_compiler.core.errors import UsageError
 
 
@@ -22,24 +23,22 @@ def export(
     database: Annotated[
         Path | None, typer.Option(help="A folder for MetaSchedule's JSON database of everything that was measured.")
     ] = None,
+    task: TaskName = None,
 ) -> None:
     """Write the best program as a library, with the code that loads it, or as MetaSchedule's database."""
     from reasoning_compiler.deploy import export_database, loading_code, save
-    from reasoning_compiler.deploy.best import LIBRARY_FILE
-    from reasoning_compiler.journal import read_run
+    from reasoning_compiler.journal import read_session
 
-    found = read_run(run)
+    session = read_session(run)
     if out is None and database is None:
         raise UsageError("nothing to write: give `--out lib.so`, `--database FOLDER`, or both")
     if out is not None:
-        library = run / "best" / LIBRARY_FILE
-        if not library.exists():
-            raise UsageError(f"`{run}` has no library yet; go on with `reasonc resume {run}`")
+        found = session.run(task)
         about = {"workload": found.header.spec, "num_threads": int(found.header.fingerprint["threads"])}
-        save(library, out, about=about)
+        save(saved_library(found), out, about=about)
         typer.echo(f"# {out} holds the best program of {run}. To use it:\n\n{loading_code(out)}")
     if database is not None:
         from reasoning_compiler.session import space_of
 
-        count = export_database(found, database, space=space_of(found))
+        count = export_database([(each, space_of(each)) for each in session.chosen(task)], database)
         typer.echo(f"# {database} holds {count} tuning records in MetaSchedule's format.")

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from reasoning_compiler.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from reasoning_compiler.journal import Run
 
 Batch = Annotated[int, typer.Option(help="Programs measured between two looks at the tree.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end, and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+TaskName = Annotated[
+    str | None, typer.Option("--task", help="One task of a session of several, by the name that the report gives it.")
+]
 Threads = Annotated[int | None, typer.Option(help="Threads to use; all physical cores if not given.")]
 Timeout = Annotated[float, typer.Option(help="Seconds that one program may take.")]
 
@@ -18,3 +29,20 @@ Timeout = Annotated[float, typer.Option(help="Seconds that one program may take.
 def command_line() -> str:
     """Returns the command line of this process, as a shell takes it; results and journals keep it."""
     return shlex.join(["reasonc", *sys.argv[1:]])
+
+
+def one_or_by_task(runs: Sequence[Run], records: Sequence[Any]) -> Any:
+    """Returns the only record, or those of several runs by the names of their tasks."""
+    if len(records) == 1:
+        return records[0]
+    return {"tasks": {run.header.task: record for run, record in zip(runs, records, strict=True)}}
+
+
+def saved_library(run: Run) -> Path:
+    """Returns the library that a run has saved. Raises UsageError where there is none yet."""
+    from reasoning_compiler.deploy.best import LIBRARY_FILE
+
+    library = run.best_folder / LIBRARY_FILE
+    if not library.exists():
+        raise UsageError(f"`{run.folder}` has no library yet; go on with `reasonc resume {run.folder}`")
+    return library

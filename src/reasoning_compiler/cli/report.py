@@ -18,11 +18,12 @@ def register(app: typer.Typer) -> None:
 
 def report(run: Annotated[Path, typer.Argument(help="The run folder.")], json: Json = False) -> None:
     """Show a run: its result, its samples, who proposed what, where the time went, the path to the best."""
-    from reasoning_compiler.journal import read_run
-    from reasoning_compiler.report import summarize, to_text
+    from reasoning_compiler.journal import read_session
+    from reasoning_compiler.report import session_text, summarize
 
-    found = read_run(run)
+    found = read_session(run)
     if json:
         typer.echo(json_text(found))
     else:
-        typer.echo(to_text(summarize(found), width=min(100, shutil.get_terminal_size((100, 24)).columns)))
+        width = min(100, shutil.get_terminal_size((100, 24)).columns)
+        typer.echo(session_text([summarize(each) for each in found.runs], width=width))

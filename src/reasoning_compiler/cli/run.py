@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reasoning_compiler.cli.options import Json
-from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.cli.options import Json, TaskName, one_or_by_task, saved_library
+
+if TYPE_CHECKING:
+    from reasoning_compiler.core.measurements import Measurement
+    from reasoning_compiler.journal import Run
 
 
 def register(app: typer.Typer) -> None:
@@ -19,38 +22,50 @@ def register(app: typer.Typer) -> None:
 def run(
     run: Annotated[Path, typer.Argument(help="The run folder.")],
     rounds: Annotated[int, typer.Option(help="Timings of each, in turns.", min=1)] = 10,
+    task: TaskName = None,
     json: Json = False,
 ) -> None:
     """Time the saved library against the untuned program, in a fresh process, results verified.
 
     What was measured on devices is timed there.
     """
+    from reasoning_compiler.journal import read_session
+
+    runs = read_session(run).chosen(task)
+    records = []
+    for each in runs:
+        if not json and len(runs) > 1:
+            typer.echo(f"{each.header.task}:")
+        tuned, untuned = _timed(each, rounds)
+        speedup = untuned.latency_secs / tuned.latency_secs if tuned.ok and untuned.ok else None
+        records.append({"tuned": tuned.to_json(), "untuned": untuned.to_json(), "speedup": speedup})
+        if not json:
+            _tell(tuned, untuned, speedup)
+    if json:
+        typer.echo(json_module.dumps(one_or_by_task(runs, records), indent=2))
+
+
+def _timed(run: Run, rounds: int) -> tuple[Measurement, Measurement]:
+    """Returns what the saved library and the untuned program of a task take."""
     from reasoning_compiler.deploy import time_against_untuned
-    from reasoning_compiler.deploy.best import LIBRARY_FILE
-    from reasoning_compiler.journal import read_run
-    from reasoning_compiler.report.units import time_text
     from reasoning_compiler.session import NOT_KEPT, devices_of, load_workload
 
-    found = read_run(run)
-    library = run / "best" / LIBRARY_FILE
-    if not library.exists():
-        raise UsageError(f"`{run}` has no library yet; go on with `reasonc resume {run}`")
-    if found.header.own_reference:
+    library = saved_library(run)
+    if run.header.own_reference:
         typer.echo(f"note: {NOT_KEPT}", err=True)
-    threads = int(found.header.fingerprint["threads"])
-    tuned, untuned = time_against_untuned(
+    return time_against_untuned(
         library,
-        load_workload(found),
-        num_threads=threads,
+        load_workload(run),
+        num_threads=int(run.header.fingerprint["threads"]),
         rounds=rounds,
-        flush_cache=bool(found.config.get("flush_cache")),
-        devices=devices_of(found),
+        flush_cache=bool(run.config.get("flush_cache")),
+        devices=devices_of(run),
     )
-    speedup = untuned.latency_secs / tuned.latency_secs if tuned.ok and untuned.ok else None
-    if json:
-        record = {"tuned": tuned.to_json(), "untuned": untuned.to_json(), "speedup": speedup}
-        typer.echo(json_module.dumps(record, indent=2))
-        return
+
+
+def _tell(tuned: Measurement, untuned: Measurement, speedup: float | None) -> None:
+    from reasoning_compiler.report.units import time_text
+
     for name, measurement in (("tuned", tuned), ("untuned", untuned)):
         if measurement.ok:
             spread = f"{time_text(min(measurement.latencies_secs))} to {time_text(max(measurement.latencies_secs))}"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from reasoning_compiler.cli.options import Json
+from reasoning_compiler.cli.options import Json, TaskName
 from reasoning_compiler.core.errors import UsageError
 
 
@@ -19,20 +19,21 @@ def register(app: typer.Typer) -> None:
 def transcript(
     run: Annotated[Path, typer.Argument(help="The run folder.")],
     number: Annotated[int | None, typer.Argument(help="One exchange; all in a line each if not given.")] = None,
+    task: TaskName = None,
     json: Json = False,
 ) -> None:
     """Show the exchanges with a language model, or one of them whole, with what came of it."""
-    from reasoning_compiler.journal import TRANSCRIPT_FILE, read_run
+    from reasoning_compiler.journal import TRANSCRIPT_FILE, read_session
     from reasoning_compiler.proposer.llm.transcript import read_transcript
     from reasoning_compiler.report.exchange import exchange_line, exchange_text
 
-    found = read_run(run)
+    found = read_session(run)
     path = run / TRANSCRIPT_FILE
     if not path.exists():
         settings = found.config.get("proposer", "")
         why = f"it repeats {settings[7:]}" if settings.startswith("replay:") else "it was not made with `--llm`"
         raise UsageError(f"`{run}` has no transcript; {why}")
-    exchanges = read_transcript(path)
+    exchanges = [e for e in read_transcript(path) if task is None or e.task == task]
     if number is not None:
         exchanges = [e for e in exchanges if e.id == number]
         if not exchanges:

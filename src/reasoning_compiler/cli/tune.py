@@ -1,4 +1,4 @@
-"""`reasonc tune`: tune a kernel, on this machine or on devices elsewhere."""
+"""`reasonc tune`: tune kernels, on this machine or on devices elsewhere."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def register(app: typer.Typer) -> None:
 
 def tune(
     workload: Annotated[
-        str,
+        list[str],
         typer.Argument(
             help="A named kernel (`reasonc workloads`), as llama3-attention or llama3-attention[seq_len=512], "
-            "or a kernel of yours, as kernels.py:my_matmul."
+            "or a kernel of yours, as kernels.py:my_matmul; or several, which share the samples."
         ),
     ],
-    samples: Annotated[int, typer.Option(help="Programs to measure.")] = 64,
+    samples: Annotated[int, typer.Option(help="Programs to measure, of all kernels together.")] = 64,
     minutes: Annotated[float | None, typer.Option(help="Stop after this many minutes.")] = None,
     patience: Annotated[
         int | None, typer.Option(help="Stop after this many samples in a row without a faster one.")
@@ -66,7 +66,7 @@ def tune(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Tune a kernel: search for a fast program, verify it, save it as a library."""
+    """Tune a kernel, or several: search for fast programs, verify them, save them as libraries."""
     from reasoning_compiler.session import Settings
     from reasoning_compiler.session import tune as tune_workload
 
@@ -102,7 +102,7 @@ def tune(
     )
     conduct(
         lambda watch: tune_workload(
-            workload,
+            workload if len(workload) > 1 else workload[0],
             out=out,
             settings=settings,
             on_progress=watch,

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from reasoning_compiler.cli.options import one_or_by_task
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from reasoning_compiler.core.steps import Step
-    from reasoning_compiler.journal import Run
-    from reasoning_compiler.session import Progress, Result
+    from reasoning_compiler.journal import SessionRecord
+    from reasoning_compiler.session import Progress, Result, SessionResult
 
 _DOING = {
     "starting": "starting",
@@ -34,7 +36,9 @@ _BAR_WIDTH = 30
 _QUIET_SECS = 30.0  # after so long without a line, a log gets one
 
 
-def conduct(work: Callable[[Callable[[Progress], None]], Result], *, quiet: bool, as_json: bool) -> None:
+def conduct(
+    work: Callable[[Callable[[Progress], None]], Result | SessionResult], *, quiet: bool, as_json: bool
+) -> None:
     """Shows a run while it goes on, what it came to, and how to go on; ends with 130 where it was interrupted.
 
     Args:
@@ -131,6 +135,8 @@ def _status(progress: Progress, elapsed_secs: float) -> str:
     from reasoning_compiler.report.units import time_text
 
     text = f"{progress.num_samples}/{progress.max_samples} samples"
+    if progress.task:
+        text += f", {progress.task}"
     if progress.best_secs is not None:
         text += f", best {time_text(progress.best_secs)}"
         if progress.untuned_secs is not None:
@@ -148,45 +154,54 @@ def _improvement(progress: Progress) -> str:
     if progress.untuned_secs is not None:
         faster = f"  {progress.untuned_secs / progress.best_secs:>6.3g}× untuned"
     width = shutil.get_terminal_size((120, 24)).columns
-    line = f"{progress.num_samples:>4}  {time_text(progress.best_secs):>9}{faster}  {_thought(step)}"
+    task = f"{progress.task}  " if progress.task else ""
+    line = f"{progress.num_samples:>4}  {task}{time_text(progress.best_secs):>9}{faster}  {_thought(step)}"
     return line if len(line) < width else line[: width - 2] + "…"
 
 
 def _thought(step: Step) -> str:
-    from reasoning_compiler.report.text import printable
+    from reasoning_compiler.report.lines import printable
 
     return f"{step.proposer}: {printable(step.reasoning)}"
 
 
-def json_text(run: Run) -> str:
-    """Returns a run's report as JSON text, with where its folder and its library are."""
+def json_text(session: SessionRecord) -> str:
+    """Returns a session's report as JSON text, with where its folder and its libraries are."""
     from reasoning_compiler.deploy.best import LIBRARY_FILE
     from reasoning_compiler.report import summarize, to_json
 
-    library = run.folder.resolve() / "best" / LIBRARY_FILE
-    places = {"folder": str(run.folder.resolve()), "library": str(library) if library.exists() else None}
-    return json.dumps(to_json(summarize(run)) | places, indent=2)
+    records = []
+    for run in session.runs:
+        library = run.best_folder.resolve() / LIBRARY_FILE
+        places = {"folder": str(run.folder.resolve()), "library": str(library) if library.exists() else None}
+        records.append(to_json(summarize(run)) | places)
+    return json.dumps(one_or_by_task(session.runs, records), indent=2)
 
 
-def _finish(result: Result, *, as_json: bool) -> None:
+def _finish(result: Result | SessionResult, *, as_json: bool) -> None:
+    from reasoning_compiler.journal import read_session
+
+    session = read_session(result.folder)
     if as_json:
-        typer.echo(json_text(result.run))
+        typer.echo(json_text(session))
         return
     typer.echo(result.report())
     folder = shlex.quote(str(result.folder))
-    typer.echo(f"Everything is in {folder}: the library in best/, the journal in journal.jsonl.")
+    is_several = len(session.runs) > 1
+    libraries = "the libraries in best/, by task" if is_several else "the library in best/"
+    typer.echo(f"Everything is in {folder}: {libraries}, the journal in journal.jsonl.")
     typer.echo(f"Time it again: reasonc run {folder}")
-    typer.echo(f"Take it along: reasonc export {folder} --out kernel.so")
-    typer.echo(f"Search longer: reasonc resume {folder} --samples {2 * result.run.num_samples}")
+    typer.echo(f"Take it along: reasonc export {folder} --out kernel.so{' --task NAME' if is_several else ''}")
+    typer.echo(f"Search longer: reasonc resume {folder} --samples {2 * session.num_samples}")
 
 
 def _interrupted(folder: Path, *, as_json: bool) -> None:
-    from reasoning_compiler.journal import read_run
-    from reasoning_compiler.report import summarize, to_text
+    from reasoning_compiler.journal import read_session
+    from reasoning_compiler.report import session_text, summarize
 
-    run = read_run(folder)
+    session = read_session(folder)
     if as_json:
-        typer.echo(json_text(run))
-    elif run.num_samples:
-        typer.echo(to_text(summarize(run)))
+        typer.echo(json_text(session))
+    elif session.num_samples:
+        typer.echo(session_text([summarize(run) for run in session.runs]))
         typer.echo(f"The best so far is in {folder}/best.")

@@ -146,7 +146,7 @@ class _Signals:
 
 def _keep(crash: Crash, folder: str) -> int:
     """Returns how many measurements a run has, to whose journal the crash has been added."""
-    from reasoning_compiler.journal import Journal, read_run
+    from reasoning_compiler.journal import Journal, read_session
 
     if not folder:
         where = f", in {crash.where}" if crash.where else ""
@@ -156,7 +156,7 @@ def _keep(crash: Crash, folder: str) -> int:
         )
     with Journal.resume(folder) as journal:
         journal.crashed(crash)
-    return len(read_run(folder).samples)
+    return sum(len(run.samples) for run in read_session(folder).runs)
 
 
 def _check(crashes: Sequence[Crash], folder: str) -> None:

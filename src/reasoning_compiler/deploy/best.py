@@ -37,7 +37,7 @@ def save_best(
     measurement = step.measurement.to_json() if step.measurement else None
     trace = schedule.trace.as_json() if schedule.trace is not None else []
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         files = library_files(artifact, folder / LIBRARY_FILE, about=about)
         files[folder / "trace.json"] = (json.dumps(trace, default=_plain) + "\n").encode()
         files[folder / "schedule.py"] = (schedule.mod.script() + "\n").encode()

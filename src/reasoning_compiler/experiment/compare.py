@@ -113,9 +113,9 @@ def _run(
         raise UsageError(f"`repeats` is {repeats!r}; it must be a whole number of at least 1")
     for variant in chosen:
         if variant.settings is not None and variant.settings.llm is not None:
-            from reasoning_compiler.session.model import Model
+            from reasoning_compiler.session.model import checked_client
 
-            Model(variant.settings)  # says now what is wrong with the model, its key or its budget
+            checked_client(variant.settings)  # says now what is wrong with the model, its key or its budget
     if len({is_landscape(each) for each in workloads}) > 1:
         raise UsageError("`workloads` has recordings and workloads to be measured; compare them one after the other")
     places = [open_place(os.fspath(each), settings) for each in workloads]

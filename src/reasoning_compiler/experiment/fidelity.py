@@ -20,7 +20,7 @@ from reasoning_compiler.core.steps import Known
 from reasoning_compiler.experiment.experiment import PLAN_FILE, RESULTS_FILE
 from reasoning_compiler.experiment.landscape import Landscape
 from reasoning_compiler.experiment.landscape_file import is_landscape, read_landscape
-from reasoning_compiler.journal import JOURNAL_FILE, Run, read_run
+from reasoning_compiler.journal import JOURNAL_FILE, Run, read_session
 from reasoning_compiler.report.fidelity import Agreement, Stage, agreement, of_runs, predicts_scores
 
 _SEEN = (0, 16, 64, 256)  # programs of a recording that the surrogate has seen
@@ -108,10 +108,10 @@ def of_landscape(landscape: Landscape, *, seed: int = 0) -> Fidelity:
 def _runs(path: Path) -> Iterator[Run]:
     """Yields the run in a folder, or the runs of an experiment's results folder."""
     if (path / JOURNAL_FILE).exists():
-        yield read_run(path)
+        yield from read_session(path).runs
     elif (path / PLAN_FILE).exists() or (path / RESULTS_FILE).exists():
         for journal in sorted(path.glob(f"cells/*/{JOURNAL_FILE}")):
-            yield read_run(journal.parent)
+            yield from read_session(journal.parent).runs
     else:
         raise UsageError(f"`{path}` is no run folder, no folder of results and no recording")
 

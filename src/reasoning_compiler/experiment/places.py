@@ -127,7 +127,7 @@ class Hardware:
 
     def __init__(self, spec: str, settings: Settings) -> None:
         from reasoning_compiler.machine import chosen_threads, detect, fingerprint
-        from reasoning_compiler.session.parts import with_threads
+        from reasoning_compiler.session.spaces import with_threads
         from reasoning_compiler.session.tune import as_workload
 
         found = detect()
@@ -170,7 +170,7 @@ class Hardware:
         from reasoning_compiler.experiment.evolutionary import evolutionary
         from reasoning_compiler.machine import tvm_target
         from reasoning_compiler.rules.metaschedule import space_generator
-        from reasoning_compiler.session.parts import space_rules
+        from reasoning_compiler.session.spaces import space_rules
 
         works_on(None)
         started = time.perf_counter()

@@ -21,7 +21,7 @@ from reasoning_compiler.experiment.restrict import Restricted, restrict
 from reasoning_compiler.machine import detect, differences, fingerprint, tvm_target
 from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.instrument import Instrument
-from reasoning_compiler.session.parts import with_threads
+from reasoning_compiler.session.spaces import with_threads
 from reasoning_compiler.session.tune import as_workload
 
 _BATCH = 8  # programs built together

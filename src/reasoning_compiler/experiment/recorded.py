@@ -8,13 +8,13 @@ from typing import Any
 
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.core.measurements import Measurement
+from reasoning_compiler.core.phases import Stopwatch
 from reasoning_compiler.core.programs import Program
-from reasoning_compiler.core.steps import Step
 from reasoning_compiler.experiment.landscape import Landscape
 from reasoning_compiler.journal import Header, Journal, Run, read_run
 from reasoning_compiler.measure.instrument import Measured
-from reasoning_compiler.session.loop import Loop
-from reasoning_compiler.session.parts import Parts
+from reasoning_compiler.session.opening import Plan, make_seat
+from reasoning_compiler.session.session import Session
 from reasoning_compiler.session.settings import Progress, Settings
 
 _UNTUNED = Path("untuned")
@@ -42,22 +42,23 @@ def search(
         NothingMeasuredError: all programs that the search found have failed.
     """
     check(settings)
-    model = None
+    client = None
     if settings.llm is not None:
-        from reasoning_compiler.session.model import Model
+        from reasoning_compiler.session.model import Model, checked_client
 
-        model = Model(settings)
-    parts = RecordedParts(landscape, settings)
+        client = checked_client(settings)
+    machine = landscape.machine
+    workload: Any = landscape.workload
     header = Header.of(
-        landscape.workload,
-        machine=landscape.machine,
-        fingerprint=landscape.fingerprint,
-        config=settings.to_json(),
-        command=command,
+        workload, machine=machine, fingerprint=landscape.fingerprint, config=settings.to_json(), command=command
     )
-    with Journal.create(folder, header) as journal:
+    clock = Stopwatch()
+    with Journal.create(folder, [header]) as journal:
+        model = Model(settings, client, journal, earlier=None) if client is not None else None
         instrument: Any = RecordedInstrument(landscape)
-        _RecordedLoop(parts, instrument, journal, model=model, recorded=None, on_progress=on_progress).run()
+        plan = Plan(header, workload)
+        seat = make_seat(plan, machine, settings, landscape, instrument, journal, clock=clock, best=None, model=model)
+        Session([seat], journal, settings, clock=clock, model=model, on_progress=on_progress).run()
     return read_run(folder)
 
 
@@ -68,23 +69,6 @@ def check(settings: Settings) -> None:
         raise UsageError(
             "a recording holds no schedules, which the paper's proposals and replays need; give a workload instead"
         )
-
-
-class RecordedParts(Parts):
-    """The parts of a run whose space is a landscape.
-
-    Args:
-        landscape: what was recorded.
-        settings: of the run.
-    """
-
-    def __init__(self, landscape: Landscape, settings: Settings) -> None:
-        self._landscape = landscape
-        workload: Any = landscape.workload
-        super().__init__(workload, landscape.machine, settings, landscape.machine.num_cores)
-
-    def _make_space(self) -> Landscape:
-        return self._landscape
 
 
 class RecordedInstrument:
@@ -125,10 +109,3 @@ class RecordedInstrument:
 
     def noise(self, artifact: Path) -> None:
         """Returns None: a record does not vary."""
-
-
-class _RecordedLoop(Loop):
-    """The loop, but for the library: there is none."""
-
-    def _save(self, step: Step, measurement: Measurement) -> None:
-        pass

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.journal import read_run
+from reasoning_compiler.journal import read_session
 from reasoning_compiler.search.config import SearchConfig
 from reasoning_compiler.session.settings import LLMSettings, Settings
 
@@ -68,7 +68,7 @@ class Variant:
         if not self.replays:
             return settings
         for folder in self.replays:
-            if read_run(folder).header.key == key:
+            if key in [run.header.key for run in read_session(folder).runs]:
                 return replace(settings, proposer=f"replay:{folder.resolve()}", llm=None)
         raise UsageError(f"`replay`: none of {', '.join(map(str, self.replays))} is a run of this workload")
 
@@ -94,7 +94,7 @@ def methods(
             raise UsageError(f"there is no method `{name}`; there are {', '.join(METHODS)}")
         if names.count(name) > 1:
             raise UsageError(f"`methods` has {name} twice; name each once")
-    presets = {folder: read_run(folder).config.get("preset") for folder in replays}
+    presets = {folder: read_session(folder).config.get("preset") for folder in replays}
     unused = [folder for folder, preset in presets.items() if ("paper" if preset == "paper" else "llm") not in names]
     if unused:
         raise UsageError(f"`replay` {unused[0]} is a run with the preset {presets[unused[0]]}: no method repeats it")
@@ -112,7 +112,7 @@ def _method(name: str, base: Settings, llm: LLMSettings | None, replays: tuple[P
     if name == "expert":
         return Variant(name, says, replace(base, proposer="expert"))
     preset = "paper" if name == "paper" else "default"
-    mine = tuple(folder for folder in replays if read_run(folder).config.get("preset") == preset)
+    mine = tuple(folder for folder in replays if read_session(folder).config.get("preset") == preset)
     if mine:
         replayed = replace(base, proposer=f"replay:{mine[0].resolve()}", preset=preset)
         return Variant(name, f"{says} (replayed)", replayed, replays=mine)

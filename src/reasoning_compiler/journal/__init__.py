@@ -1,4 +1,4 @@
-"""The run folder: the append-only journal of a run, and the run rebuilt from it."""
+"""A session's folder: its append-only journal, and the session rebuilt from it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from reasoning_compiler.journal.folder import (
 )
 from reasoning_compiler.journal.format import FORMAT_VERSION, Header, package_version
 from reasoning_compiler.journal.journal import Journal, require_free
+from reasoning_compiler.journal.reading import read_run, read_session
 from reasoning_compiler.journal.run import (
     Finish,
     ModelUse,
@@ -20,10 +21,12 @@ from reasoning_compiler.journal.run import (
     Rejected,
     Run,
     Sample,
+    SessionRecord,
+    best_folder,
     check_environment,
-    read_run,
     unknown_here,
 )
+from reasoning_compiler.journal.task_journal import TaskJournal
 
 __all__ = [
     "ENVIRONMENT_FILE",
@@ -39,10 +42,14 @@ __all__ = [
     "Rejected",
     "Run",
     "Sample",
+    "SessionRecord",
+    "TaskJournal",
+    "best_folder",
     "canonical_lines",
     "check_environment",
     "package_version",
     "read_run",
+    "read_session",
     "remove_empty",
     "remove_run",
     "require_free",

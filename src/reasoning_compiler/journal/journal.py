@@ -1,4 +1,4 @@
-"""Writing a run's journal: what an append returned for survives a kill of the process."""
+"""Writing a session's journal: what an append returned for survives a kill of the process."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.core.crash_markers import Crash
 from reasoning_compiler.core.errors import JournalError, UsageError
-from reasoning_compiler.core.measurements import Measurement, Noise
-from reasoning_compiler.core.programs import Transformation
-from reasoning_compiler.core.steps import Step
 from reasoning_compiler.journal.folder import ENVIRONMENT_FILE, JOURNAL_FILE, check_new, remove_run
-from reasoning_compiler.journal.format import Header, encode, whole_size
-from reasoning_compiler.journal.run import Rejected, read_run
+from reasoning_compiler.journal.format import Header, encode, header_line, whole_size
+from reasoning_compiler.journal.reading import read_session
+from reasoning_compiler.journal.task_journal import Event, TaskJournal
+from reasoning_compiler.proposer.llm.budget import Spending
 
 try:
     import fcntl
@@ -34,9 +34,10 @@ _NOT_WRITABLE_CODES = (errno.EROFS, errno.ENAMETOOLONG)
 class Journal:
     """An open journal, the only writer of its run folder. Make one with `create` or `resume`, and close it.
 
-    Each method appends one event and returns when the operating system has it, so a killed process loses
-    nothing. Against power loss it also syncs to the disk, as often as an average of 1 ms an event pays for,
-    and whenever the run finishes. Safe to use from several threads.
+    Each method appends one event of the session, and `task` gives what appends those of a task. All return when the
+    operating system has the event, so a killed process loses nothing. Against power loss the journal also syncs to the
+    disk, as often as an average of 1 ms an event pays for, before each call to a language model and whenever a task
+    finishes. Safe to use from several threads.
 
     Every append raises JournalError when the disk is full or fails. What was written before stays readable,
     and appending may be tried again.
@@ -54,13 +55,13 @@ class Journal:
 
     @classmethod
     def create(
-        cls, folder: str | os.PathLike[str], header: Header, *, files: Mapping[str, str] | None = None
+        cls, folder: str | os.PathLike[str], headers: Sequence[Header], *, files: Mapping[str, str] | None = None
     ) -> Journal:
-        """Returns the journal of a new run, whose folder is made if need be.
+        """Returns the journal of a new session, whose folder is made if need be.
 
         Args:
             folder: the run folder.
-            header: what the run is of.
+            headers: what its tasks are of, one at least.
             files: other texts to keep in the folder, by name; they are there before there is a run.
 
         Raises:
@@ -70,6 +71,7 @@ class Journal:
         """
         folder = Path(folder)
         path = folder / JOURNAL_FILE
+        line = header_line(headers)
         with _as_our_errors(folder, path):
             if not path.exists():  # else nothing is made here, and whoever may be writing it comes first
                 check_new(folder)
@@ -85,12 +87,12 @@ class Journal:
         try:
             with _as_our_errors(folder, path):
                 os.ftruncate(fd, 0)
-                text = json.dumps(header.to_json(), indent=2, allow_nan=False)
+                text = json.dumps(line, indent=2, allow_nan=False)
                 (folder / ENVIRONMENT_FILE).write_text(text + "\n", encoding="ascii")
                 for name, content in (files or {}).items():
                     (folder / name).write_text(content, encoding="utf-8")
             journal = cls(folder, fd, size_bytes=0, elapsed_secs=0.0)
-            journal._append("run", header.to_json(), sync=True)
+            journal.append([("run", line)], sync=True)
             with _as_our_errors(folder, path):
                 _sync_folder(folder)
         except BaseException:
@@ -112,118 +114,57 @@ class Journal:
         """
         folder = Path(folder)
         path = folder / JOURNAL_FILE
-        read_run(folder)  # says what is wrong with a folder or journal before anything is opened for writing
+        read_session(folder)  # says what is wrong with a folder or journal before anything is opened for writing
         with _as_our_errors(folder, path):
             fd = os.open(path, os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0))
         try:
             _lock(fd, folder)
-            run = read_run(folder)  # again: before the lock, another process may have been appending
+            session = read_session(folder)  # again: before the lock, another process may have been appending
             with _as_our_errors(folder, path):
                 size_bytes = whole_size(path.read_bytes())
                 os.ftruncate(fd, size_bytes)
         except BaseException:
             os.close(fd)
             raise
-        return cls(folder, fd, size_bytes=size_bytes, elapsed_secs=run.elapsed_secs)
+        return cls(folder, fd, size_bytes=size_bytes, elapsed_secs=session.elapsed_secs)
 
     @property
     def elapsed_secs(self) -> float:
         """Seconds that the run has been going, pauses between its processes left out."""
         return time.monotonic() - self._start_secs
 
-    def node(self, step: Step, stage_secs: dict[str, float] | None = None) -> None:
-        """Appends that a node was added to the tree; its measurement, if any, is not written.
-
-        Args:
-            step: the node.
-            stage_secs: seconds by stage that this node took, not told again with `stages`.
-        """
-        self._append("node", _node_fields(step) | ({"stage_secs": stage_secs} if stage_secs else {}))
-
-    def expanded(self, added: Sequence[Step], rejected: Sequence[Rejected]) -> None:
-        """Appends all that became of one proposal, or nothing of it: a kill leaves no half of it behind.
-
-        Args:
-            added: the nodes that it added.
-            rejected: what the space refused of it.
-        """
-        nodes = [("node", _node_fields(step)) for step in added]
-        self._append_all([*nodes, *(("rejected", _rejected_fields(each)) for each in rejected)])
-
-    def asked(self, nodes: Sequence[int]) -> None:
-        """Appends that a batch of nodes was chosen for measurement."""
-        self._append("asked", {"nodes": list(nodes)})
-
-    def measured(self, node: int, measurement: Measurement) -> None:
-        """Appends what the hardware said of a node. Told again, the later word counts."""
-        self._append("measured", {"node": node, "measurement": measurement.to_json()})
-
-    def rejected(
-        self,
-        node: int,
-        proposer: str,
-        *,
-        transformation: Transformation | None,
-        why: str,
-    ) -> None:
-        """Appends that a proposal for a node's children was refused.
-
-        Args:
-            node: the node whose children were asked for.
-            proposer: who proposed.
-            transformation: what was refused; None where the whole answer was of no use.
-            why: the reason, one line.
-        """
-        self._append("rejected", _rejected_fields(Rejected(node, proposer, transformation, why)))
+    def task(self, name: str) -> TaskJournal:
+        """Returns what appends the events of a task, by the task's name in the header."""
+        return TaskJournal(self, name)
 
     def stages(self, secs: dict[str, float]) -> None:
         """Appends seconds by stage (propose, apply, predict, build, run, wait); all that are told add up."""
-        self._append("stages", {"secs": secs})
+        self.append([("stages", {"secs": secs})])
 
     def model(self, stats: dict[str, Any], *, notices: Sequence[str] = ()) -> None:
-        """Appends what the language model did for this process's part of the run; of several, all count.
+        """Appends what the language model did for this process's part of the session; of several, all count.
 
         Args:
             stats: its calls, tokens, USD, latencies and rejections, JSON values only.
             notices: what the user was told of it.
         """
-        self._append("model", {"stats": stats, "notices": list(notices)})
+        self.append([("model", {"stats": stats, "notices": list(notices)})])
 
-    def noise(self, noise: Noise) -> None:
-        """Appends how much timings vary where nothing differs; told again, the later word counts."""
-        self._append("noise", {"noise": noise.to_json()})
+    def reserved(self, call: int, most: Spending) -> None:
+        """Appends, and syncs, that a call to a language model may begin, and what it may cost at most."""
+        self.append([("reserved", {"call": call, "most": asdict(most)})], sync=True)
+
+    def settled(self, call: int, spent: Spending) -> None:
+        """Appends what a call did cost, in the place of what was reserved for it; call 0 was never reserved."""
+        self.append([("settled", {"call": call, "spent": asdict(spent)})])
 
     def resumed(self, config: dict[str, Any]) -> None:
         """Appends that the run goes on with other settings, all of which are given, JSON values only."""
-        self._append("resumed", {"config": config})
+        self.append([("resumed", {"config": config})])
 
     def crashed(self, crash: Crash) -> None:
         """Appends, in another process than the one that crashed, how that one ended and over what; and syncs."""
-        self._append("crashed", crash.to_json(), sync=True)
-
-    def finished(
-        self,
-        reason: str,
-        *,
-        best: int | None,
-        confirmed: Measurement | None = None,
-        untuned: Measurement | None = None,
-    ) -> None:
-        """Appends that the run ended, and syncs.
-
-        Args:
-            reason: why, as "samples".
-            best: the node that the run hands out; None where there is none.
-            confirmed: its last, careful measurement.
-            untuned: the untuned program's, taken side by side with `confirmed`.
-        """
-        fields = {
-            "reason": reason,
-            "best": best,
-            "confirmed": confirmed.to_json() if confirmed else None,
-            "untuned": untuned.to_json() if untuned else None,
-        }
-        self._append("finished", fields, sync=True)
+        self.append([("crashed", crash.to_json())], sync=True)
 
     def close(self) -> None:
         """Gives the run folder free for the next writer; may be called twice."""
@@ -238,10 +179,13 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _append(self, event: str, fields: dict[str, Any], *, sync: bool = False) -> None:
-        self._append_all([(event, fields)], sync=sync)
+    def append(self, events: Sequence[Event], *, sync: bool = False) -> None:
+        """Appends events that happened together: all of them, or none.
 
-    def _append_all(self, events: Sequence[tuple[str, dict[str, Any]]], *, sync: bool = False) -> None:
+        Args:
+            events: in order.
+            sync: whether to return only when the disk has them.
+        """
         with self._mutex, _as_our_errors(self.folder, self._path, is_begun=self._size_bytes > 0):
             if self._fd < 0:
                 raise JournalError(f"`{self._path}` was closed; open it again with `Journal.resume`")
@@ -284,23 +228,6 @@ def require_free(folder: str | os.PathLike[str]) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if not os.access(place, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-
-def _node_fields(step: Step) -> dict[str, Any]:
-    return {
-        "node": step.node,
-        "parent": step.parent,
-        "program": step.program.to_json(),
-        "transformation": step.transformation.to_json() if step.transformation else None,
-        "proposer": step.proposer,
-        "reasoning": step.reasoning,
-        "predicted_secs": step.predicted_secs,
-    }
-
-
-def _rejected_fields(rejected: Rejected) -> dict[str, Any]:
-    edit = rejected.transformation.to_json() if rejected.transformation else None
-    return {"node": rejected.node, "proposer": rejected.proposer, "transformation": edit, "why": rejected.why}
 
 
 def _lock(fd: int, folder: Path) -> None:

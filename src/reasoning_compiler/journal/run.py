@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.core.crash_markers import Crash
-from reasoning_compiler.core.errors import EnvironmentMismatchError, JournalError, UsageError
+from reasoning_compiler.core.errors import EnvironmentMismatchError, UsageError
 from reasoning_compiler.core.measurements import Measurement, Noise
-from reasoning_compiler.core.programs import Program, Transformation
+from reasoning_compiler.core.programs import Transformation
 from reasoning_compiler.core.steps import Step
-from reasoning_compiler.journal.format import FORMAT_VERSION, JOURNAL_FILE, Header, damaged, read_events
+from reasoning_compiler.journal.format import Header
+from reasoning_compiler.proposer.llm.budget import Spending
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class ModelUse:
-    """What a language model did for one process's part of a run.
+    """What a language model did for one process's part of a session.
 
     Args:
         stats: calls, tokens, USD, latencies and rejections, as the proposer counted them.
@@ -58,7 +58,7 @@ class ModelUse:
 
 @dataclass(frozen=True)
 class Finish:
-    """One ending of a run: when, why, with which node, and the last measurements of it and of node 0."""
+    """One ending of a task: when, why, with which node, and the last measurements of it and of node 0."""
 
     at_secs: float
     reason: str
@@ -97,41 +97,48 @@ Event = Step | Rejected | Sample | tuple[int, ...]
 
 @dataclass(frozen=True)
 class Run:
-    """A run rebuilt from its journal.
+    """One task's run, rebuilt from its session's journal.
 
     Args:
-        folder: the run folder.
-        header: what it is of.
-        config: its settings; those of the header, or what a resume has put in their place.
+        folder: the session's folder.
+        header: what the task is of.
+        num_tasks: tasks of the session.
+        config: the session's settings; those of the header, or what a resume has put in their place.
         events: all that happened in its search, in order; the nodes still without measurements.
         steps: the tree's nodes in the order they were added, each with its latest measurement.
         batches: the nodes of each batch chosen for measurement, in order.
         samples: every measurement in the order it came in, node 0's included.
         rejected: every refused proposal.
-        stage_secs: seconds by stage, all told.
-        models: what a language model did, for each process that worked on the run with one.
-        crashes: of processes that worked on the run, in order.
         noise: how much its timings vary where nothing differs; None where that was not measured.
         finishes: every ending; more than one after a resume.
-        ended: the ending that nothing followed; None for a run that is still going or was interrupted.
-        elapsed_secs: seconds that the run had been going at its last event.
+        ended: the ending that nothing of the task followed; None for one that is still going.
+        stage_secs: seconds of the session by stage.
+        models: what a language model did for the session, for each process that worked on it with one.
+        crashes: of processes that worked on the session, in order.
+        elapsed_secs: seconds that the session had been going at its last event.
     """
 
     folder: Path
     header: Header
+    num_tasks: int = 1
     config: dict[str, Any] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
     steps: tuple[Step, ...] = ()
     batches: tuple[tuple[int, ...], ...] = ()
     samples: tuple[Sample, ...] = ()
     rejected: tuple[Rejected, ...] = ()
-    stage_secs: dict[str, float] = field(default_factory=dict)
-    models: tuple[ModelUse, ...] = ()
-    crashes: tuple[Crash, ...] = ()
     noise: Noise | None = None
     finishes: tuple[Finish, ...] = ()
     ended: Finish | None = None
+    stage_secs: dict[str, float] = field(default_factory=dict)
+    models: tuple[ModelUse, ...] = ()
+    crashes: tuple[Crash, ...] = ()
     elapsed_secs: float = 0.0
+
+    @property
+    def best_folder(self) -> Path:
+        """Where the best program so far is kept."""
+        return best_folder(self.folder, self.header.task, self.num_tasks)
 
     @cached_property
     def _by_node(self) -> dict[int, Step]:
@@ -158,8 +165,8 @@ class Run:
 
     @property
     def num_samples(self) -> int:
-        """How many nodes were measured, the untuned one not counted."""
-        return sum(step.measurement is not None for step in self.steps if step.node != 0)
+        """How many measurements were taken, those of the untuned program not counted."""
+        return sum(sample.node != 0 for sample in self.samples)
 
     @property
     def untuned(self) -> Measurement | None:
@@ -190,40 +197,72 @@ class Run:
         return self.outcome.speedup
 
 
-def read_run(folder: str | os.PathLike[str]) -> Run:
-    """Returns the run that a folder's journal tells of; a torn last line is left out.
+def best_folder(folder: Path, task: str, num_tasks: int) -> Path:
+    """Returns where a session keeps the best program of a task: in `best/`, by task where it has several."""
+    return folder / "best" if num_tasks == 1 else folder / "best" / task
 
-    Raises:
-        UsageError: the folder is missing or holds no journal.
-        JournalError: the journal cannot be read, is damaged before its end, or is of a newer version.
+
+@dataclass(frozen=True)
+class SessionRecord:
+    """A session rebuilt from its journal.
+
+    Args:
+        folder: the session's folder.
+        runs: what became of each task, in the order of the header; one at least.
+        spent: what calls to a language model have cost, those counted in full that were reserved and never settled;
+            None where the journal tells of no call.
+        num_calls: calls that were reserved.
     """
-    folder = Path(folder)
-    path = folder / JOURNAL_FILE
-    events = read_events(folder)
-    number, first = next(events, (0, None))
-    if first is None:
-        raise UsageError(f"`{folder}` holds no run: {path} has no header yet")
-    draft = _Draft(_read_header(path, first))
-    for number, event in events:
-        draft.last = event
-        take = getattr(draft, f"take_{event['event']}", None)
-        if take is None:
-            raise JournalError(
-                f"`{path}`, line {number}: unknown event `{event['event']}`, probably of a newer version; "
-                "upgrade with `pip install -U reasoning-compiler`"
-            )
-        try:
-            take(event)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise damaged(path, number, f"`{event['event']}` with {type(error).__name__}: {error}") from error
-    return draft.run(folder)
+
+    folder: Path
+    runs: tuple[Run, ...]
+    spent: Spending | None = None
+    num_calls: int = 0
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The session's settings, as they are now."""
+        return self.runs[0].config
+
+    @property
+    def header(self) -> Header:
+        """The first task's header: what all tasks share is in it."""
+        return self.runs[0].header
+
+    @property
+    def elapsed_secs(self) -> float:
+        """Seconds that the session had been going at its last event."""
+        return self.runs[0].elapsed_secs
+
+    @property
+    def num_samples(self) -> int:
+        """How many measurements were taken, those of untuned programs not counted."""
+        return sum(run.num_samples for run in self.runs)
+
+    def chosen(self, task: str | None) -> tuple[Run, ...]:
+        """Returns the runs that a user means: a task's where one is named, else all. Raises UsageError as `run`."""
+        return self.runs if task is None else (self.run(task),)
+
+    def run(self, task: str | None = None) -> Run:
+        """Returns a task's run; the only one where no name is given.
+
+        Raises:
+            UsageError: there is no such task, or there are several and none is named.
+        """
+        if task is None and len(self.runs) == 1:
+            return self.runs[0]
+        for run in self.runs:
+            if run.header.task == task:
+                return run
+        names = ", ".join(run.header.task for run in self.runs)
+        raise UsageError(f"`task` is {task!r}; `{self.folder}` has these, give one of them: {names}")
 
 
-def check_environment(run: Run, differences: Sequence[str]) -> None:
+def check_environment(run: Run | SessionRecord, differences: Sequence[str]) -> None:
     """Returns nothing when the run may go on here.
 
     Args:
-        run: the run to go on with.
+        run: the run or session to go on with.
         differences: what tells the run's fingerprint from the present one's, a phrase each.
 
     Raises:
@@ -242,137 +281,3 @@ def unknown_here(run: Run, why: object) -> UsageError:
         f"`{run.folder}` was made by version {run.header.package_version} of this package, and not all of it is known "
         f"to this one ({why}); use that version, or start a new run"
     )
-
-
-def _read_header(path: Path, event: dict[str, Any]) -> Header:
-    version = event.get("format_version")
-    if event["event"] != "run" or not isinstance(version, int):
-        raise damaged(path, 1, "not the header of a run")
-    if version > FORMAT_VERSION:
-        raise JournalError(
-            f"`{path}` has journal format {version} (of version {event.get('package_version')}); the newest "
-            f"known here is {FORMAT_VERSION}: upgrade with `pip install -U reasoning-compiler`"
-        )
-    fields = {name: value for name, value in event.items() if name not in ("event", "at_secs")}
-    try:
-        return Header.from_json(fields)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise damaged(path, 1, f"a header with {type(error).__name__}: {error}") from error
-
-
-class _Draft:
-    """A run while its journal is being read: one method per kind of event."""
-
-    def __init__(self, header: Header) -> None:
-        self.header = header
-        self.config = header.config
-        self.events: list[Event] = []
-        self.steps: dict[int, Step] = {}
-        self.batches: list[tuple[int, ...]] = []
-        self.samples: list[Sample] = []
-        self.rejected: list[Rejected] = []
-        self.stage_secs: dict[str, float] = {}
-        self.models: list[ModelUse] = []
-        self.crashes: list[Crash] = []
-        self.noise: Noise | None = None
-        self.finishes: list[Finish] = []
-        self.last: dict[str, Any] = {"event": "run", "at_secs": 0.0}
-
-    def take_node(self, event: dict[str, Any]) -> None:
-        node, parent = event["node"], event["parent"]
-        if node in self.steps:
-            raise ValueError(f"node {node} is there twice")
-        if (node == 0) != (parent is None):
-            raise ValueError(f"node {node} has the parent {parent}")
-        if parent is not None:
-            self._known(parent)
-        edit = event["transformation"]
-        self.steps[node] = Step(
-            node=node,
-            parent=parent,
-            program=Program.from_json(event["program"]),
-            transformation=Transformation.from_json(edit) if edit else None,
-            proposer=event["proposer"],
-            reasoning=event["reasoning"],
-            predicted_secs=event["predicted_secs"],
-        )
-        self.events.append(self.steps[node])
-        self._add_stages(event.get("stage_secs", {}))
-
-    def take_asked(self, event: dict[str, Any]) -> None:
-        self.batches.append(tuple(self._known(node) for node in event["nodes"]))
-        self.events.append(self.batches[-1])
-
-    def take_measured(self, event: dict[str, Any]) -> None:
-        node = self._known(event["node"])
-        measurement = Measurement.from_json(event["measurement"])
-        self.steps[node] = replace(self.steps[node], measurement=measurement)
-        self.samples.append(Sample(node, event["at_secs"], measurement))
-        self.events.append(self.samples[-1])
-
-    def take_rejected(self, event: dict[str, Any]) -> None:
-        edit = event["transformation"]
-        self.rejected.append(
-            Rejected(
-                node=self._known(event["node"]),
-                proposer=event["proposer"],
-                transformation=Transformation.from_json(edit) if edit else None,
-                why=event["why"],
-            )
-        )
-        self.events.append(self.rejected[-1])
-
-    def take_resumed(self, event: dict[str, Any]) -> None:
-        self.config = dict(event["config"])
-
-    def take_stages(self, event: dict[str, Any]) -> None:
-        self._add_stages(event["secs"])
-
-    def take_model(self, event: dict[str, Any]) -> None:
-        self.models.append(ModelUse(event["stats"], tuple(event["notices"])))
-
-    def take_crashed(self, event: dict[str, Any]) -> None:
-        self.crashes.append(Crash.from_json(event))
-
-    def take_noise(self, event: dict[str, Any]) -> None:
-        self.noise = Noise.from_json(event["noise"])
-
-    def take_finished(self, event: dict[str, Any]) -> None:
-        best, confirmed, untuned = event["best"], event["confirmed"], event["untuned"]
-        self.finishes.append(
-            Finish(
-                at_secs=event["at_secs"],
-                reason=event["reason"],
-                best=None if best is None else self._known(best),
-                confirmed=Measurement.from_json(confirmed) if confirmed else None,
-                untuned=Measurement.from_json(untuned) if untuned else None,
-            )
-        )
-
-    def run(self, folder: Path) -> Run:
-        return Run(
-            folder=folder,
-            header=self.header,
-            config=self.config,
-            events=tuple(self.events),
-            steps=tuple(self.steps.values()),
-            batches=tuple(self.batches),
-            samples=tuple(self.samples),
-            rejected=tuple(self.rejected),
-            stage_secs=self.stage_secs,
-            models=tuple(self.models),
-            crashes=tuple(self.crashes),
-            noise=self.noise,
-            finishes=tuple(self.finishes),
-            ended=self.finishes[-1] if self.last["event"] == "finished" else None,
-            elapsed_secs=self.last["at_secs"],
-        )
-
-    def _known(self, node: int) -> int:
-        if node not in self.steps:
-            raise ValueError(f"there is no node {node} yet")
-        return node
-
-    def _add_stages(self, secs: dict[str, float]) -> None:
-        for stage, value in secs.items():
-            self.stage_secs[stage] = self.stage_secs.get(stage, 0.0) + value

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from reasoning_compiler.report.summary import Summary, summarize
-from reasoning_compiler.report.text import to_json, to_text
+from reasoning_compiler.report.text import session_text, to_json, to_text
 
-__all__ = ["Summary", "summarize", "to_json", "to_text"]
+__all__ = ["Summary", "session_text", "summarize", "to_json", "to_text"]

@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from reasoning_compiler.report.text import printable
+from reasoning_compiler.report.lines import printable
 from reasoning_compiler.report.units import time_text
 
 if TYPE_CHECKING:
     from reasoning_compiler.core.measurements import Measurement
-    from reasoning_compiler.journal import Run
+    from reasoning_compiler.journal import Run, SessionRecord
     from reasoning_compiler.proposer.llm.transcript import Exchange, Outcome
 
 
-def exchange_line(exchange: Exchange, run: Run) -> str:
+def exchange_line(exchange: Exchange, session: SessionRecord) -> str:
     """Returns one line: number, node, tokens, price, latency, and what came of the answer.
 
     Args:
         exchange: to be shown.
-        run: the run that it belongs to, which knows what was measured.
+        session: what it belongs to, which knows what was measured.
     """
+    run = session.run(exchange.task or None)
     about = f"repairs {exchange.repair_of}" if exchange.repair_of is not None else f"node {exchange.node}"
+    about += f" of {exchange.task}" if len(session.runs) > 1 else ""
     if exchange.answer is None:
         said = [f"failed: {exchange.finish}"]
     else:
@@ -31,14 +33,16 @@ def exchange_line(exchange: Exchange, run: Run) -> str:
     return printable(f"{exchange.id:>4} {about} | {_cost(exchange)} | {', '.join(said) or 'nothing'}")
 
 
-def exchange_text(exchange: Exchange, run: Run) -> str:
+def exchange_text(exchange: Exchange, session: SessionRecord) -> str:
     """Returns an exchange whole; what a model wrote cannot steer the terminal.
 
     Args:
         exchange: to be shown.
-        run: the run that it belongs to, which knows what was measured.
+        session: what it belongs to, which knows what was measured.
     """
-    lines = [f"Exchange {exchange.id} with {printable(exchange.model)}, about node {exchange.node}: {_cost(exchange)}"]
+    run = session.run(exchange.task or None)
+    about = f"node {exchange.node}" + (f" of {exchange.task}" if len(session.runs) > 1 else "")
+    lines = [f"Exchange {exchange.id} with {printable(exchange.model)}, about {about}: {_cost(exchange)}"]
     for message in exchange.messages:
         lines += ["", f"── {message.role} " + "─" * 40, _shown(message.text)]
     lines += ["", "── answer " + "─" * 40, _shown(exchange.answer or f"none: {exchange.finish}: {exchange.failure}")]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from reasoning_compiler.core.programs import Value
+from reasoning_compiler.report.lines import INDENT, count, printable, table, wrap, wrap_items
 from reasoning_compiler.report.plot import bar, curve_lines
 from reasoning_compiler.report.summary import PathStep, Summary, Timing
 from reasoning_compiler.report.units import (
@@ -19,13 +19,14 @@ from reasoning_compiler.report.units import (
     time_text,
 )
 
+Section = Callable[[Summary, int], list[str]]
+"""Returns the lines of one section, none where it has nothing to say."""
+
 _MIN_WIDTH = 60
-_MIN_NAME_WIDTH = 8
 _BAR_WIDTH = 30
 _REASONING_LINES = 12
 _DISTURBED = 1.1  # a program timed again that takes this many times as long has been disturbed
 _MODEL_PROPOSERS = ("llm", "paper")
-_INDENT = "  "
 
 
 def to_text(summary: Summary, *, width: int = 100) -> str:
@@ -33,20 +34,32 @@ def to_text(summary: Summary, *, width: int = 100) -> str:
 
     Nothing that a model or a compiler wrote can steer the terminal: what is not printable is left out.
     """
+    return _joined(_blocks((_head, *_TASK, _models, _stages, _path), summary, max(width, _MIN_WIDTH)))
+
+
+def session_text(summaries: Sequence[Summary], *, width: int = 100) -> str:
+    """Returns the report of a session: of one task as `to_text`, of several a summary and a section for each.
+
+    Args:
+        summaries: of the session's tasks, one at least.
+        width: see `to_text`.
+    """
+    first, *others = summaries
+    if not others:
+        return to_text(first, width=width)
     width = max(width, _MIN_WIDTH)
-    sections: tuple[Callable[[Summary, int], list[str]], ...] = (
-        _head,
-        _result,
-        _noise,
-        _curve,
-        _samples,
-        _fidelity,
-        _proposers,
-        _models,
-        _stages,
-        _path,
-    )
-    blocks = [lines for section in sections if (lines := section(summary, width))]
+    num_measured = sum(summary.samples.total for summary in summaries)
+    blocks = [_session(summaries, width), _models(first, width, num_measured=num_measured), _stages(first, width)]
+    for summary in summaries:
+        blocks += [_title(_task_title(summary), width), *_blocks((*_TASK, _path), summary, width)]
+    return _joined([block for block in blocks if block])
+
+
+def _blocks(sections: Iterable[Section], summary: Summary, width: int) -> list[list[str]]:
+    return [lines for section in sections if (lines := section(summary, width))]
+
+
+def _joined(blocks: Iterable[Sequence[str]]) -> str:
     return "\n\n".join("\n".join(line.rstrip() for line in lines) for lines in blocks) + "\n"
 
 
@@ -72,15 +85,62 @@ def _head(summary: Summary, width: int) -> list[str]:
         f"{'measured' if machine.measured else 'published'} peak {flops_text(machine.peak_flops)}{by}, "
         f"{bandwidth_text(machine.bandwidth_bytes_per_sec)}"
     )
-    elapsed = time_text(summary.elapsed_secs)
-    status = "not finished" if summary.status == "interrupted" else f"finished: {summary.status}"
     return [
-        *_wrap(header.spec, width),
-        "═" * min(width, max(len(printable(header.spec)), 1)),
-        *_wrap(f"{machine.name}, {_count(machine.num_cores, 'core')}, {machine.isa}, {peaks}", width),
-        *_wrap(f"{_count(summary.samples.total, 'sample')} in {elapsed}, {status}", width),
-        *_wrap(header.command, width),
+        *_title(header.spec, width),
+        *wrap(f"{machine.name}, {count(machine.num_cores, 'core')}, {machine.isa}, {peaks}", width),
+        *wrap(_effort([summary]), width),
+        *wrap(header.command, width),
     ]
+
+
+def _title(text: str, width: int) -> list[str]:
+    return [*wrap(text, width), "═" * min(width, max(len(printable(text)), 1))]
+
+
+def _effort(summaries: Sequence[Summary]) -> str:
+    """Returns how much was measured in which time, and why it ended."""
+    ends = dict.fromkeys(summary.status for summary in summaries)
+    status = "not finished" if "interrupted" in ends else f"finished: {', '.join(ends)}"
+    num_samples = sum(summary.samples.total for summary in summaries)
+    return f"{count(num_samples, 'sample')} in {time_text(summaries[0].elapsed_secs)}, {status}"
+
+
+def _session(summaries: Sequence[Summary], width: int) -> list[str]:
+    """Returns what all tasks together came to, a line each."""
+    header = summaries[0].header
+    heads = ("", "weight", "samples", "untuned", "best", "")
+    rows = [
+        (
+            summary.header.task,
+            f"{summary.header.weight:g}",
+            str(summary.samples.total),
+            "" if summary.untuned is None else time_text(summary.untuned.median_secs),
+            "nothing yet" if summary.best is None else time_text(summary.best.median_secs),
+            "" if summary.speedup is None else ratio_text(summary.speedup),
+        )
+        for summary in summaries
+    ]
+    lines = [
+        *_title(f"{len(summaries)} tasks on {header.machine.name}", width),
+        *wrap(_effort(summaries), width),
+        *wrap(header.command, width),
+        "",
+        *table([heads, *rows], align="<>>>>>", width=width),
+    ]
+    times = [(s.header.weight, s.untuned, s.best) for s in summaries]
+    if all(untuned is not None and best is not None for _, untuned, best in times):
+        before, after = (sum(t[0] * t[which].median_secs for t in times) for which in (1, 2))
+        lines += wrap(
+            f"by weight: {time_text(before)} untuned, {time_text(after)} tuned: {ratio_text(before / after)} as fast",
+            width,
+            INDENT,
+        )
+    return lines
+
+
+def _task_title(summary: Summary) -> str:
+    header = summary.header
+    return header.spec if header.task == header.spec else f"{header.task}: {header.spec}"
 
 
 def _result(summary: Summary, width: int) -> list[str]:
@@ -92,20 +152,20 @@ def _result(summary: Summary, width: int) -> list[str]:
     lines = ["Result"]
     if rows:
         heads = ("", "median", "min", "middle half", "speed", "of peak", "bandwidth")
-        lines += _table([heads, *rows], align="<>>>>>>", width=width)
+        lines += table([heads, *rows], align="<>>>>>>", width=width)
     if summary.untuned is None:
         why = f"failed, {summary.untuned_failure}" if summary.untuned_failure else "not measured"
-        lines += _wrap(f"untuned: {why}", width, _INDENT)
+        lines += wrap(f"untuned: {why}", width, INDENT)
     if summary.best is None:
-        lines += _wrap("best: nothing has been measured and verified", width, _INDENT)
+        lines += wrap("best: nothing has been measured and verified", width, INDENT)
     elif summary.best.node == 0:
-        lines += _wrap("nothing faster than the untuned program was found", width, _INDENT)
+        lines += wrap("nothing faster than the untuned program was found", width, INDENT)
     if summary.speedup is not None:
         how = "measured side by side at the end" if summary.confirmed else "as measured during the search"
         runs = f"medians of {summary.untuned.num_runs} and {summary.best.num_runs} runs"
-        lines += _wrap(f"{ratio_text(summary.speedup)} as fast as untuned, {how} ({runs})", width, _INDENT)
+        lines += wrap(f"{ratio_text(summary.speedup)} as fast as untuned, {how} ({runs})", width, INDENT)
     if summary.header.config.get("flush_cache"):
-        lines += _wrap("each timing began with cold caches", width, _INDENT)
+        lines += wrap("each timing began with cold caches", width, INDENT)
     return lines
 
 
@@ -118,28 +178,28 @@ def _noise(summary: Summary, width: int) -> list[str]:
     verdict = same.verdict if is_same else f"{same.verdict}, so that differences of this size mean nothing here"
     lines = [
         "Noise",
-        *_wrap(
+        *wrap(
             f"one program timed in turns with itself: {_percent_text(same.ratio)} "
             f"({_percent_text(same.low)} to {_percent_text(same.high)}, {same.num_pairs} pairs): {verdict}",
             width,
-            _INDENT,
+            INDENT,
         ),
-        *_wrap(f"the middle half of its timings lies within ±{noise.spread:.1%} of the median", width, _INDENT),
+        *wrap(f"the middle half of its timings lies within ±{noise.spread:.1%} of the median", width, INDENT),
     ]
     if noise.drift:
         least, most = min(noise.drift), max(noise.drift)
         text = (
-            f"the best program so far, timed again {_count(len(noise.drift), 'time')} during the run: "
+            f"the best program so far, timed again {count(len(noise.drift), 'time')} during the run: "
             f"{_percent_text(least)} to {_percent_text(most)} against when it was new"
         )
-        lines += _wrap(text, width, _INDENT)
+        lines += wrap(text, width, INDENT)
         if most > _DISTURBED:
             why = "the machine was slower for a while: something else ran on it, or its clock dropped"
-            lines += _wrap(f"{why}; times of programs from then are too long", width, _INDENT)
+            lines += wrap(f"{why}; times of programs from then are too long", width, INDENT)
     if noise.left_out:
         sets = ", ".join(noise.left_out)
         text = f"not verified on {sets} inputs, on which the untuned program is not right itself, or takes too long"
-        lines += _wrap(text, width, _INDENT)
+        lines += wrap(text, width, INDENT)
     return lines
 
 
@@ -164,7 +224,7 @@ def _curve(summary: Summary, width: int) -> list[str]:
     if not points or points[-1][0] == 0:
         return []
     title = "Best so far, times as fast as untuned"
-    return [title, *(_INDENT + line for line in curve_lines(points, width=width - len(_INDENT)))]
+    return [title, *(INDENT + line for line in curve_lines(points, width=width - len(INDENT)))]
 
 
 def _samples(summary: Summary, width: int) -> list[str]:
@@ -177,15 +237,15 @@ def _samples(summary: Summary, width: int) -> list[str]:
     parts.append(f"{num_failed} failed ({kinds})" if kinds else "none failed")
     if counts.unverified:
         parts.append(f"{counts.unverified} not verified")
-    lines = ["Samples", *_wrap(", ".join(parts), width, _INDENT)]
+    lines = ["Samples", *wrap(", ".join(parts), width, INDENT)]
     if summary.best is None or summary.best.node == 0:
         for kind, message in counts.messages:
-            lines += _wrap(f"most of {kind}: {printable(message)}", width, _INDENT)
+            lines += wrap(f"most of {kind}: {printable(message)}", width, INDENT)
     if summary.num_crashes:
         times = "once" if summary.num_crashes == 1 else f"{summary.num_crashes} times"
-        lines += _wrap(f"TVM ended the search {times}; what it was applying was left out", width, _INDENT)
+        lines += wrap(f"TVM ended the search {times}; what it was applying was left out", width, INDENT)
     if summary.samples_until_best:
-        lines += _wrap(f"the best was sample {summary.samples_until_best} of {counts.total}", width, _INDENT)
+        lines += wrap(f"the best was sample {summary.samples_until_best} of {counts.total}", width, INDENT)
     return lines
 
 
@@ -207,8 +267,8 @@ def _fidelity(summary: Summary, width: int) -> list[str]:
         for name, each in (("all", fidelity), *((stage.name, stage.agreement) for stage in stages))
     ]
     text = "τ (Kendall's): 1 is the hardware's order, 0 is chance; fastest and top 5: how many were predicted to be so"
-    lines = ["Predictions, against what was measured", *_table([heads, *rows], align="<>>>>>", width=width)]
-    return lines + _wrap(text, width, _INDENT)
+    lines = ["Predictions, against what was measured", *table([heads, *rows], align="<>>>>>", width=width)]
+    return lines + wrap(text, width, INDENT)
 
 
 def _proposers(summary: Summary, width: int) -> list[str]:
@@ -226,20 +286,20 @@ def _proposers(summary: Summary, width: int) -> list[str]:
         )
         for share in summary.proposers
     ]
-    return ["Who proposed what", *_table([heads, *rows], align="<>>>>>", width=width)]
+    return ["Who proposed what", *table([heads, *rows], align="<>>>>>", width=width)]
 
 
-def _models(summary: Summary, width: int) -> list[str]:
+def _models(summary: Summary, width: int, *, num_measured: int | None = None) -> list[str]:
     lines = []
     for use in summary.models:
         stats = use.stats
         rate = f", fallback rate {share_text(stats['fallback_rate'])}" if stats["expansions"] else ""
-        lines += _wrap(
-            f"{stats['model']}: {_count(stats['calls'], 'call')}, {_spent_text(stats)}; "
+        lines += wrap(
+            f"{stats['model']}: {count(stats['calls'], 'call')}, {_spent_text(stats)}; "
             f"{stats['children']} of its transformations could be used, {stats['fallback_children']} others were "
-            f"supplied; {_count(stats['expansions'], 'question')}{rate}",
+            f"supplied; {count(stats['expansions'], 'question')}{rate}",
             width,
-            _INDENT,
+            INDENT,
         )
         told = (
             ("not usable in its answers", "rejections"),
@@ -248,12 +308,13 @@ def _models(summary: Summary, width: int) -> list[str]:
         )
         for what, name in told:
             counts = ", ".join(f"{count} {kind}" for kind, count in stats[name].items())
-            lines += _wrap(f"{what}: {counts}", width, _INDENT) if counts else []
+            lines += wrap(f"{what}: {counts}", width, INDENT) if counts else []
         for notice in use.notices:
-            lines += _wrap(f"note: {notice}", width, _INDENT)
+            lines += wrap(f"note: {notice}", width, INDENT)
     num_tokens = sum(use.stats["spent"]["tokens"] for use in summary.models)
-    if num_tokens and summary.samples.total:
-        lines += _wrap(f"{num_tokens / summary.samples.total:,.0f} tokens for each measured program", width, _INDENT)
+    num_measured = summary.samples.total if num_measured is None else num_measured
+    if num_tokens and num_measured:
+        lines += wrap(f"{num_tokens / num_measured:,.0f} tokens for each measured program", width, INDENT)
     return ["Language model", *lines] if lines else []
 
 
@@ -262,7 +323,7 @@ def _spent_text(stats: Mapping[str, Any]) -> str:
     cost = f"${spent['usd']:.4f}"
     if spent["unpriced_calls"]:
         cost = "price unknown" if spent["unpriced_calls"] == spent["calls"] else f"{cost} and calls at an unknown price"
-    told = f" (estimated for {_count(estimated, 'call')} that the server did not count)" if estimated else ""
+    told = f" (estimated for {count(estimated, 'call')} that the server did not count)" if estimated else ""
     return f"{spent['tokens']:,} tokens{told}, {cost}"
 
 
@@ -274,7 +335,7 @@ def _stages(summary: Summary, width: int) -> list[str]:
         share = secs / summary.elapsed_secs
         rows.append((stage, time_text(secs), share_text(share), bar(share, _BAR_WIDTH)))
     rows.append(("wall time", time_text(summary.elapsed_secs), "", ""))
-    return ["Time by stage", *_table(rows, align="<>><", width=width)]
+    return ["Time by stage", *table(rows, align="<>><", width=width)]
 
 
 def _path(summary: Summary, width: int) -> list[str]:
@@ -295,15 +356,15 @@ def _path_step(number: int, step: PathStep, models: str, width: int) -> list[str
     else:
         result = time_text(step.latency_secs, is_bound=step.is_bound) + (", cut early" if step.is_cut else "")
     gain = f", {ratio_text(step.gain)} as fast as before" if step.gain is not None else ""
-    inner = _INDENT * 3
+    inner = INDENT * 3
     who = f"{step.proposer} {models}" if models and step.proposer in _MODEL_PROPOSERS else step.proposer
-    lines = _wrap(f"{number}. {who} (node {step.node}): {result}{gain}", width, _INDENT)
+    lines = wrap(f"{number}. {who} (node {step.node}): {result}{gain}", width, INDENT)
     changes = [_change_text(*change) for change in step.changes]
     changes += [*step.applied, *(f"no longer: {words}" for words in step.left_out)]
-    lines += _wrap_items(changes, width, inner)
-    lines += _wrap(step.reasoning, width, inner, max_lines=_REASONING_LINES)
+    lines += wrap_items(changes, width, inner)
+    lines += wrap(step.reasoning, width, inner, max_lines=_REASONING_LINES)
     if step.expectation:
-        lines += _wrap(f"expected: {step.expectation}", width, inner)
+        lines += wrap(f"expected: {step.expectation}", width, inner)
     return lines
 
 
@@ -322,54 +383,5 @@ def _value_text(value: Value | None) -> str:
     return {-2: "inlined", -1: "root"}.get(value, str(value)) if isinstance(value, int) else str(value)
 
 
-# -- lines ---------------------------------------------------------------------------------------------------
-
-
-def printable(text: str) -> str:
-    """Returns the text as one line of printable characters: no escape sequence reaches the terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def _wrap(text: str, width: int, indent: str = "", *, max_lines: int = 4) -> list[str]:
-    return _filled(printable(text), width, indent, max_lines=max_lines)
-
-
-def _wrap_items(items: Iterable[str], width: int, indent: str) -> list[str]:
-    """Returns lines of items behind each other, each kept whole where it fits."""
-    glued = (printable(item).replace(" ", "\u00a0") for item in items)
-    return [line.replace("\u00a0", " ") for line in _filled("; ".join(glued), width, indent, max_lines=None)]
-
-
-def _filled(text: str, width: int, indent: str, *, max_lines: int | None) -> list[str]:
-    return textwrap.wrap(
-        text,
-        width,
-        initial_indent=indent,
-        subsequent_indent=indent,
-        break_on_hyphens=False,
-        max_lines=max_lines,
-        placeholder=" …",
-    )
-
-
-def _table(rows: Sequence[Sequence[str]], *, align: str, width: int) -> list[str]:
-    """Returns lines with the cells under each other; `align` has a `<` or `>` for each column."""
-    cells = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(align))]
-    excess = len(_INDENT) * len(widths) + sum(widths) - width
-    if excess > 0:
-        widths[0] = max(widths[0] - excess, _MIN_NAME_WIDTH)
-    lines = []
-    for row in cells:
-        row[0] = _shortened(row[0], widths[0])
-        line = "".join(f"{_INDENT}{cell:{side}{w}}" for cell, side, w in zip(row, align, widths, strict=True))
-        lines.append(_shortened(line.rstrip(), width))
-    return lines
-
-
-def _shortened(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+_TASK: tuple[Section, ...] = (_result, _noise, _curve, _samples, _fidelity, _proposers)
+"""What a report says of each task, whether alone in its session or not."""

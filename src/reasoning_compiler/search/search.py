@@ -8,6 +8,7 @@ given to it, and everything that it does is an event that a journal can keep and
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -28,6 +29,7 @@ from reasoning_compiler.search.waiting import Waiting
 _MAX_REJECTIONS = 12  # of one node, before it is given up
 _NOTHING = "nothing was proposed"
 _NEWEST_TOLD = 16
+_MAX_LOSSES = 3  # devices lost over one program, before it is asked for no more
 _REFRESHED = 1024  # unmeasured programs, best first, whose prediction follows every new measurement
 
 
@@ -41,6 +43,12 @@ class SearchSpace(Protocol):
     def edit(self, program: Program, transformation: Transformation) -> Program:
         """Returns the program that a transformation leads to, or raises IllegalProgramError."""
         ...
+
+
+Refused = tuple[str, Transformation | None, str]
+"""Who proposed, the refused transformation (None where nothing was proposed), and why it was refused."""
+
+OnExpanded = Callable[[int, Sequence[Step], Sequence[Refused]], None]
 
 
 class Predictor(Protocol):
@@ -90,11 +98,9 @@ class TreeSearch:
         config: see `SearchConfig`.
         seed: of every random draw.
         max_samples: the run's budget of measurements, told to proposers; None where there is none.
-        on_node: is called with each new node, once its expansion is complete: what is cut off before leaves no trace,
-            and is repeated, draw for draw, by a search that replays the rest.
-        on_rejected: is called, likewise, with the node's number, the proposer, the refused transformation (None where
-            it proposed nothing) and why.
-        on_expanded: is called when everything of an expansion has been told.
+        on_expanded: is called with a node's number, the nodes added below it and what was refused, once an expansion is
+            complete: what is cut off before leaves no trace, and is repeated, draw for draw, by a search that replays
+            the rest.
     """
 
     def __init__(
@@ -108,14 +114,12 @@ class TreeSearch:
         config: SearchConfig | None = None,
         seed: int = 0,
         max_samples: int | None = None,
-        on_node: Callable[[Step], None] = lambda step: None,
-        on_rejected: Callable[[int, str, Transformation | None, str], None] = lambda node, proposer, t, why: None,
-        on_expanded: Callable[[], None] = lambda: None,
+        on_expanded: OnExpanded = lambda node, added, refused: None,
     ) -> None:
         self.config = config or SearchConfig()
         self._space, self._proposer, self._predictor, self._fallback = space, proposer, predictor, fallback
         self._seed, self._max_samples = seed, max_samples
-        self._on_node, self._on_rejected, self._on_expanded = on_node, on_rejected, on_expanded
+        self._on_expanded = on_expanded
         self.tree = Tree(
             Step(0, None, UNTUNED),
             exploration=self.config.exploration,
@@ -126,6 +130,7 @@ class TreeSearch:
         self._rejected: dict[int, list[Rejection]] = {}
         self._measured: tuple[Step, ...] = ()
         self._known: list[Known] = []
+        self._losses: Counter[int] = Counter()
         self._num_batches = 0
         self._best: int | None = None
         self._fastest = 0.0  # the greatest value in the tree, in 1/s; kept up to date until there is a best
@@ -169,6 +174,9 @@ class TreeSearch:
     def tell(self, results: Iterable[tuple[int, Measurement]]) -> None:
         """Takes in the measurements of a batch, by node, and refreshes what they change.
 
+        A program whose device was lost says nothing of itself: it is asked for again, some times at most, and its node
+        stays open.
+
         Raises:
             ValueError: a node was told of before.
         """
@@ -176,9 +184,14 @@ class TreeSearch:
             node = self.tree.nodes[number]
             if node.step.measurement is not None:
                 raise ValueError(f"node {number} has a measurement already")
+            lost = measurement.failure is not None and measurement.failure.kind == "device"
+            if lost and number and self._is_asked_again(number):
+                continue
             node.step = replace(node.step, measurement=measurement)
             self._waiting.discard(number)
             self._measured = (*self._measured, node.step)
+            if lost:
+                continue
             if not measurement.ok:
                 node.full = node.full or number != 0  # nothing grows from it; whole programs grow from nothing
                 self.tree.revalue(number, 0.0)
@@ -192,6 +205,13 @@ class TreeSearch:
         self._refresh()
         if self._best is None:
             self._fastest = max(node.value for node in self.tree.nodes)
+
+    def _is_asked_again(self, number: int) -> bool:
+        """Lets a program wait once more whose device was lost; returns whether it does."""
+        self._losses[number] += 1
+        if self._losses[number] < _MAX_LOSSES:
+            self._waiting.add(self.tree.nodes[number].step)
+        return self._losses[number] < _MAX_LOSSES
 
     def wants_more(self, num: int) -> bool:
         """Tells whether more nodes are wanted before `num` further programs are picked."""
@@ -239,7 +259,7 @@ class TreeSearch:
             why_empty: why there is none, where it is empty.
         """
         self.forget(expansion)
-        refused: list[tuple[str, Transformation | None, str]] = []
+        refused: list[Refused] = []
         added = self._adopt(expansion, proposal, refused, why_empty=why_empty)
         if not added and self._fallback is not None and self.tree.room(expansion.node):
             rng = self._stream("fallback", expansion)
@@ -247,11 +267,7 @@ class TreeSearch:
             added = self._adopt(expansion, self._fallback.propose(context, expansion.num, rng), refused)
         if not added and self.tree.room(expansion.node):
             added = self._adopt(expansion, self._random(expansion), refused)
-        for step in added:
-            self._on_node(step)
-        for proposer, transformation, why in refused:
-            self._on_rejected(expansion.node, proposer, transformation, why)
-        self._on_expanded()
+        self._on_expanded(expansion.node, added, refused)
         return added
 
     def pick(self, num: int) -> list[Step]:
@@ -289,14 +305,12 @@ class TreeSearch:
         predicted_secs = self._predict(program, step.parent)
         step = replace(step, program=program, predicted_secs=predicted_secs, measurement=None)
         self._insert(step)
-        self._on_node(step)
-        self._on_expanded()
+        self._on_expanded(step.parent, [step], [])
 
     def repeat_refusal(self, number: int, proposer: str, transformation: Transformation | None, why: str) -> None:
         """Notes what another search refused, as it was."""
         self._remember_refusal(number, transformation, why)
-        self._on_rejected(number, proposer, transformation, why)
-        self._on_expanded()
+        self._on_expanded(number, [], [(proposer, transformation, why)])
 
     def pick_these(self, numbers: Sequence[int]) -> list[Step]:
         """Returns programs that wait, as another search picked them."""
@@ -315,7 +329,7 @@ class TreeSearch:
         self,
         expansion: Expansion,
         proposal: Proposal,
-        refused: list[tuple[str, Transformation | None, str]],
+        refused: list[Refused],
         *,
         why_empty: str = _NOTHING,
     ) -> list[Step]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Collection
 
 import numpy as np
@@ -35,8 +35,8 @@ class Waiting:
         return at < len(self._numbers) and self._numbers[at] == number
 
     def add(self, step: Step) -> None:
-        """Adds a node; its number must be greater than those of all before it."""
-        self._numbers.append(step.node)
+        """Adds a node that does not wait yet."""
+        insort(self._numbers, step.node)
         self.place(step)
 
     def discard(self, number: int) -> None:
@@ -56,12 +56,12 @@ class Waiting:
 
     def lift(self, num: int) -> list[int]:
         """Returns up to `num` nodes, the most promising first, lifted out of the order until each is placed again."""
-        lifted: list[int] = []
+        lifted: dict[int, None] = {}
         while self._heap and len(lifted) < num:
             _, number = heapq.heappop(self._heap)
             if number in self:
-                lifted.append(number)
-        return lifted
+                lifted[number] = None
+        return list(lifted)
 
     def place(self, step: Step) -> None:
         """Gives a lifted node its place in the order."""

@@ -1,100 +1,136 @@
-"""The language model as a part of a run: client, budget, transcript and proposer for one run folder."""
+"""The language model as a part of a session: client, budget, transcript, and a proposer for each task."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from reasoning_compiler.core.errors import IllegalProgramError
 from reasoning_compiler.core.primitives import Primitive
 from reasoning_compiler.core.programs import UNTUNED, ChoiceDomain, Decision, Program, Transformation, Value
 from reasoning_compiler.core.steps import Step
-from reasoning_compiler.journal import TRANSCRIPT_FILE
+from reasoning_compiler.journal import TRANSCRIPT_FILE, Journal, SessionRecord
+from reasoning_compiler.proposer.llm.client import LLMClient
 from reasoning_compiler.proposer.llm.language import worked_example
+from reasoning_compiler.proposer.llm.metered import LLMStats
 from reasoning_compiler.proposer.llm.node import Brings
 from reasoning_compiler.proposer.llm.paper import PaperProposer
 from reasoning_compiler.proposer.llm.prompt import Kernel, tiling_notes
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
-from reasoning_compiler.proposer.llm.settings import open_client, open_model
+from reasoning_compiler.proposer.llm.settings import LLMSettings, open_client, open_model
 from reasoning_compiler.proposer.llm.transcript import Transcript, read_transcript, spending
-from reasoning_compiler.proposer.protocol import Proposer
 from reasoning_compiler.session.settings import Settings
+from reasoning_compiler.session.spaces import SharedSpace
+from reasoning_compiler.session.task import Task
+from reasoning_compiler.session.thinking import Thinker
 
-if TYPE_CHECKING:
-    from reasoning_compiler.session.parts import Parts, SharedSpace
 
-
-class Model:
-    """A run's language model, checked before the run has a folder and at work once it has one.
-
-    Args:
-        settings: of the run; `llm` is set.
+def checked_client(settings: Settings) -> LLMClient:
+    """Returns the client of a session's language model, which `settings.llm` names.
 
     Raises:
         LLMSetupError: the provider is unknown, or its key or package is missing.
         UsageError: a budget in USD without a known price.
     """
+    llm = _seeded(settings)
+    client = open_client(llm)
+    open_model(llm, client=client)  # says now what is wrong with the budget
+    return client
 
-    def __init__(self, settings: Settings) -> None:
-        assert settings.llm is not None
-        self._names_only = settings.preset == "paper" or settings.llm.names_only
-        self._llm = replace(settings.llm, seed=settings.seed)
-        self._client = open_client(self._llm)
-        open_model(self._llm, client=self._client)  # says now what is wrong with the budget
 
-    def proposer(self, parts: Parts, folder: Path, stand_in: Proposer) -> LLMProposer | PaperProposer:
-        """Returns the proposer that asks the model and records every exchange in the run's folder.
+class Model:
+    """A session's language model: one client, one budget, one transcript, and a proposer for each task.
 
-        Args:
-            parts: of the run.
-            folder: the run folder; what its transcript says was spent counts.
-            stand_in: proposes where the model does not.
-        """
-        path = folder / TRANSCRIPT_FILE
-        self.transcript = Transcript(path, scrubber=self._client.scrubber)
-        spent = spending(read_transcript(path)) if path.exists() else None
-        model = open_model(self._llm, transcript=self.transcript, spent=spent, client=self._client)
-        space = parts.space
-        if self._names_only:
+    Args:
+        settings: of the session; `llm` is set.
+        client: see `checked_client`.
+        journal: of the session; calls are reserved in it before they are made.
+        earlier: the session so far, whose spending counts; None for a new one.
+    """
+
+    def __init__(
+        self, settings: Settings, client: LLMClient, journal: Journal, *, earlier: SessionRecord | None
+    ) -> None:
+        self._llm = _seeded(settings)
+        self._is_paper = settings.preset == "paper"
+        path = journal.folder / TRANSCRIPT_FILE
+        self.transcript = Transcript(path, scrubber=client.scrubber)
+        spent = earlier.spent if earlier else None
+        if spent is None and path.exists():  # before version 4 of the journal, the transcript alone told
+            spent = spending(read_transcript(path))
+            journal.settled(0, spent)
+        num_calls = earlier.num_calls if earlier else 0
+        self._model = open_model(
+            self._llm, transcript=self.transcript, spent=spent, num_calls=num_calls, ledger=journal, client=client
+        )
+
+    @property
+    def stats(self) -> LLMStats:
+        """What the model did so far."""
+        return self._model.stats
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know of it, a line each."""
+        return self._model.notices
+
+    def proposer(self, task: Task) -> LLMProposer | PaperProposer:
+        """Returns the proposer that asks the model about a task's programs and records every exchange."""
+        space = task.space
+        if self._is_paper or self._llm.names_only:
             return PaperProposer(
-                model,
+                self._model,
                 source=lambda program: space.schedule(program).mod.script(),
                 trace=lambda program: str(space.schedule(program).trace),
                 score=_score,
                 check=space.why_not,
-                fallback=stand_in,
+                fallback=task.proposer,
                 context_depth=self._llm.context_depth,
+                task=task.name,
             )
-        workload = parts.workload
-        script = workload.mod["main"].script()
+        workload = task.workload
         kernel = Kernel(
             workload.name,
-            script,
+            workload.mod["main"].script(),
             workload.flops,
             workload.arguments,
-            notes=space_notes(parts),
+            notes=space_notes(task),
             takes_primitives=space.takes_primitives,
             example=_example(space) if space.takes_primitives else (),
-            peak=parts.peak,
+            peak=task.peak,
         )
         return LLMProposer(
-            model,
+            self._model,
             kernel=kernel,
-            machine=parts.machine,
+            machine=task.machine,
             check=space.why_not,
-            fallback=stand_in,
-            explain=lambda program: self._explain(parts, program),
+            fallback=task.proposer,
+            explain=lambda program: "" if program.is_untuned else task.analyze(program).describe(),
             named_blocks=space.named_blocks,
-            brings=Brought(parts),
+            brings=Brought(space),
             context_depth=self._llm.context_depth,
             max_prompt_tokens=self._llm.prompt_tokens,
+            task=task.name,
         )
 
-    @staticmethod
-    def _explain(parts: Parts, program: Program) -> str:
-        return "" if program.is_untuned else parts.analyze(program).describe()
+    def thinker(self, task: Task, *, num_tasks: int) -> Thinker:
+        """Returns what grows a task's tree by the model's answers, while other things happen.
+
+        Args:
+            task: which.
+            num_tasks: tasks of the session, which share the calls that may be under way at once, and the samples that
+                the expert may fill in.
+        """
+        llm = self._llm
+        return Thinker(
+            task.search,
+            self.proposer(task),
+            concurrency=1 if self._is_paper else max(1, llm.max_concurrent_calls // num_tasks),
+            children=llm.children,
+            stand_in=None if self._is_paper or llm.expert_share == 0 else task.proposer,
+            max_stood_in=int(llm.expert_share * (task.max_samples - task.num_samples)),
+            settled=not self._is_paper,
+        )
 
 
 def _example(space: SharedSpace) -> tuple[Primitive, ...]:
@@ -108,11 +144,11 @@ class Brought:
     """What each other structure of a program would bring with it, looked up once for each.
 
     Args:
-        parts: of the run.
+        space: of the task.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        self._space = parts.space
+    def __init__(self, space: SharedSpace) -> None:
+        self._space = space
         self._known: dict[tuple[str, Value], tuple[tuple[str, Value], ...]] = {}
 
     def __call__(self, program: Program, table: Sequence[Decision]) -> Brings:
@@ -140,15 +176,15 @@ class Brought:
         return tuple((name, value) for name, value in edited.decisions if name not in present)
 
 
-def space_notes(parts: Parts) -> str:
+def space_notes(task: Task) -> str:
     """Returns what a model must know to understand the decisions: what they do to the loops, and in which order."""
-    lines = [tiling_notes(parts.space.tile_groups)]
+    lines = [tiling_notes(task.space.tile_groups)]
     if lines[0]:
         lines.append(
             "Sums stay in vector registers if the loops inside the innermost reduction are unrolled (unroll is the "
             "largest body that is) and vectorized, and few enough for the registers."
         )
-    if any(argument.role == "weight" for argument in parts.workload.arguments):
+    if any(argument.role == "weight" for argument in task.workload.arguments):
         lines.append("Constant weights are laid out ahead of time in the order in which the tiles read them, for free.")
     return "\n".join(line for line in lines if line)
 
@@ -156,3 +192,8 @@ def space_notes(parts: Parts) -> str:
 def _score(step: Step) -> float | None:
     """Returns the paper's predicted score of a node: its surrogate gives one over it as seconds."""
     return 1.0 / step.predicted_secs if step.predicted_secs else None
+
+
+def _seeded(settings: Settings) -> LLMSettings:
+    assert settings.llm is not None
+    return replace(settings.llm, seed=settings.seed)

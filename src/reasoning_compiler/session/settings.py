@@ -1,4 +1,4 @@
-"""What a run is told to do, and what it tells those who watch it."""
+"""What a session is told to do, and what it tells those who watch it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ _OPTIONAL = ("minutes", "patience", "threads")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is told to do.
+    """What a session is told to do.
 
     Args:
-        samples: programs to measure, the untuned one not counted; ≥ 1.
+        samples: programs to measure, of all tasks together, the untuned ones not counted; ≥ 1.
         minutes: stop after this much time; None for no limit.
-        patience: stop after this many samples in a row that brought nothing clearly faster; None for never.
+        patience: a task gets no more after this many of its samples in a row that brought nothing clearly faster; None
+            for never.
         proposer: "expert" or "random"; with `llm`, who stands in for the model. Or "replay:RUN" for a run folder:
             what that run proposed and picked, whoever it was, is done again and measured anew.
         llm: the language model that proposes; None for none.
@@ -121,25 +122,27 @@ Doing = Literal["starting", "untuned", "thinking", "measuring", "confirming", "s
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run tells those who watch it.
+    """What a session tells those who watch it.
 
     Args:
         doing: what it is at.
-        folder: the run folder; empty where it has yet to be chosen.
-        num_samples: programs measured so far.
-        max_samples: of the run.
+        folder: the session's folder; empty where it has yet to be chosen.
+        num_samples: programs measured so far, of all tasks.
+        max_samples: of the session.
+        task: which task this is about; empty where there is one only, or for none.
         untuned_secs: the untuned program's latency; None before it is known, or where it failed.
         best_secs: the best so far; None before there is one.
         last: the program measured last; None where this is about something else.
         improved: whether that one is the new best.
         notice: something that the user should know, said once; else empty.
-        elapsed_secs: since the run began, pauses left out.
+        elapsed_secs: since the session began, pauses left out.
     """
 
     doing: Doing
     folder: str
     num_samples: int
     max_samples: int
+    task: str = ""
     untuned_secs: float | None = None
     best_secs: float | None = None
     last: Step | None = None

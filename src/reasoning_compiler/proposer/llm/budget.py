@@ -1,9 +1,10 @@
-"""What a run may spend on a language model: checked before a call, charged after it."""
+"""What a session may spend on a language model: reserved before a call, settled after it."""
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Protocol
 
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.proposer.llm.prices import PriceList, Usage
@@ -40,16 +41,33 @@ class Spending:
         unpriced = f" and {self.unpriced_calls} calls of unknown cost" if self.unpriced_calls else ""
         return f"{tokens}, ${self.usd:.4f}{unpriced}"
 
-    def plus(self, usage: Usage, usd: float | None) -> Spending:
-        """Returns the spending with one more call; `usd` is None where its price is unknown."""
-        return Spending(
-            calls=self.calls + 1,
-            input_tokens=self.input_tokens + usage.input_tokens,
-            output_tokens=self.output_tokens + usage.output_tokens,
-            cached_tokens=self.cached_tokens + usage.cached_tokens,
-            usd=self.usd + (usd or 0.0),
-            unpriced_calls=self.unpriced_calls + (usd is None),
+    def __add__(self, other: Spending) -> Spending:
+        names = [each.name for each in fields(self)]
+        return Spending(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+    @classmethod
+    def of_call(cls, usage: Usage, usd: float | None) -> Spending:
+        """Returns what one call has cost; `usd` is None where its price is unknown."""
+        return cls(
+            calls=1,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_tokens=usage.cached_tokens,
+            usd=usd or 0.0,
+            unpriced_calls=int(usd is None),
         )
+
+
+class Ledger(Protocol):
+    """Where spending is written down, so that a killed session's reservations are not forgotten."""
+
+    def reserved(self, call: int, most: Spending) -> None:
+        """Writes, before a call is made, what it may cost at most. Raises JournalError where that fails."""
+        ...
+
+    def settled(self, call: int, spent: Spending) -> None:
+        """Writes what the call did cost; nothing where it did not take place. Raises as `reserved`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -68,17 +86,17 @@ class BudgetRefusal:
 class Reservation:
     """The part of a budget that one call may spend; to be settled exactly once."""
 
-    def __init__(self, budget: Budget, max_output_tokens: int, tokens: int, usd: float) -> None:
-        self.max_output_tokens = max_output_tokens
-        self._budget, self._tokens, self._usd = budget, tokens, usd
+    def __init__(self, budget: Budget, call: int, most: Spending) -> None:
+        self.max_output_tokens = most.output_tokens
+        self._budget, self._call = budget, call
 
     def charge(self, usage: Usage, usd: float | None) -> None:
         """Replaces what was reserved by what the call did cost; `usd` is None where the price is unknown."""
-        self._budget._settle(self._tokens, self._usd, usage, usd)
+        self._budget._settle(self._call, Spending.of_call(usage, usd))
 
     def release(self) -> None:
         """Gives back all of it: the call did not take place."""
-        self._budget._settle(self._tokens, self._usd, None, None)
+        self._budget._settle(self._call, Spending())
 
 
 class Budget:
@@ -91,7 +109,9 @@ class Budget:
         max_calls: calls that the model may have worked on.
         max_tokens: of prompts and answers together.
         max_usd: needs a known price, see `check_priced`.
-        spent: what an interrupted run has spent already.
+        spent: what an interrupted session has spent already.
+        num_calls: calls that it has reserved; further ones are numbered from there.
+        ledger: where reservations are written; None for nowhere.
     """
 
     def __init__(
@@ -101,6 +121,8 @@ class Budget:
         max_tokens: int | None = None,
         max_usd: float | None = None,
         spent: Spending | None = None,
+        num_calls: int = 0,
+        ledger: Ledger | None = None,
     ) -> None:
         limits = {"max_llm_calls": max_calls, "budget_tokens": max_tokens, "budget_usd": max_usd}
         for name, limit in limits.items():
@@ -109,7 +131,8 @@ class Budget:
         self.max_calls, self.max_tokens, self.max_usd = max_calls, max_tokens, max_usd
         self._lock = threading.Lock()
         self._spent = spent or Spending()
-        self._held_calls, self._held_tokens, self._held_usd = 0, 0, 0.0
+        self._held: dict[int, Spending] = {}
+        self._num_calls, self._ledger = num_calls, ledger
 
     @property
     def spent(self) -> Spending:
@@ -134,28 +157,28 @@ class Budget:
                 if alone < enough:
                     return BudgetRefusal(f"{short} is used up", ended=True)
                 return BudgetRefusal("calls under way hold the rest of the budget", ended=False)
-            usd = prices.usd(Usage(prompt_tokens, output_tokens)) or 0.0
-            tokens = prompt_tokens + output_tokens
-            self._held_calls += 1
-            self._held_tokens += tokens
-            self._held_usd += usd
-            return Reservation(self, output_tokens, tokens, usd)
+            usage = Usage(prompt_tokens, output_tokens)
+            most = Spending.of_call(usage, prices.usd(usage))
+            self._num_calls += 1
+            if self._ledger is not None:
+                self._ledger.reserved(self._num_calls, most)
+            self._held[self._num_calls] = most
+            return Reservation(self, self._num_calls, most)
 
     def _affordable(
         self, prompt_tokens: int, max_output_tokens: int, prices: PriceList, *, held: bool
     ) -> tuple[int, str]:
         """Returns the longest answer that can be paid, and the limit that shortens it most."""
         output_tokens, short = max_output_tokens, ""
-        if self.max_calls is not None:
-            calls = self._spent.calls + held * self._held_calls
-            if calls >= self.max_calls:
-                return 0, f"the budget of {self.max_calls} calls"
+        taken = sum(self._held.values(), self._spent) if held else self._spent
+        if self.max_calls is not None and taken.calls >= self.max_calls:
+            return 0, f"the budget of {self.max_calls} calls"
         if self.max_tokens is not None:
-            room = self.max_tokens - self._spent.tokens - held * self._held_tokens - prompt_tokens
+            room = self.max_tokens - taken.tokens - prompt_tokens
             if room < output_tokens:
                 output_tokens, short = room, f"the budget of {self.max_tokens} tokens"
         if self.max_usd is not None:
-            room_usd = self.max_usd - self._spent.usd - held * self._held_usd
+            room_usd = self.max_usd - taken.usd
             prompt_usd = prices.usd(Usage(prompt_tokens)) or 0.0
             token_usd = ((prices.usd(Usage(prompt_tokens, 1000)) or 0.0) - prompt_usd) / 1000
             if prompt_usd + token_usd * output_tokens > room_usd:
@@ -163,11 +186,9 @@ class Budget:
                 output_tokens, short = payable, f"the budget of ${self.max_usd:g}"
         return output_tokens, short
 
-    def _settle(self, tokens: int, held_usd: float, usage: Usage | None, usd: float | None) -> None:
+    def _settle(self, call: int, spent: Spending) -> None:
         with self._lock:
-            self._held_calls -= 1
-            self._held_tokens -= tokens
-            self._held_usd = self._held_usd - held_usd if self._held_calls else 0.0
-            if usage is None:
-                return
-            self._spent = self._spent.plus(usage, usd)
+            del self._held[call]
+            self._spent += spent
+            if self._ledger is not None:
+                self._ledger.settled(call, spent)

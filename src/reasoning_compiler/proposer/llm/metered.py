@@ -84,9 +84,10 @@ class LLMStats:
 
 @dataclass(frozen=True)
 class Question:
-    """What a model is asked, and for which node."""
+    """What a model is asked, and for which node of which task."""
 
     messages: tuple[Message, ...]
+    task: str
     node: int
     program: str
     num: int
@@ -218,6 +219,7 @@ class MeteredModel:
         question, reply = asked.question, asked.reply
         return self.transcript.append(
             Exchange(
+                task=question.task,
                 node=question.node,
                 program=question.program,
                 num=question.num,
@@ -277,7 +279,7 @@ class MeteredModel:
                 calls=stats.calls + 1,
                 repairs=stats.repairs + (question.repair_of is not None),
                 estimated_calls=stats.estimated_calls + (usage.estimated and usage.total > 0),
-                spent=stats.spent.plus(usage, usd) if usage.total else stats.spent,
+                spent=stats.spent + Spending.of_call(usage, usd) if usage.total else stats.spent,
                 latency_secs=stats.latency_secs + outcome.latency_secs,
             )
             self._retried.update(attempt.kind for attempt in outcome.attempts)

@@ -139,6 +139,7 @@ class PaperProposer:
         fallback: who proposes otherwise; random.
         context_depth: how many ancestors the prompt shows.
         min_depth: the depth from which on the model is asked; the untuned program has depth 0.
+        task: the session's task that it proposes for, as the transcript names it.
         name: the proposer's name.
     """
 
@@ -153,10 +154,12 @@ class PaperProposer:
         fallback: Proposer,
         context_depth: int = 2,
         min_depth: int = 2,
+        task: str = "",
         name: str = "paper",
     ) -> None:
         self.model = model
         self.name = name
+        self._task = task
         self._source, self._trace, self._score = source, trace, score
         self._check, self._fallback = check, fallback
         self._context_depth, self._min_depth = context_depth, min_depth
@@ -194,7 +197,7 @@ class PaperProposer:
             score=self._score,
             context_depth=self._context_depth,
         )
-        return Question(messages, context.node.node, context.node.program.key, 1, PAPER_PROMPT_VERSION)
+        return Question(messages, self._task, context.node.node, context.node.program.key, 1, PAPER_PROMPT_VERSION)
 
     def _judge(self, asked: Asked, context: Context, rng: np.random.Generator) -> Proposal | None:
         if not isinstance(asked.outcome, Reply):

@@ -52,6 +52,7 @@ class LLMProposer:
         brings: what other structures of a program with such a table would bring, see `build_prompt`.
         context_depth: how many ancestors the prompt tells of; the paper's is two.
         max_prompt_tokens: about how long a prompt may be.
+        task: the session's task that it proposes for, as the transcript names it.
         name: the proposer's name.
     """
 
@@ -68,10 +69,12 @@ class LLMProposer:
         brings: Callable[[Program, Sequence[Decision]], Brings] = lambda program, table: {},
         context_depth: int = 2,
         max_prompt_tokens: int = DEFAULT_PROMPT_TOKENS,
+        task: str = "",
         name: str = "llm",
     ) -> None:
         self.model = model
         self.name = name
+        self._task = task
         self._kernel, self._machine = kernel, machine
         self._check, self._fallback, self._explain, self._brings = check, fallback, explain, brings
         self._named_blocks = named_blocks
@@ -149,7 +152,7 @@ class LLMProposer:
             context_depth=self._context_depth,
             max_tokens=self._max_prompt_tokens,
         )
-        return Question(messages, context.node.node, program.key, num, PROMPT_VERSION)
+        return Question(messages, self._task, context.node.node, program.key, num, PROMPT_VERSION)
 
     def _repair(
         self,

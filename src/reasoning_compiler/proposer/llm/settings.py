@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.proposer.llm.budget import Budget, Spending
+from reasoning_compiler.proposer.llm.budget import Budget, Ledger, Spending
 from reasoning_compiler.proposer.llm.calls import Client
 from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient
 from reasoning_compiler.proposer.llm.metered import DEFAULT_OUTPUT_TOKENS, MeteredModel
@@ -109,6 +109,8 @@ def open_model(
     *,
     transcript: Transcript | None = None,
     spent: Spending | None = None,
+    num_calls: int = 0,
+    ledger: Ledger | None = None,
     client: Client | None = None,
 ) -> MeteredModel:
     """Returns the model of a run, not yet called.
@@ -116,7 +118,9 @@ def open_model(
     Args:
         settings: the run's options.
         transcript: where exchanges are recorded.
-        spent: what the run has spent before it was interrupted.
+        spent: what the session has spent before it was interrupted.
+        num_calls: calls that it has reserved by then.
+        ledger: where reservations are written; None for nowhere.
         client: who answers; None for `open_client`'s.
 
     Raises:
@@ -124,7 +128,12 @@ def open_model(
         UsageError: a budget is not positive, or is in USD and the price is unknown.
     """
     budget = Budget(
-        max_calls=settings.max_llm_calls, max_tokens=settings.budget_tokens, max_usd=settings.budget_usd, spent=spent
+        max_calls=settings.max_llm_calls,
+        max_tokens=settings.budget_tokens,
+        max_usd=settings.budget_usd,
+        spent=spent,
+        num_calls=num_calls,
+        ledger=ledger,
     )
     price = Price.parse(settings.price) if settings.price is not None else None
     prices = PriceList(settings.model, base_url=settings.base_url, override=price)

@@ -77,6 +77,7 @@ class Exchange:
         attempts: the tries that failed.
         outcomes: what became of each transformation.
         repair_of: the exchange that this one repairs.
+        task: the task whose node it is; empty in transcripts that know one task only.
         id: its number in the transcript.
     """
 
@@ -96,6 +97,7 @@ class Exchange:
     attempts: tuple[Attempt, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
     repair_of: int | None = None
+    task: str = ""
     id: int = 0
 
     @property
@@ -137,7 +139,7 @@ class Transcript:
         self._lock = threading.Lock()
         existing = read_transcript(path) if path.exists() else []
         self._next_id = 1 + max((e.id for e in existing), default=0)
-        self._unborn: dict[tuple[int, Transformation], tuple[int, int]] = {}
+        self._unborn: dict[tuple[str, int, Transformation], tuple[int, int]] = {}
         for exchange in existing:
             self._await_children(exchange)
         if path.exists() and not path.read_bytes().endswith(b"\n"):
@@ -152,17 +154,18 @@ class Transcript:
             self._write("exchange", exchange.to_json())
             return exchange.id
 
-    def link(self, parent: int, transformation: Transformation, child: int, program: str) -> bool:
+    def link(self, task: str, parent: int, transformation: Transformation, child: int, program: str) -> bool:
         """Writes that a transformation became a node, and returns whether it is one of this transcript.
 
         Args:
+            task: the task in whose tree that is.
             parent: the node that was transformed.
             transformation: the transformation, as it was proposed.
             child: the new node.
             program: the key of its program.
         """
         with self._lock:
-            place = self._unborn.pop((parent, transformation), None)
+            place = self._unborn.pop((task, parent, transformation), None)
             if place is not None:
                 exchange, index = place
                 self._write("child", {"exchange": exchange, "index": index, "node": child, "program": program})
@@ -171,7 +174,7 @@ class Transcript:
     def _await_children(self, exchange: Exchange) -> None:
         for index, outcome in enumerate(exchange.outcomes):
             if outcome.used and outcome.transformation is not None and outcome.node is None:
-                self._unborn[exchange.node, outcome.transformation] = (exchange.id, index)
+                self._unborn[exchange.task, exchange.node, outcome.transformation] = (exchange.id, index)
 
     def _write(self, kind: str, obj: dict[str, Any]) -> None:
         line = {"v": VERSION, "type": kind} | _scrubbed(obj, self._scrubber)
@@ -208,11 +211,11 @@ def read_transcript(path: Path) -> list[Exchange]:
 
 
 def spending(exchanges: Iterable[Exchange]) -> Spending:
-    """Returns what the calls of a transcript have cost, for a budget that goes on after an interruption."""
+    """Returns what the calls of a transcript have cost, for a session whose journal does not tell."""
     spent = Spending()
     for exchange in exchanges:
         if exchange.answer is not None or exchange.usage.total:
-            spent = spent.plus(exchange.usage, exchange.usd)
+            spent += Spending.of_call(exchange.usage, exchange.usd)
     return spent
 
 

@@ -1,0 +1,118 @@
+"""The space of a task: which rules it has, for which part of a machine, and shared between threads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from threading import RLock
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import numpy as np
+
+from reasoning_compiler.core.crash_markers import Risk
+from reasoning_compiler.core.interrupts import uninterrupted
+from reasoning_compiler.core.machines import Machine, Peak
+from reasoning_compiler.core.phases import Stopwatch
+from reasoning_compiler.core.programs import Program
+from reasoning_compiler.core.steps import Proposal
+from reasoning_compiler.cost.analysis import peak_of
+from reasoning_compiler.cost.sizing import Sizing
+from reasoning_compiler.cost.tiling import TileGroup
+from reasoning_compiler.ir.extract import nests as nests_of
+from reasoning_compiler.machine import tvm_target
+from reasoning_compiler.proposer.protocol import Context, Proposer
+from reasoning_compiler.rules.discovery import own_rules_of_tvm, rules_for
+from reasoning_compiler.rules.rule import Rule
+from reasoning_compiler.session.settings import Settings
+from reasoning_compiler.space.space import Space
+
+if TYPE_CHECKING:
+    from reasoning_compiler.workload import Workload
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def with_threads(machine: Machine, threads: int) -> Machine:
+    """Returns the part of a machine that a session with that many threads uses."""
+    peak = machine.peak_flops * threads / machine.num_cores
+    target = json.dumps(json.loads(machine.target) | {"num-cores": threads})
+    return replace(machine, num_cores=threads, peak_flops=peak, target=target)
+
+
+def make_space(workload: Workload, machine: Machine, settings: Settings, *, fatal: Collection[Risk] = ()) -> Space:
+    """Returns the space of a task.
+
+    Args:
+        workload: what is tuned.
+        machine: what it is tuned for, with as many cores as programs may use.
+        settings: of the session; in the paper's preset, what its mutator `Parallel` changes is a decision.
+        fatal: see `Space`.
+    """
+    rules = space_rules(workload, machine, settings)
+    with uninterrupted():
+        return Space(workload.mod, tvm_target(machine), rules=rules, fatal=fatal)
+
+
+def space_rules(workload: Workload, machine: Machine, settings: Settings) -> list[Rule]:
+    """Returns the rules of a task's space: all that are known; the paper's preset has TVM's own alone."""
+    target = tvm_target(machine)
+    if settings.preset == "paper":
+        return own_rules_of_tvm(workload.mod, target, open_jobs=True)
+    return rules_for(workload.mod, target, stream_bytes=machine.l2_bytes)
+
+
+def best_peak(workload: Workload, machine: Machine) -> Peak:
+    """Returns what a machine can do at best of a workload's types."""
+    return peak_of(nests_of(workload.mod), machine)
+
+
+class SharedSpace:
+    """A space for several threads, one at a time, and Ctrl-C after that.
+
+    Its work in the main thread is counted as the stage "apply".
+    """
+
+    def __init__(self, space: Space, clock: Stopwatch) -> None:
+        self._space = space
+        self.lock = RLock()
+        self.start: Program = space.start
+        self.takes_primitives = space.takes_primitives
+        self.table = clock.timed("apply", self._one_at_a_time(space.table))
+        self.edit = clock.timed("apply", self._one_at_a_time(space.edit))
+        self.why_not = clock.timed("apply", self._one_at_a_time(space.why_not))
+        self.sample = clock.timed("apply", self._one_at_a_time(space.sample))
+        self.nests = clock.timed("apply", self._one_at_a_time(space.nests))
+        self.schedule = clock.timed("apply", self._one_at_a_time(space.schedule))
+        self.named_blocks = clock.timed("apply", self._one_at_a_time(space.named_blocks))
+
+    @property
+    def sizings(self) -> tuple[Sizing, ...]:
+        with self.lock, uninterrupted():
+            return self._space.sizings
+
+    @property
+    def tile_groups(self) -> tuple[TileGroup, ...]:
+        with self.lock, uninterrupted():
+            return self._space.tile_groups
+
+    def _one_at_a_time(self, function: Callable[P, R]) -> Callable[P, R]:
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self.lock, uninterrupted():
+                return function(*args, **kwargs)
+
+        return call
+
+
+class SharedProposer:
+    """A quick proposer for several threads, one at a time; its work is counted as the stage "propose"."""
+
+    def __init__(self, proposer: Proposer, lock: RLock, clock: Stopwatch) -> None:
+        self.name = proposer.name
+        self._propose, self._lock = clock.timed("propose", proposer.propose), lock
+
+    def propose(self, context: Context, num: int, rng: np.random.Generator) -> Proposal:
+        """See `Proposer.propose`."""
+        with self._lock:
+            return self._propose(context, num, rng)
