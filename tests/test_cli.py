@@ -352,8 +352,7 @@ def test_debug_shows_where(reasonc: Callable[..., Done]) -> None:
 
 
 def test_an_error_of_ours_is_told_as_one(reasonc: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reasoning_compiler.report.summarize", lambda run: 1 / 0)
-    monkeypatch.setattr("reasoning_compiler.journal.read_run", lambda run: None)
+    monkeypatch.setattr("reasoning_compiler.journal.read_session", lambda run: 1 / 0)
     done = reasonc("report", "run")
     assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
     assert "unexpected ZeroDivisionError: division by zero" in done.err and "reasonc --debug" in done.err

@@ -156,7 +156,8 @@ def test_a_task_that_fails_does_not_stop_the_others(tmp_path: Path, monkeypatch:
     assert session.tasks[0].best is not None and session.tasks[1].best is None
     assert any("gemm-2: none of" in progress.notice for progress in told)
     assert "nothing yet" in session.report()
-    monkeypatch.setattr(instrument, "Instrument", partial(OneFails, judge=failing("build")))
+    nothing = partial(FakeInstrument, judge=failing("build"), untuned=failing("timeout"))
+    monkeypatch.setattr(instrument, "Instrument", nothing)
     with pytest.raises(NothingMeasuredError):
         rc.tune(["gemm[32,48,16]", "gemm[16,16,16]"], out=tmp_path / "none", samples=4)
 
