@@ -829,3 +829,23 @@ def test_asking_does_not_slow_down_with_the_tree() -> None:
         search.pick(1)
         best = min(best, time.perf_counter() - started)
     assert best < 0.01, f"{best * 1e3:.1f} ms for an expansion and a pick"
+
+
+def test_a_lost_device_says_nothing_of_a_program() -> None:
+    search = chance_search(3)
+    (first,) = search.ask(1)
+    value = search.tree.nodes[first.node].value
+    lost = Measurement(failure=Failure("device", "gone"))
+    asked = [first.node]
+    for _ in range(2):
+        search.tell([(first.node, lost)])
+        node = search.tree.nodes[first.node]
+        assert not node.full and node.value > 0 and node.step.measurement is None
+        while (step := search.pick(1)[0]).node != first.node:
+            search.tell([(step.node, measure(step))])
+        asked.append(step.node)
+    search.tell([(first.node, lost)])
+    node = search.tree.nodes[first.node]
+    assert value > 0 and not node.full and node.value > 0 and node.step.measurement == lost
+    assert first.node not in [step.node for step in search.pick(1000)]  # three times is enough
+    assert asked == [first.node] * 3

@@ -539,3 +539,23 @@ def test_tokens_that_a_server_does_not_count_are_said_to_be_estimated(server: An
     shown = CliRunner().invoke(app, ["report", str(result.folder)])
     told = " ".join(shown.output.split())
     assert "tokens (estimated for" in told and "fallback rate 0%" in told
+
+
+def test_a_kill_forgets_no_call_that_was_under_way(server: Any, tmp_path: Path) -> None:
+    one = server(respond=lambda request: Script("never", delay_secs=600.0))
+    arguments = ["tune", GEMM, "--llm", "fake", "--base-url", one.base_url, "--price", "1/2", "--llm-concurrency", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "reasoning_compiler", *arguments, "--out", "run", "--quiet"],
+        env=os.environ | {"PYTHONPATH": str(SOURCE)},
+    )
+    until = time.monotonic() + 120
+    while not one.requests:
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.02)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    for each in [*workers, process]:
+        each.kill()
+    process.wait()
+    session = rc.read_session("run")
+    assert session.num_calls == session.spent.calls == 1
+    assert session.spent.input_tokens > 100 and session.spent.output_tokens > 100 and session.spent.usd > 0
