@@ -24,6 +24,7 @@ MEASURED = {
     "fma_per_cycle": 2,
     "peak_flops": 5.4e11,
     "bandwidth_bytes_per_sec": 3.8e10,
+    "costs": {},
     "disturbed": False,
 }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from reasoning_compiler.core.costs import Costs, published_costs
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -24,6 +26,7 @@ class Machine:
         peak_flops: float32 FLOP/s of all cores together.
         bandwidth_bytes_per_sec: main memory, reading, all cores together.
         target: the TVM target as JSON text.
+        costs: what the cost model counts with.
         measured: whether the two peaks were measured here.
         features: instruction-set extensions, sorted.
     """
@@ -41,15 +44,18 @@ class Machine:
     peak_flops: float
     bandwidth_bytes_per_sec: float
     target: str
+    costs: Costs
     measured: bool = False
     features: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"features": list(self.features)}
+        return asdict(self) | {"features": list(self.features), "costs": self.costs.to_json()}
 
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> Machine:
-        return cls(**(obj | {"features": tuple(obj["features"])}))
+        """Returns the machine of a record; one from before costs were measured has published ones."""
+        costs = Costs.from_json(obj["costs"]) if "costs" in obj else published_costs(obj["isa"])
+        return cls(**(obj | {"features": tuple(obj["features"]), "costs": costs}))
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,10 @@ from dataclasses import dataclass
 
 from reasoning_compiler.core.machines import Machine, Peak
 from reasoning_compiler.cost.cache_traffic import LevelTraffic, cache_traffic
+from reasoning_compiler.cost.pages import page_cycles
 from reasoning_compiler.cost.register_tile import RegisterTile
 from reasoning_compiler.ir.dots import dots_for
 from reasoning_compiler.ir.nest import Nest, Padding
-
-_BYTES_PER_CYCLE = {"L2": 32, "L3": 16}  # into the next inner level, per core
-_ONE_CORES_BANDWIDTH = 0.6  # of the memory's, where one core of several works
-_SHOWS = 0.25  # of the time of what does not bound a nest
-_SHOWS_OF_A_STREAM = 0.1  # the same where the hardware prefetches one contiguous stream, and no sums are moved
-_PREFETCHED = 0.87  # of the time that a stream from memory takes, whose loads are announced or made in several runs
-_LAUNCH_SECS = 4e-6
 
 
 @dataclass(frozen=True)
@@ -33,7 +27,7 @@ class BlockAnalysis:
     Args:
         block: its name.
         secs: the model's time, on all cores.
-        bound: what most of the time goes into: "compute", or reading from "L2", "L3" or "memory".
+        bound: what most of the time goes into: "compute", reading from "L2", "L3" or "memory", or crossing "pages".
         flops: of the whole nest.
         vector_lanes: elements per vector operation; 1 where the innermost loop is scalar.
         strided: buffers that the vector loop walks with a stride, which makes gathers or scatters of them.
@@ -150,23 +144,18 @@ def roofline_secs(flops: float, num_bytes: float, machine: Machine, *, peak_flop
 
 def analyze_block(nest: Nest, machine: Machine) -> BlockAnalysis:
     """Returns the analysis of one nest."""
-    clock = clock_hz(machine)
     jobs, efficiency = _parallelism(nest, machine)
     cores = machine.num_cores * efficiency
     tile = RegisterTile(nest, machine)
-    compute = tile.cycles() / clock / cores
+    compute = tile.cycles() / clock_hz(machine) / cores
     levels = cache_traffic(nest, machine)
-    times = {"compute": compute}
-    for inner, outer in itertools.pairwise(levels):
-        times[outer.level] = inner.bytes_in / (_BYTES_PER_CYCLE[outer.level] * clock * cores)
-    share = _ONE_CORES_BANDWIDTH if jobs == 1 and machine.num_cores > 1 else 1.0
-    times["memory"] = levels[-1].bytes_in / (machine.bandwidth_bytes_per_sec * share)
+    times = _transfer_secs(nest, machine, levels, cores)
     if nest.prefetch_bytes or tile.reads_in_runs:
-        times["memory"] *= _PREFETCHED
-    bound = max(times, key=lambda name: times[name])
-    hidden = sum(times.values()) - times[bound]
-    shows = _SHOWS_OF_A_STREAM if tile.is_stream else _SHOWS
-    secs = times[bound] + shows * hidden + (_LAUNCH_SECS if jobs > 1 else 0.0)
+        times["memory"] *= machine.costs.side_by_side
+    transfer = sum(times.values())
+    secs = max(compute, transfer) + machine.costs.exposed * min(compute, transfer)
+    bound = "compute" if compute >= transfer else max(times, key=lambda name: times[name])
+    secs += machine.costs.region_secs if jobs > 1 else 0.0
     return BlockAnalysis(
         nest.block,
         secs,
@@ -186,6 +175,33 @@ def analyze_block(nest: Nest, machine: Machine) -> BlockAnalysis:
         peak_of([nest], machine).flops,
         nest.padded,
     )
+
+
+def _transfer_secs(nest: Nest, machine: Machine, levels: Sequence[LevelTraffic], cores: float) -> dict[str, float]:
+    """Returns the time that data take from each level behind the first, and that page crossings add to it.
+
+    As in the execution-cache-memory model (Stengel et al., 2015), the times of the levels add up. Rates are those of
+    whole streams from a level into registers, so that a byte counts once, where it comes from.
+
+    Args:
+        nest: the loops.
+        machine: a CPU.
+        levels: the traffic into each of its caches.
+        cores: how many work, on average.
+    """
+    costs = machine.costs
+    cycles_per_sec = clock_hz(machine) * cores
+    times = {}
+    for (inner, outer), rates in zip(itertools.pairwise(levels), (costs.l2, costs.l3), strict=False):
+        read = max(0.0, inner.read_bytes - outer.read_bytes) / rates.read_bytes_per_cycle
+        updated = max(0.0, inner.updated_bytes - outer.updated_bytes) / rates.update_bytes_per_cycle
+        times[outer.level] = (read + updated) / cycles_per_sec
+    last = levels[-1]
+    lone = max(costs.lone_bytes_per_cycle * clock_hz(machine), machine.bandwidth_bytes_per_sec / machine.num_cores)
+    bandwidth = min(machine.bandwidth_bytes_per_sec, cores * lone)
+    times["memory"] = (last.read_bytes + last.updated_bytes / costs.memory_update) / bandwidth
+    times["pages"] = page_cycles(nest, machine, levels) / cycles_per_sec
+    return times
 
 
 def _parallelism(nest: Nest, machine: Machine) -> tuple[int, float]:

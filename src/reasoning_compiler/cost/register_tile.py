@@ -11,23 +11,17 @@ import math
 from collections.abc import Sequence
 
 from reasoning_compiler.core.machines import Machine
-from reasoning_compiler.cost.cache_traffic import CACHE_WAYS, WAY_BYTES
 from reasoning_compiler.ir.dots import registers_of
 from reasoning_compiler.ir.nest import Access, Loop, Nest
 
 NUM_RUNS, RUN_STEPS = 4, 8
-"""Of tiles that read a matrix in runs side by side: how many there are at least, and of how many steps of the reduction
-at most, so that all of them are under way at once."""
+"""Of tiles that read a matrix in runs side by side: how many there are at least, as many as calibration reads at once,
+and of how many steps of the reduction at most, so that a core's window of instructions spans them."""
 
-_FMA_LATENCY_CYCLES = 4
-_LOADS_PER_CYCLE = 2
-_CALL_CYCLES = 12  # a scalar libm call
-_LARGE_BODY = 768  # vector operations in one unrolled body beyond which instruction fetch costs
-_CONFLICT_CYCLES = 10
-_PAGE_BYTES = 4096
-_PAGES_AT_HAND = 64  # whose addresses a core has translated and keeps close; typical
-_PAGE_CYCLES = 5  # to look up another one
-_LLVM_UNROLLS = 8  # iterations of a constant inner loop that LLVM unrolls unasked
+LOOP_CYCLES = 0.5
+"""To count and to branch: two instructions of at least four that a core starts in a cycle."""
+
+_LLVM_UNROLLS = 8  # iterations of a constant inner loop that LLVM unrolls unasked (its `-unroll-full-max-count`)
 
 
 class RegisterTile:
@@ -57,7 +51,7 @@ class RegisterTile:
         self.lanes = nest.dot.lanes if nest.dot is not None else min(self.vector_extent, self.full_lanes)
         self.loops = tuple((loop.name, loop.extent) for _, loop in extents if loop.extent > 1)
         self.rows = math.prod(loop.extent for i, loop in extents if i not in self.vector_loops)
-        vectors = self.rows * math.ceil(self.vector_extent / self.full_lanes)
+        vectors = self.rows * vectors_of(self.vector_extent, self.full_lanes)
         self.accumulators = vectors + self._shift_sums()
         self.steps = self._reduction_steps()
         self.runs = self._runs()
@@ -66,11 +60,11 @@ class RegisterTile:
         self.fully_unrolled = 1 < self.rows * self.steps <= nest.unroll_limit
         self._registers, _ = registers_of(machine, nest.dot)
         fits = self.accumulators <= self._registers - 2
-        self.in_registers = bool(self.steps > 1 and unrolled and fits and not self.falls_apart)
+        self.in_registers = bool(self.steps > 1 and unrolled and fits)
 
     def cycles(self) -> float:
         """Returns cycles of one core for the whole nest, with all data in L1."""
-        nest, machine = self.nest, self.machine
+        nest, machine, costs = self.nest, self.machine, self.machine.costs
         times = nest.iterations / max(1, self.rows * self.vector_extent)
         vectors = max(1, self.accumulators)
         arithmetic = vectors * max(nest.flops, 1.0) / 2 / machine.fma_per_cycle
@@ -78,44 +72,28 @@ class RegisterTile:
             arithmetic = vectors / (machine.fma_per_cycle * nest.dot.per_fma)
         reads = [a for a in nest.accesses if not a.writes]
         rows = nest.dot.rows if nest.dot is not None else 1  # a tile is loaded and stored row by row
-        loads = (rows * sum(self._loads(a) for a in reads) + self.prefetches) / _LOADS_PER_CYCLE
-        step = max(arithmetic, loads) + sum(self._conflicts(a) for a in reads) + _PAGE_CYCLES * self._pages()
-        if nest.scalar_calls:
-            step += _CALL_CYCLES * nest.scalar_calls * self.rows * self.vector_extent
-        scatter = self.full_lanes if nest.output and nest.output.buffer in self.strided else 1
+        loads = rows * sum(self._load_cycles(a) for a in reads) + self.prefetches * self._load
+        step = max(arithmetic, loads) + (0.0 if self.fully_unrolled else LOOP_CYCLES)
+        step += costs.call_cycles * nest.scalar_calls * self.rows * self.vector_extent
+        # To read and write back the sums, or to write a result.
+        stores = vectors * rows * 2 * machine.vector_bytes / costs.l1.update_bytes_per_cycle
+        if nest.output is not None and nest.output.buffer in self.strided:
+            stores += vectors * self.full_lanes * costs.gather_cycles
         if not nest.reduces:
-            return times * (step + vectors * scatter + 0.5)
-        if self.in_registers:
-            together = self.runs if self.steps <= RUN_STEPS else 1
-            latency = _FMA_LATENCY_CYCLES if nest.dot is None else nest.dot.latency_cycles
-            step = max(step, latency / together)
-            operands = sum(math.ceil(a) for a in (self._loads(x) for x in reads if x.buffer not in self.strided))
-            spilled = vectors + min(operands, 4) - self._registers
-            step += 1.5 * max(0, spilled)
-            entry = (2.0 * vectors * rows * scatter + 6) / self.steps
-        else:
-            step += vectors * scatter * 1.5 + (self._conflicts(nest.output) if nest.output else 0.0)
-            step += self.rows * self.vector_extent if self.falls_apart else 0
-            step = max(step, _FMA_LATENCY_CYCLES if vectors == 1 else 0)
-            entry = 1.0
-        if self.fully_unrolled and vectors * self.steps > _LARGE_BODY:
-            step *= 1.2
-        elif not self.fully_unrolled:
-            step += 0.5
-        return times * (step + entry)
+            return times * (step + stores)
+        latency = costs.fma_latency_cycles if nest.dot is None else nest.dot.latency_cycles
+        if not self.in_registers:  # the next step waits for its sums to come back from the first-level cache
+            return times * max(step + stores, latency + costs.l1.latency_cycles)
+        together = self.runs if self.steps <= RUN_STEPS else 1
+        operands = sum(math.ceil(self._loads(a)) for a in reads if a.buffer not in self.strided)
+        spilled = max(0, vectors + min(operands, 4) - self._registers)
+        step = max(step + spilled * stores / vectors, latency / together)
+        return times * (step + (stores + latency) / self.steps)
 
     @property
-    def falls_apart(self) -> bool:
-        """Whether sums in a local buffer are moved element by element: LLVM makes no registers of 3 or 5 vectors."""
-        output = self.nest.output
-        whole = self.vector_extent <= self.full_lanes or self.vector_extent.bit_count() == 1
-        return not whole and output is not None and output.in_registers
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether sums stay in registers over the whole reduction, or are moved while it waits for memory."""
-        output = self.nest.output
-        return self.in_registers and output is not None and (output.in_registers or self.reads_in_runs)
+    def _load(self) -> float:
+        """Cycles to load a vector."""
+        return self.machine.vector_bytes / self.machine.costs.l1.read_bytes_per_cycle
 
     @property
     def reads_in_runs(self) -> bool:
@@ -157,13 +135,15 @@ class RegisterTile:
         marked = tuple(i for i, loop in enumerate(loops) if loop.kind == "vectorized")
         if marked:
             return marked
-        # LLVM vectorizes an innermost contiguous spatial loop by itself, but no float reduction.
+        # LLVM vectorizes an innermost contiguous spatial loop by itself, but no float reduction, and not what TVM has
+        # unrolled before.
         inner = [i for i, loop in enumerate(loops) if loop.extent > 1]
         if not inner or self.nest.scalar_calls:
             return ()
         last = loops[inner[-1]]
         contiguous = all(access.stride(inner[-1]) in (0, 1) for access in self.nest.accesses)
-        return (inner[-1],) if contiguous and not last.reduces and last.kind != "parallel" else ()
+        is_loop = last.kind == "serial" and last.extent > self.nest.unroll_limit
+        return (inner[-1],) if contiguous and is_loop and not last.reduces else ()
 
     def _shift_sums(self) -> int:
         """Returns the vectors of sums that make good for a shifted operand: one for each vector of B in the tile."""
@@ -202,34 +182,34 @@ class RegisterTile:
     def _loads(self, access: Access) -> float:
         """Returns load instructions per reduction step for one buffer."""
         elements = self.nest.footprint_elements(access, self.first)
-        if access.buffer in self.strided:
-            return 1.5 * elements
         moved = any(access.moved_by(i) for i in self.vector_loops)
         return elements / self.full_lanes if moved else elements
 
-    def _conflicts(self, access: Access) -> float:
-        """Returns extra cycles per reduction step because a tile's rows fall into the same cache sets."""
-        tile = range(self.first, len(self.nest.loops))
-        strides = {i: access.stride(i) * access.item_bytes for i in tile}
-        same_set = [i for i, stride in strides.items() if stride and stride % WAY_BYTES["L1"] == 0]
-        rows = math.prod(self.nest.loops[i].extent for i in same_set)
-        return _CONFLICT_CYCLES * rows if rows > CACHE_WAYS["L1"] else 0.0
+    def _load_cycles(self, access: Access) -> float:
+        """Returns the time of the loads per reduction step of one buffer."""
+        if access.buffer in self.strided:
+            return self.machine.costs.gather_cycles * self.nest.footprint_elements(access, self.first)
+        loads = self._loads(access)
+        cycles = loads * self._load
+        if self._is_unaligned(access):
+            cycles += (
+                loads * self.machine.vector_bytes / self.machine.cache_line_bytes * self.machine.costs.split_cycles
+            )
+        return cycles
 
-    def _pages(self) -> int:
-        """Returns how many operands go on to another page in each reduction step, and come back after too many.
+    def _is_unaligned(self, access: Access) -> bool:
+        """Tells whether vectors of a buffer begin anywhere, since a loop outside moves by a part of one."""
+        if not any(access.moved_by(i) for i in self.vector_loops):
+            return False
+        steps = (
+            access.stride(i) * access.item_bytes for i in range(len(self.nest.loops)) if i not in self.vector_loops
+        )
+        return any(step % self.machine.vector_bytes for step in steps)
 
-        Only those count that nothing lays out ahead of time.
-        """
-        reducing = self.nest.innermost_reduction
-        if reducing is None:
-            return 0
-        strides = [
-            access.stride(reducing) * access.item_bytes
-            for access in self.nest.accesses
-            if access.given and not access.writes
-        ]
-        extent = math.prod(loop.extent for loop in self.nest.loops if loop.reduces)
-        return sum(stride >= _PAGE_BYTES for stride in strides) if extent > _PAGES_AT_HAND else 0
+
+def vectors_of(extent: int, lanes: int) -> int:
+    """Returns the vectors that code generation makes of a loop: whole registers, and powers of two for the tail."""
+    return extent // lanes + (extent % lanes).bit_count()
 
 
 def _outside_reduction(loops: Sequence[Loop]) -> list[Loop]:

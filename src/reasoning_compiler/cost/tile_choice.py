@@ -17,6 +17,7 @@ from reasoning_compiler.core.factors import divisors, prime_moves
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.programs import TileDomain, Value
 from reasoning_compiler.cost.analysis import BlockAnalysis, analyze_block
+from reasoning_compiler.cost.pages import STREAMS
 from reasoning_compiler.cost.register_tile import NUM_RUNS, RUN_STEPS
 from reasoning_compiler.cost.tile_words import describe_tiling
 from reasoning_compiler.ir.dots import registers_of
@@ -131,6 +132,7 @@ class TileChooser:
         judged = []
         for tile in self._register_tiles():
             surroundings = [self._surround(tile), self._surround(tile, panels=True), *self._in_runs(tile)]
+            surroundings += [self._surround(tile, steps=STREAMS // 2)]
             tried = [self.judge(f, self._unroll_for(tile)) for f in surroundings if self.allows(f)]
             judged += [min(tried, key=lambda t: (t.secs, t.factors))] if tried else []
         return sorted(judged, key=lambda t: (t.analysis.compute_secs, t.factors))
@@ -154,12 +156,14 @@ class TileChooser:
                 if accumulators <= registers - 2:
                     yield dict(zip(rows, counts, strict=True)) | {vector: width}
 
-    def _surround(self, tile: dict[int, int], *, panels: bool = False) -> Factors:
+    def _surround(self, tile: dict[int, int], *, panels: bool = False, steps: int = 64) -> Factors:
         """Returns factors around a register tile: reductions blocked, four jobs a core, the rest next to the tile.
 
         Args:
             tile: the innermost factors by loop index.
             panels: the vector loop goes outside, whole: what is read along it stays while the other loops pass by.
+            steps: of the innermost reduction, at most. Each may read another page; half of those in sight leave room
+                for the other operands.
         """
         factors = []
         jobs = 4 * self.machine.num_cores
@@ -172,7 +176,7 @@ class TileChooser:
                 levels[0] = domain.extent
             elif index in self._reducing:
                 last = index == self._reducing[-1]
-                levels[-1] = max(divisors(domain.extent, domain.max_innermost or 64)) if last else 1
+                levels[-1] = max(divisors(domain.extent, min(steps, domain.max_innermost or 64))) if last else 1
                 levels[0] = domain.extent // levels[-1]
             else:
                 levels[-1] = tile[index]

@@ -104,6 +104,11 @@ class Access:
         return self._strides[loop] if self.steps else 0.0
 
     @cached_property
+    def paces(self) -> list[float]:
+        """By how many elements of any dimension, at most, one iteration of each loop moves."""
+        return [max(map(abs, steps)) for steps in zip(*self.steps, strict=True)]
+
+    @cached_property
     def _strides(self) -> list[float]:
         strides, below = [0.0] * len(self.steps[0]), 1
         for dim, size in zip(reversed(self.steps), reversed(self.shape), strict=True):
@@ -191,23 +196,21 @@ class Nest:
         """For each access its footprint from every depth, the innermost (nothing moves) last."""
         return [[math.prod(each) for each in self._by_depth(dims)] for dims in self._reached]
 
-    def line_bytes(self, access: Access, line: int) -> list[int]:
-        """Returns the bytes of all lines of a cache that one of `accesses` touches, from every depth inward.
+    def held_bytes(self, access: Access, granule: int) -> list[int]:
+        """Returns the bytes of all lines of a cache, or pages, that one of `accesses` touches, from every depth inward.
 
         Args:
             access: one of `accesses`.
-            line: bytes of a line.
+            granule: bytes of a line or page; rows that lie closer together share them.
         """
         at = self._index(access)
-        held = []
-        for reached, elements in zip(self._by_depth(self._reached[at]), self._footprints[at], strict=True):
-            run = access.item_bytes  # of bytes that lie side by side
-            for extent, size in zip(reversed(reached), reversed(access.shape), strict=True):
-                run *= extent
-                if extent < size:
-                    break
-            held.append(-(-elements * access.item_bytes // run) * (-(-run // line) * line))
-        return held
+        if (at, granule) not in self._held:
+            self._held[at, granule] = [_held(access, dims, granule) for dims in self._by_depth(self._reached[at])]
+        return self._held[at, granule]
+
+    @cached_property
+    def _held(self) -> dict[tuple[int, int], list[int]]:
+        return {}
 
     def _index(self, access: Access) -> int:
         return next(index for index, own in enumerate(self.accesses) if own is access)
@@ -295,3 +298,16 @@ class Nest:
             for a in self.accesses
         )
         return replace(self, loops=tuple(loops), accesses=accesses, unroll_limit=unroll_limit, tiling=structure)
+
+
+def _held(access: Access, reached: Sequence[int], granule: int) -> int:
+    """Returns the bytes of the granules in which so much of each dimension of a buffer lies."""
+    apart, span, stride = 1, access.item_bytes, access.item_bytes
+    for extent, size in zip(reversed(reached), reversed(access.shape), strict=True):
+        if extent > 1:
+            if stride <= granule or stride <= span:
+                span += (extent - 1) * stride
+            else:
+                apart *= extent
+        stride *= size
+    return apart * (-(-span // granule) * granule)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from reasoning_compiler.machine.calibration import Host, measure_costs
+from reasoning_compiler.machine.slices import best_secs, compile_kernel, secs_of
 from reasoning_compiler.machine.targets import host_target, vector_unit
 from reasoning_compiler.machine.toolchain import use_threads
 
@@ -22,16 +23,18 @@ _MAX_READ_BYTES = 1 << 30
 _FLOAT_BYTES = 4
 
 
-def measure_peaks(num_cores: int, os_features: list[str], l3_bytes: int, max_read_bytes: int) -> dict[str, Any]:
-    """Returns what only compiled code can tell of this machine, as JSON: its target, features and peaks.
+def measure_peaks(
+    num_cores: int, os_features: list[str], caches_bytes: Sequence[int], max_read_bytes: int
+) -> dict[str, Any]:
+    """Returns what only compiled code can tell of this machine, as JSON: its target, features, peaks and costs.
 
-    To be called in a process of its own: it starts TVM's threads and runs for two to five seconds. Where
+    To be called in a process of its own: it starts TVM's threads and runs for about ten seconds. Where
     other programs held some core all the time, "disturbed" is true and the peak is one core's, multiplied.
 
     Args:
         num_cores: threads to run, one per physical core.
         os_features: instruction-set extensions that the operating system reports, by LLVM's names.
-        l3_bytes: the last-level cache, which the bandwidth's array must exceed.
+        caches_bytes: first- and second-level cache of a core, and the last one of all, which arrays for memory exceed.
         max_read_bytes: the largest array that memory has room for.
     """
     import tvm  # noqa: F401, so that the threads are set in the running runtime
@@ -53,11 +56,16 @@ def measure_peaks(num_cores: int, os_features: list[str], l3_bytes: int, max_rea
     )
     # All cores together clock lower than one alone, but not by half: others were in the way all the time.
     disturbed = peak_flops < 0.55 * num_cores * core_flops
-    read_bytes = min(max(_MIN_READ_BYTES, 8 * l3_bytes), _MAX_READ_BYTES, max_read_bytes)
+    read_bytes = min(max(_MIN_READ_BYTES, 8 * caches_bytes[2]), _MAX_READ_BYTES, max_read_bytes)
+    fmas = fma_per_cycle(core_flops / chain_flops)
+    *core_caches, l3_bytes = caches_bytes
+    clock_hz = core_flops / (fmas * lanes * 2)
+    host = Host(target, num_cores, lanes, clock_hz, (*core_caches, l3_bytes // num_cores), read_bytes)
     return {
         "target": target,
         "features": features,
-        "fma_per_cycle": fma_per_cycle(core_flops / chain_flops),
+        "fma_per_cycle": fmas,
+        "costs": measure_costs(host) | {"fma_latency_cycles": core_flops / chain_flops / fmas},
         "peak_flops": num_cores * core_flops if disturbed else peak_flops,
         "bandwidth_bytes_per_sec": _read_bandwidth(target, num_cores, lanes, read_bytes),
         "disturbed": disturbed,
@@ -96,14 +104,14 @@ def _fma_flops(
                 for lane in T.vectorized(lanes):
                     state[thread, c * lanes + lane] = sums[c * lanes + lane]
 
-    kernel = _compile(fma_loop, target)
+    kernel = compile_kernel(fma_loop, target)
     state = tvm.runtime.empty((num_threads, width), "float32")
     num_rounds = 1 << 12
-    while min(_secs(partial(kernel, state, num_rounds)) for _ in range(5)) < _SLICE_SECS:
+    while min(secs_of(partial(kernel, state, num_rounds)) for _ in range(5)) < _SLICE_SECS:
         num_rounds *= 2
     flop = 2.0 * num_threads * width * num_rounds
     slices = itertools.repeat(partial(kernel, state, num_rounds))
-    return flop / _best_secs(slices, expected_secs=flop / expected_flops if expected_flops else math.inf)
+    return flop / best_secs(slices, expected_secs=flop / expected_flops if expected_flops else math.inf)
 
 
 def _read_bandwidth(target: dict[str, Any], num_threads: int, lanes: int, num_bytes: int) -> float:
@@ -143,29 +151,7 @@ def _read_bandwidth(target: dict[str, Any], num_threads: int, lanes: int, num_by
 
     data = tvm.runtime.empty((num_slices, num_threads, num_rows, width), "float32")
     out = tvm.runtime.empty((num_threads, width), "float32")
-    _compile(fill, target)(data)  # each thread touches its own part first, so that it lies in its own memory
-    kernel = _compile(read, target)
+    compile_kernel(fill, target)(data)  # each thread touches its own part first, so that it lies in its own memory
+    kernel = compile_kernel(read, target)
     slices = itertools.cycle(partial(kernel, data, out, part) for part in range(num_slices))
-    return num_threads * num_rows * width * _FLOAT_BYTES / _best_secs(slices)
-
-
-def _compile(function: Any, target: dict[str, Any]) -> Callable[..., Any]:
-    import tvm
-
-    module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
-    return tvm.compile(module, target=target)["main"]
-
-
-def _best_secs(slices: Iterator[Callable[[], Any]], *, expected_secs: float = math.inf) -> float:
-    """Returns the time of the fastest slice in 0.3 seconds, or in 2 while none is as fast as expected."""
-    start = time.perf_counter()
-    best = math.inf
-    while (elapsed := time.perf_counter() - start) < 0.3 or (elapsed < 2 and best > 1.03 * expected_secs):
-        best = min(best, _secs(next(slices)))
-    return best
-
-
-def _secs(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+    return num_threads * num_rows * width * _FLOAT_BYTES / best_secs(slices)

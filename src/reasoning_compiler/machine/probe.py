@@ -7,10 +7,12 @@ import json
 import os
 import tempfile
 from contextlib import suppress
+from dataclasses import astuple
 from pathlib import Path
 
 import psutil
 
+from reasoning_compiler.core.costs import costs_of
 from reasoning_compiler.core.errors import ReasoningCompilerError, UsageError
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.processes.call import ChildError, call_in_child
@@ -21,11 +23,11 @@ from reasoning_compiler.machine.targets import vector_unit
 from reasoning_compiler.machine.toolchain import TVM_VERSION, why_not_tvm
 
 # Raised when the probe measures or records something else than before.
-_PROBE_VERSION = 1
+_PROBE_VERSION = 2
 
 
 def detect(refresh: bool = False, *, threads: int | None = None) -> Machine:
-    """Returns this machine with measured peaks: at once if it was probed before, in about 3 seconds if not.
+    """Returns this machine with measured peaks: at once if it was probed before, in about 10 seconds if not.
 
     What was measured is kept as JSON in `cache_dir()`, for each CPU, number of usable cores and TVM version.
     If other programs held some core all the time, the peak is estimated from one core and nothing is kept.
@@ -70,7 +72,7 @@ def _probe(cpu: Cpu, num_cores: int, num_used: int) -> tuple[Machine, bool]:
     try:
         measured = call_in_child(
             "reasoning_compiler.machine.peaks:measure_peaks",
-            *(num_used, sorted(cpu.features), cpu.caches.l3_bytes, room_bytes),
+            *(num_used, sorted(cpu.features), list(astuple(cpu.caches)[:3]), room_bytes),
             timeout_secs=60,
         )
     except ChildError as error:
@@ -90,6 +92,7 @@ def _probe(cpu: Cpu, num_cores: int, num_used: int) -> tuple[Machine, bool]:
         peak_flops=measured["peak_flops"] * num_cores / num_used,
         bandwidth_bytes_per_sec=measured["bandwidth_bytes_per_sec"],
         target=json.dumps(measured["target"] | {"num-cores": num_cores}),
+        costs=costs_of(measured["costs"], unit.isa),
         measured=True,
         features=tuple(measured["features"]),
     )

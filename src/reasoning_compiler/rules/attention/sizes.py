@@ -17,15 +17,12 @@ from reasoning_compiler.core.factors import prime_moves
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.programs import ChoiceDomain, Decision, TileDomain, Value
 from reasoning_compiler.cost.analysis import clock_hz
+from reasoning_compiler.cost.cache_traffic import usable_bytes
+from reasoning_compiler.cost.register_tile import LOOP_CYCLES
 
-_CACHE_SHARE = 0.75
-_L2_BYTES_PER_CYCLE, _L3_BYTES_PER_CYCLE = 32, 16
-_LATENCY_CYCLES = 4
-_LOADS_PER_CYCLE = 2
 _SCORE_BUFFERS = 3  # scores, exponentials, probabilities
 _LIVE_BUFFERS = 2  # of them at a time: each is made of the one before
 _SCORE_PASSES = 6  # over them before the second product, which reads them once for each of its panels
-_MEMORY_SHOWS = 0.5  # of the time in which scores that no cache holds come and go
 _SOFTMAX_CYCLES = 20  # for one vector of scores
 _ITEM_BYTES = 4
 
@@ -168,18 +165,18 @@ class SizesChooser:
         share = _share(blocks, rows, keys, panel) if self.sizing.masked else 1.0
 
         l1_bytes = (rows * depth + panel * depth) * _ITEM_BYTES
-        from_l2 = l1_bytes > _CACHE_SHARE * machine.l1_bytes
+        from_l2 = l1_bytes > usable_bytes(machine.l1_bytes)
         first = self._tile(tile_rows, sizes.keys[-1], depth, from_l2=from_l2) * num_rows / tile_rows * sizes.keys[0]
         second = self._tile(tile_rows, sizes.depth[-1], keys, from_l2=True) * num_rows / tile_rows * sizes.depth[0]
-        first += 0.5 * blocks * keys * depth * _ITEM_BYTES / machine.vector_bytes  # into L1, once for each block
+        first += blocks * keys * depth * _ITEM_BYTES / machine.costs.l2.read_bytes_per_cycle * machine.costs.exposed
         softmax = _SOFTMAX_CYCLES * num_rows * keys / lanes
         score_bytes = rows * keys * _ITEM_BYTES
         head_bytes = 2 * keys * depth * _ITEM_BYTES
         passes = _SCORE_PASSES + sizes.depth[0]
         softmax += blocks * passes * score_bytes * self._cycles_per_byte(_LIVE_BUFFERS * score_bytes)
         cycles = share * (first + second + softmax)
-        if _SCORE_BUFFERS * score_bytes + head_bytes > _CACHE_SHARE * machine.l2_bytes:
-            cycles += 0.5 * share * blocks * head_bytes / _L3_BYTES_PER_CYCLE
+        if _SCORE_BUFFERS * score_bytes + head_bytes > usable_bytes(machine.l2_bytes):
+            cycles += machine.costs.exposed * share * blocks * head_bytes / machine.costs.l3.read_bytes_per_cycle
         jobs = self.sizing.heads * blocks
         cycles *= math.ceil(jobs / machine.num_cores) * machine.num_cores / jobs
         secs = cycles * self.sizing.heads / machine.num_cores / clock_hz(machine)
@@ -201,10 +198,13 @@ class SizesChooser:
     def _cycles_per_byte(self, held_bytes: int) -> float:
         """Returns what it costs a core to go once more through data of that size, of what its second cache lacks."""
         machine = self._machine
-        bandwidth = machine.bandwidth_bytes_per_sec / machine.num_cores / clock_hz(machine)
+        bandwidth = (
+            machine.costs.memory_update * machine.bandwidth_bytes_per_sec / machine.num_cores / clock_hz(machine)
+        )
         l3_bytes = machine.l3_bytes // machine.num_cores
-        from_memory = _MEMORY_SHOWS * _lacking(held_bytes, max(l3_bytes, machine.l2_bytes)) / bandwidth
-        return from_memory + (_lacking(held_bytes, machine.l2_bytes) / _L3_BYTES_PER_CYCLE if l3_bytes else 0.0)
+        from_memory = _lacking(held_bytes, max(l3_bytes, machine.l2_bytes)) / bandwidth
+        from_l3 = _lacking(held_bytes, machine.l2_bytes) / machine.costs.l3.update_bytes_per_cycle if l3_bytes else 0.0
+        return from_memory + from_l3
 
     def _in_registers(self, rows: int, vectors: int) -> bool:
         return rows * vectors + vectors + 1 <= self._machine.num_vector_registers
@@ -212,19 +212,22 @@ class SizesChooser:
     def _tile(self, rows: int, vectors: int, steps: int, *, from_l2: bool) -> float:
         """Returns the cycles of one register tile summed over so many steps."""
         machine = self._machine
+        costs = machine.costs
+        load = machine.vector_bytes / costs.l1.read_bytes_per_cycle
+        move = 2 * machine.vector_bytes / costs.l1.update_bytes_per_cycle
         step = max(
             rows * vectors / machine.fma_per_cycle,
-            (rows + vectors) / _LOADS_PER_CYCLE,
-            _LATENCY_CYCLES,
-            vectors * machine.vector_bytes / _L2_BYTES_PER_CYCLE if from_l2 else 0,
+            (rows + vectors) * load,
+            costs.fma_latency_cycles,
+            vectors * machine.vector_bytes / costs.l2.read_bytes_per_cycle if from_l2 else 0,
         )
         spilled = max(0, rows * vectors + vectors + 1 - machine.num_vector_registers)
-        return steps * (step + 1.5 * spilled + 0.5) + 2 * rows * vectors
+        return steps * (step + move * spilled + LOOP_CYCLES) + move * rows * vectors
 
 
 def _lacking(held_bytes: int, cache_bytes: int) -> float:
     """Returns the share of data that a cache does not hold."""
-    return max(0.0, 1 - _CACHE_SHARE * cache_bytes / held_bytes)
+    return max(0.0, 1 - usable_bytes(cache_bytes) / held_bytes)
 
 
 def _share(blocks: int, rows: int, keys: int, panel: int) -> float:

@@ -1,0 +1,159 @@
+"""The short kernels that `calibration` times, compiled by TVM for this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from reasoning_compiler.machine.slices import compile_kernel
+
+GATHERS = 4
+"""Vectors that one round of `gather` loads."""
+
+Kernel = Callable[..., Any]
+
+
+def reading_walk(
+    target: dict[str, Any], *, shape: tuple[int, int], lanes: int, vectors: int, room: int, fmas: int = 0
+) -> Kernel:
+    """Returns a kernel that sums up a few vectors: (data, out, threads, rounds, rows, round_step, row_step, at).
+
+    Every thread walks through its own row of `data`, which has this shape, and starts at element `at`. Each round and
+    each row goes on by so many elements. `out` has room for this number of vectors in each of its rows. With `fmas`,
+    every vector takes part in so many multiply-adds.
+    """
+    from tvm.script import tirx as T
+
+    width = vectors * lanes
+    times = max(1, fmas)
+    factor = 0.5 if fmas else 1.0  # TVM leaves a multiplication by one out
+
+    @T.prim_func
+    def walk(
+        data: T.Buffer(shape, "float32"),
+        out: T.Buffer((shape[0], room * lanes), "float32"),
+        threads: T.int32,
+        rounds: T.int32,
+        rows: T.int32,
+        round_step: T.int32,
+        row_step: T.int32,
+        at: T.int32,
+    ):
+        for thread in T.parallel(threads):
+            sums = T.alloc_buffer((width,), "float32")
+            for c in T.unroll(vectors):
+                for lane in T.vectorized(lanes):
+                    sums[c * lanes + lane] = T.float32(0)
+            for r, row in T.grid(rounds, rows):
+                for c in T.unroll(vectors):
+                    for _ in T.unroll(times):
+                        for lane in T.vectorized(lanes):
+                            sums[c * lanes + lane] = (
+                                sums[c * lanes + lane] * T.float32(factor)
+                                + data[thread, at + r * round_step + row * row_step + c * lanes + lane]
+                            )
+            for c in T.unroll(vectors):
+                for lane in T.vectorized(lanes):
+                    out[thread, c * lanes + lane] = sums[c * lanes + lane]
+
+    return compile_kernel(walk, target)
+
+
+def updating_walk(target: dict[str, Any], *, shape: tuple[int, int], lanes: int, vectors: int) -> Kernel:
+    """Returns a kernel with the parameters of `reading_walk` that changes what it reads and writes it back."""
+    from tvm.script import tirx as T
+
+    @T.prim_func
+    def walk(
+        data: T.Buffer(shape, "float32"),
+        out: T.Buffer((shape[0], vectors * lanes), "float32"),
+        threads: T.int32,
+        rounds: T.int32,
+        rows: T.int32,
+        round_step: T.int32,
+        row_step: T.int32,
+        at: T.int32,
+    ):
+        for thread in T.parallel(threads):
+            for r, row in T.grid(rounds, rows):
+                for c in T.unroll(vectors):
+                    for lane in T.vectorized(lanes):
+                        data[thread, at + r * round_step + row * row_step + c * lanes + lane] = data[
+                            thread, at + r * round_step + row * row_step + c * lanes + lane
+                        ] * T.float32(0.5) + T.float32(1)
+            out[thread, 0] = T.float32(0)
+
+    return compile_kernel(walk, target)
+
+
+def chase(target: dict[str, Any], *, size: int) -> Kernel:
+    """Returns a kernel that follows indices in an array of this size, from `end` on: (successors, end, steps)."""
+    from tvm.script import tirx as T
+
+    @T.prim_func
+    def follow(successors: T.Buffer((size,), "int32"), end: T.Buffer((1,), "int32"), steps: T.int32):
+        place = T.alloc_buffer((1,), "int32")
+        place[0] = end[0]
+        for _ in T.serial(steps):
+            place[0] = successors[place[0]]
+        end[0] = place[0]
+
+    return compile_kernel(follow, target)
+
+
+def gather(target: dict[str, Any], *, lanes: int, stride: int) -> Kernel:
+    """Returns a kernel that loads `GATHERS` vectors a round, elements `stride` apart: (data, out, rounds)."""
+    from tvm.script import tirx as T
+
+    @T.prim_func
+    def load(
+        data: T.Buffer((GATHERS * lanes * stride,), "float32"),
+        out: T.Buffer((GATHERS * lanes,), "float32"),
+        rounds: T.int32,
+    ):
+        sums = T.alloc_buffer((GATHERS * lanes,), "float32")
+        for c in T.unroll(GATHERS):
+            for lane in T.vectorized(lanes):
+                sums[c * lanes + lane] = T.float32(0)
+        for r in T.serial(rounds):
+            for c in T.unroll(GATHERS):
+                for lane in T.vectorized(lanes):
+                    sums[c * lanes + lane] = (
+                        sums[c * lanes + lane] + data[(c * lanes + lane) * stride + r % T.int32(stride)]
+                    )
+        for c in T.unroll(GATHERS):
+            for lane in T.vectorized(lanes):
+                out[c * lanes + lane] = sums[c * lanes + lane]
+
+    return compile_kernel(load, target)
+
+
+def calls(target: dict[str, Any], *, size: int) -> Kernel:
+    """Returns a kernel that computes `size` exponentials by the C library: (data, out)."""
+    from tvm.script import tirx as T
+
+    @T.prim_func
+    def exponentials(data: T.Buffer((size,), "float32"), out: T.Buffer((size,), "float32")):
+        for i in T.serial(size):
+            out[i] = T.exp(data[i])
+
+    return compile_kernel(exponentials, target)
+
+
+def region(target: dict[str, Any], *, num_threads: int, parallel: bool) -> Kernel:
+    """Returns a kernel that does next to nothing in each thread, or, if not `parallel`, in one: (out)."""
+    from tvm.script import tirx as T
+
+    size = 64 * num_threads
+
+    @T.prim_func
+    def in_all(out: T.Buffer((size,), "float32")):
+        for thread in T.parallel(num_threads):
+            out[thread * 64] = T.float32(1)
+
+    @T.prim_func
+    def in_one(out: T.Buffer((size,), "float32")):
+        for thread in T.serial(num_threads):
+            out[thread * 64] = T.float32(1)
+
+    return compile_kernel(in_all if parallel else in_one, target)
