@@ -30,9 +30,11 @@ from bench import publish, spread
 from kept import read
 
 from reasoning_compiler.machine import detect
+from reasoning_compiler.measure.verification.compare import Expected
+from reasoning_compiler.measure.verification.expectations import by_functions
 from reasoning_compiler.session import tune
 from reasoning_compiler.workload import parse
-from reasoning_compiler.workload.workload import Workload, disagreement, tolerance
+from reasoning_compiler.workload.workload import Workload
 
 KERNELS = (
     "llama3-attention",
@@ -94,7 +96,7 @@ def compare(spec: str, libraries: Sequence[Path], python: str, rounds: int, fold
     """Returns a row for each contestant on one kernel."""
     workload, threads = parse(spec), detect().num_cores
     inputs = workload.make_inputs(0)
-    expected = workload.expected(inputs)
+    expected = Expected.of(*by_functions(workload, inputs))
     for index, array in enumerate(inputs):
         np.save(folder / f"in{index}.npy", array)
     task = {"threads": threads, "folder": str(folder), "num_inputs": len(inputs), **operation(workload)}
@@ -109,8 +111,7 @@ def compare(spec: str, libraries: Sequence[Path], python: str, rounds: int, fold
             if "error" in said:
                 print(f"{spec}: {name} {variant} cannot: {said['error']}", file=sys.stderr)
                 continue
-            rtol, atol = tolerance(workload)
-            wrong = disagreement([np.load(said["output"])], expected, rtol=rtol, atol=atol)
+            wrong = expected.why_not([np.load(said["output"])])
             if wrong is not None:
                 print(f"{spec}: {name} {variant} is wrong: {wrong.message}", file=sys.stderr)
                 continue

@@ -48,7 +48,7 @@ def judge(workload: Any, func: Any, folder: Path, *, times: int) -> list[str]:
         on = {"workload": "workload", "kernel": kernel, "verify": True}
         race = asdict(Race(repeats=3, max_repeats=3, min_timing_secs=1e-4))
         try:
-            runner.run(**on, race=race, save_outputs=None)
+            runner.run(**on, race=race)
             runner.check(**on, sets=data.sets(), inputs=data.input_files())
             said.append("passed")
         except Refused as refusal:

@@ -132,7 +132,7 @@ class TestMeasuring:
             assert measured.artifact.read_bytes()[16] == 3  # a shared object, brought back from the device
             assert measured.artifact.with_suffix(".o").read_bytes()[16] == 1
 
-    def test_without_a_reference_the_untuned_output_is_it(self, devices: Devices) -> None:
+    def test_without_a_reference_the_kernel_itself_is_it(self, devices: Devices) -> None:
         workload = Gemm(reference=None)
         with measuring(workload, target(), num_threads=1, num_build_workers=1, devices=devices) as instrument:
             right, wrong = instrument.measure([scheduled(Gemm()), gemm_without_last(steps=1)], best_secs=None)

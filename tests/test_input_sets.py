@@ -8,9 +8,11 @@ import pytest
 
 from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.workload import numpy_dtype
-from reasoning_compiler.workload.input_sets import INPUT_SETS, LOOSER, make_input_set, nans
+from reasoning_compiler.workload.index_ranges import Positions
+from reasoning_compiler.workload.input_sets import INPUT_SETS, make_input_set, nans
 
 SHAPE = (40, 50)
+LENGTH = 40  # of a sum over the first axis
 FLOATS = ["float16", "bfloat16", "float32", "float64"]
 
 
@@ -19,7 +21,7 @@ def made(name: str, dtype: str, *, seed: int = 0) -> np.ndarray:
     dtype_ = numpy_dtype(dtype)
     random = np.random.default_rng(7).standard_normal(SHAPE)
     random = (100 * random).astype(dtype_) if dtype_.kind in "iu" else random.astype(dtype_)
-    (values,) = make_input_set(name, [Argument("A", SHAPE, dtype)], [random], seed=seed)
+    (values,) = make_input_set(name, [Argument("A", SHAPE, dtype)], [random], seed=seed, longest_sum=LENGTH, ranges={})
     assert values is not None and values.shape == SHAPE and values.dtype == dtype_
     return values.astype(np.float64)
 
@@ -65,14 +67,49 @@ def test_small_integers_go_to_the_ends_of_their_range() -> None:
     assert (made("negative", "int8") <= 0).all()
 
 
-@pytest.mark.parametrize(("dtype", "role"), [("int32", "input"), ("bool", "input"), ("float32", "weight")])
+@pytest.mark.parametrize(("dtype", "role"), [("int32", "input"), ("float32", "weight")])
 def test_indices_and_weights_keep_their_values(dtype: str, role: str) -> None:
     argument = Argument("A", SHAPE, dtype, role)  # type: ignore[arg-type]
     random = np.ones(SHAPE, numpy_dtype(dtype))
     for name in INPUT_SETS:
-        assert make_input_set(name, [argument], [random], seed=0) == [None]
+        assert make_input_set(name, [argument], [random], seed=0, longest_sum=LENGTH, ranges={}) == [None]
     assert nans([argument]) == [None]
 
 
-def test_a_name_with_a_tolerance_of_its_own_is_one_of_a_set() -> None:
-    assert set(LOOSER) <= set(INPUT_SETS)
+def test_exact_ones_are_small_integers_whose_sums_the_dtype_holds() -> None:
+    for dtype in FLOATS:
+        values = made("exact", dtype)
+        assert set(np.unique(values)) <= {-1, 0, 1} and (values != 0).mean() > 0.9
+    (values,) = make_input_set(
+        "exact", [Argument("A", SHAPE, "bfloat16")], [np.zeros(SHAPE, ml_dtypes.bfloat16)], seed=0,
+        longest_sum=1 << 16, ranges={},
+    )  # fmt: skip
+    assert values is not None and 0.05 < (values != 0).mean() < 0.2
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_spikes_are_rare_and_dominate_what_is_around_them(dtype: str) -> None:
+    for name in ("spikes", "ends"):
+        values = np.abs(made(name, dtype))
+        assert 0.005 < (values >= 2).mean() < 0.06 and values.max() <= 4
+        assert np.sort(values.ravel())[:-200].max() < 0.01
+
+
+def test_ends_have_one_spike_in_the_first_or_last_place_of_lines_along_each_axis() -> None:
+    spikes = np.abs(made("ends", "float32")) >= 2
+    assert not spikes[1:-1, 1:-1].any()
+    for edge in (spikes[0], spikes[-1], spikes[:, 0], spikes[:, -1]):
+        assert 0.15 < edge.mean() < 0.35
+
+
+def test_booleans_are_true_where_others_have_spikes_and_false_there_in_large() -> None:
+    assert 0 < made("spikes", "bool").mean() < 0.1 and made("large", "bool").mean() > 0.9
+    assert made("ends", "bool").any() and not made("zeros", "bool").any()
+
+
+def test_indices_lie_at_the_ends_of_their_range_and_are_drawn_again() -> None:
+    argument, random = Argument("I", (200,), "int32"), np.zeros(200, np.int32)
+    allowed = {"I": Positions(np.full(200, 9))}
+    for name, values in (("ends", {0, 9}), ("spikes", set(range(10)))):
+        (chosen,) = make_input_set(name, [argument], [random], seed=0, longest_sum=LENGTH, ranges=allowed)
+        assert chosen is not None and chosen.dtype == np.int32 and set(np.unique(chosen)) == values

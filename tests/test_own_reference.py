@@ -36,14 +36,14 @@ def test_going_on_without_the_callers_reference_is_told(
     assert calls and not notices and read_run(folder).header.own_reference
     calls.clear()
     rc.resume(folder, samples=2, on_progress=listen)
-    assert not calls and len(notices) == 1 and "those of the untuned program" in notices[0]
+    assert not calls and len(notices) == 1 and "those of the kernel itself" in notices[0]
     rc.resume(folder, samples=3, on_progress=listen, reference=reference)
     assert calls and len(notices) == 1
     monkeypatch.setattr(sys, "argv", ["reasonc", "run", str(folder), "--rounds", "1"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code
-    assert "those of the untuned program" in capsys.readouterr().err
+    assert "those of the kernel itself" in capsys.readouterr().err
 
 
 def test_kernels_that_can_be_made_again_bring_theirs(tmp_path: Path) -> None:

@@ -166,8 +166,9 @@ def test_the_best_of_a_batch_is_checked_also_where_that_waits_for_its_end(
 def test_an_input_set_on_which_the_untuned_program_fails_says_nothing() -> None:
     """A reference that clips what is large, which the kernel does not: no program could be right there."""
 
-    def clipping(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.minimum(a, 10) @ b
+    def clipping(inputs: list[np.ndarray]) -> list[np.ndarray]:
+        a, b = inputs
+        return [np.minimum(a, 10).astype("float64") @ b]
 
     with measuring(Gemm(reference=clipping), target(), num_threads=2, repeats=3) as instrument:
         (measured,) = instrument.measure([scheduled(GEMM)], best_secs=None)
@@ -322,7 +323,7 @@ class TestWorkspaces:
         runner = Runner(Store(tmp_path), lambda *limit, **instead: None, lambda **facts: None)
         runner.prepare(key="gemm", **data.payload())
         on = {"workload": "gemm", "verify": True}
-        runner.run(**on, kernel=kernel, race=asdict(Race(repeats=3)), save_outputs=None)
+        runner.run(**on, kernel=kernel, race=asdict(Race(repeats=3)))
         ours, tvms = allocators[:2]
         assert ours != tvms and len(allocators) > 4 and set(allocators[1:]) == {tvms}
         allocators.clear()
@@ -331,7 +332,7 @@ class TestWorkspaces:
         assert allocators[:num_fenced] == [ours] * num_fenced
         assert len(allocators) > num_fenced and set(allocators[num_fenced:]) == {tvms}
         allocators.clear()
-        runner.compare(**on, kernels=[kernel], rounds=1, budget_secs=1.0, min_timing_secs=0.0)
+        runner.compare(**on | {"verify": [True]}, kernels=[kernel], rounds=1, budget_secs=1.0, min_timing_secs=0.0)
         assert set(allocators) == {tvms}
         data.close()
 

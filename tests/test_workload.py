@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -12,12 +13,16 @@ import pytest
 from reasoning_compiler import workload as workloads
 from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.workload import CATALOGUE, Workload, disagreement, numpy_dtype, parse, references
+from reasoning_compiler.workload import CATALOGUE, Workload, numpy_dtype, parse, references
 from reasoning_compiler.workload.user import names_a_file
 
 
+class NoIndices(Workload):
+    index_ranges: ClassVar = {}
+
+
 def workload(*arguments: Argument) -> Workload:
-    return Workload("w", None, arguments, 0, None, "")
+    return NoIndices("w", None, arguments, 0, None, "")
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -40,7 +45,9 @@ def test_attention_reference(causal):
     if causal:
         weights *= np.tril(np.ones((5, 5)))
     right = np.einsum("hij,hjd->hid", weights, v_all) / weights.sum(axis=2)[..., None]
-    np.testing.assert_allclose(references.attention([q, k, v], causal=causal)[0], right, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        references.attention([q, k, v], causal=causal, dtype=np.float64)[0], right, rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("lead", [(), (3,)])
@@ -51,7 +58,9 @@ def test_swiglu_reference(lead):
     u = np.einsum("...tk,...kn->...tn", x, up, dtype=np.float64)
     # silu(g) = g sigmoid(g), and sigmoid(g) = (1 + tanh(g / 2)) / 2
     right = np.einsum("...tk,...kn->...tn", g * 0.5 * (1.0 + np.tanh(g / 2.0)) * u, down)
-    np.testing.assert_allclose(references.swiglu([x, gate, up, down])[0], right, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        references.swiglu([x, gate, up, down], dtype=np.float64)[0], right, rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
@@ -63,49 +72,20 @@ def test_conv_reference(kernel, layout):
     right = np.einsum("nhwcab,abco->nhwo", windows, weight)
     if layout == "NCHW":
         x, weight, right = x.transpose(0, 3, 1, 2), weight.transpose(3, 2, 0, 1), right.transpose(0, 3, 1, 2)
-    np.testing.assert_allclose(references.conv([x, weight], layout=layout)[0], right, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        references.conv([x, weight], layout=layout, dtype=np.float64)[0], right, rtol=1e-12, atol=1e-12
+    )
 
 
 def test_gemm_reference():
     a, b = normal(3, 7), normal(7, 5, seed=1)
-    np.testing.assert_allclose(references.gemm([a, b])[0], np.einsum("ik,kj->ij", a, b, dtype=np.float64), rtol=1e-5)
+    np.testing.assert_allclose(
+        references.gemm([a, b], dtype=np.float64)[0], np.einsum("ik,kj->ij", a, b, dtype=np.float64), rtol=1e-12
+    )
     a8 = np.full((2, 70_000), -128, dtype=np.int8)
-    (product,) = references.gemm([a8, a8.T])
+    (product,) = references.gemm([a8, a8.T], dtype=np.float64)
     assert product.dtype == np.int32
     assert (product == 128 * 128 * 70_000).all()
-
-
-# -- agreement ----------------------------------------------------------------------------------------------------
-
-
-def test_agreement_is_relative_to_the_value_and_to_the_largest():
-    expected = np.array([100.0, 1.0, 0.0])
-    assert disagreement([expected + 0.9], [expected], rtol=0.0, atol=0.01) is None
-    failure = disagreement([np.array([100.9, 1.9, 1.1])], [expected], rtol=0.0, atol=0.01)
-    assert failure.kind == "wrong_result"
-    assert "1 of 3 values" in failure.message
-    assert disagreement([expected * 1.009], [expected], rtol=0.01, atol=0.0) is None
-    assert disagreement([expected * 1.011], [expected], rtol=0.01, atol=0.0).kind == "wrong_result"
-
-
-def test_nan_and_infinity_agree_only_where_expected():
-    expected = np.array([1.0, np.nan, np.inf])
-    assert disagreement([expected.copy()], [expected], rtol=0.1, atol=0.1) is None
-    assert disagreement([np.array([np.nan, np.nan, np.inf])], [expected], rtol=0.1, atol=0.1).kind == "nonfinite"
-    assert disagreement([np.array([1.0, 2.0, np.inf])], [expected], rtol=0.1, atol=0.1).kind == "wrong_result"
-    assert disagreement([np.array([1.0, np.nan, -np.inf])], [expected], rtol=0.1, atol=0.1).kind == "wrong_result"
-
-
-def test_integers_are_exact_unless_rounded_from_floats():
-    expected = np.array([5, -7], dtype=np.int32)
-    assert disagreement([expected], [expected], rtol=0.0, atol=0.0) is None
-    assert disagreement([expected + 1], [expected], rtol=0.0, atol=0.0).kind == "wrong_result"
-    assert disagreement([expected + 1], [expected], rtol=0.0, atol=1e-6) is None
-    assert disagreement([expected + 2], [expected], rtol=0.0, atol=1e-6).kind == "wrong_result"
-
-
-def test_a_wrong_shape_is_a_wrong_result():
-    assert disagreement([np.zeros((2, 3))], [np.zeros((3, 2))], rtol=1.0, atol=1.0).kind == "wrong_result"
 
 
 # -- inputs -------------------------------------------------------------------------------------------------------
@@ -129,7 +109,7 @@ def test_inputs_repeat_with_the_seed_and_leave_out_outputs():
 
 @pytest.mark.parametrize(
     ("dtype", "low", "high"),
-    [("int8", -127, 127), ("uint8", 0, 255), ("int32", 0, 4), ("int64", 0, 4), ("bool", 0, 1)],
+    [("int8", -127, 127), ("uint8", 0, 255), ("int32", -100, 100), ("int64", -100, 100), ("bool", 0, 1)],
 )
 def test_integer_inputs_stay_in_range(dtype, low, high):
     (values,) = workload(Argument("I", (5, 1000), dtype), Argument("O", (1,), dtype, "output")).make_inputs(0)
@@ -143,11 +123,6 @@ def test_float_inputs_have_their_dtype(dtype):
     assert values.dtype == numpy_dtype(dtype)
     assert values.astype(np.float64).std() == pytest.approx(1.0, rel=0.1)
     assert numpy_dtype("bfloat16") == np.dtype(ml_dtypes.bfloat16)
-
-
-def test_a_workload_without_reference_says_so():
-    with pytest.raises(UsageError, match="no reference"):
-        workload().expected([])
 
 
 # -- names and parameters -----------------------------------------------------------------------------------------

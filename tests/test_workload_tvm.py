@@ -15,17 +15,16 @@ import pytest
 from reasoning_compiler import workload as workloads
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.machine import import_tvm
+from reasoning_compiler.measure.verification.compare import Expected
+from reasoning_compiler.measure.verification.expectations import by_functions
 from reasoning_compiler.workload import (
     CATALOGUE,
     describe,
-    disagreement,
     from_file,
     from_tvm,
     parse,
-    smallest_difference,
-    tolerance,
 )
-from reasoning_compiler.workload.input_sets import INPUT_SETS, make_input_set
+from reasoning_compiler.workload.input_sets import INPUT_SETS, SUMS_EXACTLY, make_input_set
 from reasoning_compiler.workload.vector_math import MAX_EXPONENT, exp_below_88, sigmoid
 
 pytestmark = pytest.mark.tvm
@@ -89,15 +88,14 @@ def run(library, arrays, arguments):
 def test_the_unscheduled_kernel_computes_the_reference(spec):
     w = parse(spec)
     inputs = w.make_inputs(1)
-    expected = w.expected(inputs)
+    expected, tolerance = by_functions(w, inputs)
     outputs = run(compiled(w.mod), inputs, w.arguments)
-    rtol, atol = tolerance(w)
-    assert disagreement(outputs, expected, rtol=rtol, atol=atol) is None
+    assert Expected.of(expected, tolerance).why_not(outputs) is None
     assert all(np.isfinite(e.astype(np.float64)).all() and np.abs(e).max() > 0 for e in expected)
     # A tolerance that lets a wrong kernel pass would be of no use: swap two rows of an input.
     swapped = [inputs[0][..., ::-1, :].copy(), *inputs[1:]]
     if inputs[0].shape[-2] > 1:
-        assert disagreement(outputs, w.expected(swapped), rtol=rtol, atol=atol) is not None
+        assert Expected.of(*by_functions(w, swapped)).why_not(outputs) is not None
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -105,18 +103,16 @@ def test_the_unscheduled_kernel_computes_the_reference_of_every_input_set(spec):
     w = parse(spec)
     taken = [a for a in w.arguments if a.role != "output"]
     random = w.make_inputs(1)
-    rtol, atol = tolerance(w)
     library = compiled(w.mod)
     for name in INPUT_SETS:
-        made = make_input_set(name, taken, random, seed=1)
+        made = make_input_set(name, taken, random, seed=1, longest_sum=64, ranges=w.index_ranges)
         inputs = [old if new is None else new for old, new in zip(random, made, strict=True)]
-        kept = [a.role == "weight" or a.dtype == "int32" for a in taken]
-        assert [new is None for new in made] == kept or "int8" in spec
-        with np.errstate(over="ignore"):
-            expected = w.expected(inputs)
+        kept = [a.role == "weight" for a in taken]
+        assert [new is None for new in made] == kept or "int8" in spec or "routed" in spec
+        expected, tolerance = by_functions(w, inputs, any_order=name == SUMS_EXACTLY)
         assert all(np.isfinite(e.astype(np.float64)).all() for e in expected), name
         outputs = run(library, inputs, w.arguments)
-        why = disagreement(outputs, expected, rtol=rtol, atol=atol, least=smallest_difference(w))
+        why = Expected.of(expected, tolerance).why_not(outputs)
         assert why is None, (name, why)
 
 
@@ -127,10 +123,9 @@ def test_one_term_left_out_of_the_sum_is_seen(name, dtype):
     w = parse(f"{name}[{SMALL[name]},dtype={dtype}]")
     inputs = w.make_inputs(2)
     outputs = run(compiled(w.mod), inputs, w.arguments)
-    rtol, atol = tolerance(w)
     short = [*inputs[:-1], inputs[-1].copy()]
     short[-1][..., -1, :] = 0
-    assert disagreement(outputs, w.expected(short), rtol=rtol, atol=atol) is not None
+    assert Expected.of(*by_functions(w, short)).why_not(outputs) is not None
 
 
 def test_the_papers_published_shape():
@@ -201,7 +196,7 @@ def test_a_workload_survives_pickling():
     w = parse(f"flux-conv[{SMALL['flux-conv']}]")
     again = pickle.loads(pickle.dumps(w))
     assert again.key == w.key
-    np.testing.assert_array_equal(again.expected(again.make_inputs(0))[0], w.expected(w.make_inputs(0))[0])
+    np.testing.assert_array_equal(again.reference(again.make_inputs(0))[0], w.reference(w.make_inputs(0))[0])
 
 
 def test_scores_that_32_bits_cannot_index_are_refused():
@@ -392,7 +387,7 @@ def test_a_users_workload_brings_its_reference(write):
     )
     w = parse(f"{path}:mine")
     assert (w.name, w.spec) == ("mine", f"{path}:mine")
-    assert len(w.expected(w.make_inputs(0))) == 1
+    assert len(w.reference(w.make_inputs(0))) == 1
 
 
 def test_the_file_is_found_beside_its_own_modules(write, tmp_path):
@@ -490,25 +485,6 @@ def test_arguments_of_the_same_name_are_told_apart():
     a, b = te.placeholder((4,)), te.placeholder((4,))
     w = from_tvm(te.create_prim_func([a, b, te.compute((4,), lambda i: a[i] + b[i], name="c")]))
     assert [argument.name for argument in w.arguments] == ["placeholder", "placeholder_1", "c"]
-
-
-def test_tolerance_follows_precision_and_length():
-    def of(spec):
-        return tolerance(parse(spec))
-
-    eps32, eps16 = 2**-23, 2**-7
-    assert of("gemm[8,8,64]") == pytest.approx((2 * eps32, 4 * eps32 * 8))
-    assert of("gemm[8,8,256]") == pytest.approx((2 * eps32, 4 * eps32 * 16))
-    assert of("gemm[8,8,64,dtype=int8]") == (0.0, 0.0)
-    # The sum is in float32: bfloat16 shows in the rounding of the result alone. Padding copies, which is exact.
-    assert of("gemm[8,8,64,dtype=bfloat16]") == pytest.approx((2 * eps16, 4 * eps32 * 8), rel=0.05)
-    conv = of("flux-conv[height=2,width=2,in_channels=64,dtype=bfloat16]")
-    assert conv == pytest.approx((2 * eps16, 4 * eps32 * 24), rel=0.05)
-
-
-def test_tolerance_of_sums_in_low_precision(write):
-    path = write(MAKE.replace('name="A"', 'name="A", dtype="float16"').replace('name="B"', 'name="B", dtype="float16"'))
-    assert tolerance(parse(f"{path}:make")) == pytest.approx((2 * 2**-10, 4 * 2**-10 * 8**0.5))
 
 
 def test_flops_are_zero_where_tvm_cannot_tell(monkeypatch):

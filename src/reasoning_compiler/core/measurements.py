@@ -127,12 +127,14 @@ class Noise:
         spread: half of what the middle half of these timings spans, over their median.
         drift: the best program so far, timed again during the run: its latency over the one it became the best with.
         left_out: input sets that nothing was verified on, because the untuned program is not right on them.
+        inexact: how the untuned program itself misses what a good order of summation achieves; empty where it does not.
     """
 
     same: Comparison
     spread: float
     drift: tuple[float, ...] = ()
     left_out: tuple[str, ...] = ()
+    inexact: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"drift": list(self.drift), "left_out": list(self.left_out)}
@@ -140,4 +142,4 @@ class Noise:
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> Noise:
         same = Comparison(**obj["same"])
-        return cls(same, obj["spread"], tuple(obj["drift"]), tuple(obj["left_out"]))
+        return cls(same, obj["spread"], tuple(obj["drift"]), tuple(obj["left_out"]), obj.get("inexact", ""))

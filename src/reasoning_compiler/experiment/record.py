@@ -124,8 +124,6 @@ def _record(
         if not rows:
             landscape.untuned = instrument.measure_untuned().measurement
             rows.append(_append(partial, header_json(landscape)))
-        elif workload.reference is None:
-            instrument.measure_untuned()  # its output is what the others are compared with
         left = _legal(space, (programs[i] for i in order), known, lambda row: rows.append(_append(partial, row)))
         while batch := list(islice(left, _BATCH)):
             modules = [space.schedule(program).mod for program in batch]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
@@ -84,13 +83,17 @@ class Bench:
     @property
     def has_reference(self) -> bool:
         """Whether it is known what the outputs must be; waits until the workload has been read."""
-        return self._data is not None and self._data.expected() is not None
+        return self._data is not None and self._data.failure is None
 
-    def adopt_outputs(self) -> None:
-        """Takes the outputs that the last run has saved for what the outputs must be."""
-        assert self._data is not None
-        self._data.adopt_outputs()
-        self._prepared = None
+    @property
+    def reference_failure(self) -> Failure | None:
+        """Why it is not known what the outputs must be; waits until the workload has been read."""
+        return self._data.failure if self._data is not None else None
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know of the reference, a line each."""
+        return self._data.notices if self._data is not None else ()
 
     def check(self, kernel: Kernel) -> tuple[Failure | None, float]:
         """Returns (why a kernel is wrong on other inputs or when run again, None if it is right; seconds).
@@ -101,7 +104,7 @@ class Bench:
         Args:
             kernel: one that `run` has found right.
         """
-        if self._data is None or self._data.expected() is None:
+        if self._data is None or not self.has_reference:
             return None, 0.0
         self.wait_until_ready()
         started = time.perf_counter()
@@ -125,43 +128,32 @@ class Bench:
             return []
         return [each["name"] for each in sets if self._check(kernel, [each]) is not None]
 
-    def try_sets(
-        self, untuned: Kernel, *, only: Collection[str] | None = None, budget_secs: float = math.inf
-    ) -> list[str]:
+    def try_sets(self, untuned: Kernel, *, only: Collection[str]) -> list[str]:
         """Leaves out the input sets on which the untuned program itself is not right; returns their names.
 
-        Where the workload has no reference, its outputs become what is expected of each set.
-
         Args:
-            untuned: the untuned program.
-            only: the sets to try; None for all.
-            budget_secs: no further set is tried, and so used, when this much time has been spent.
+            untuned: the untuned program, which need not be right on the usual inputs.
+            only: the names of the sets to try.
         """
         assert self._data is not None
         self.wait_until_ready()
-        started, left_out = time.perf_counter(), []
-        for each in self._data.sets(save=True):
-            if only is not None and each["name"] not in only:
-                continue
-            is_late = time.perf_counter() - started > budget_secs
-            if is_late or self._check(untuned, [each], timeout_secs=LONG_TIMEOUT_SECS) is not None:
-                left_out.append(each["name"])
+        tried = [each for each in self._data.sets() if each["name"] in only]
+        left_out = [each["name"] for each in tried if self._check(untuned, [each], again=False) is not None]
         self._data.leave_out_sets(left_out)
         return left_out
 
-    def _check(
-        self, kernel: Kernel, sets: list[dict[str, Any]], *, timeout_secs: float | None = None
-    ) -> Failure | None:
+    def _check(self, kernel: Kernel, sets: list[dict[str, Any]], *, again: bool = True) -> Failure | None:
+        """Returns why a kernel is wrong on input sets, or where it is run `again` on the usual inputs."""
         assert self._data is not None
         payload = {
             "workload": self._key,
             "kernel": kernel.to_json(),
             "sets": sets,
             "inputs": self._data.input_files(),
-            "verify": self._data.expected() is not None,
+            "verify": again and self.has_reference,
         }
         # None of these runs takes longer than the first, which had this time too.
-        timeout_secs = (timeout_secs or self._timeout_secs) * (len(sets) + 1)
+        timeout_secs = (self._timeout_secs if again else LONG_TIMEOUT_SECS) * (len(sets) + 1)
         answer = self._ask(Request("check", payload, timeout_secs))
         return answer if isinstance(answer, Failure) else None
 
@@ -197,7 +189,6 @@ class Bench:
         best_secs: float | None,
         verify: bool,
         timeout_secs: float | None = None,
-        save_outputs: bool = False,
     ) -> Ran:
         """Returns what a kernel's race against the best gave.
 
@@ -206,12 +197,9 @@ class Bench:
             best_secs: the latency to beat; None where there is none.
             verify: whether to compare the outputs with the reference.
             timeout_secs: another timeout than the bench's.
-            save_outputs: whether to save the outputs, for `adopt_outputs`.
         """
         waited = self.wait_until_ready()
-        request = self._run_request(
-            kernel, best_secs=best_secs, verify=verify, timeout_secs=timeout_secs, save_outputs=save_outputs
-        )
+        request = self._run_request(kernel, best_secs=best_secs, verify=verify, timeout_secs=timeout_secs)
         started = time.perf_counter()
         answer = self._ask(request)
         return _ran(answer, secs=time.perf_counter() - started, wait_secs=waited)
@@ -244,7 +232,9 @@ class Bench:
                     yield early.pop(num_yielded)
                     num_yielded += 1
 
-    def compare(self, kernels: Sequence[Kernel], *, rounds: int, budget_secs: float) -> list[Measurement]:
+    def compare(
+        self, kernels: Sequence[Kernel], *, rounds: int, budget_secs: float, unverified: Collection[Kernel] = ()
+    ) -> list[Measurement]:
         """Returns measurements of kernels that were timed in turns.
 
         One that fails is left out, and the others are timed in turns again: timings of different times cannot be
@@ -254,57 +244,51 @@ class Bench:
             kernels: of the workload.
             rounds: timings of each.
             budget_secs: no further round starts when this much time has been spent.
+            unverified: those whose outputs are not compared with the reference.
         """
         self.wait_until_ready()
+        verify = [self.has_reference and kernel not in unverified for kernel in kernels]
         measured: dict[int, Measurement] = {}
         left = list(range(len(kernels)))
         was_tried = False
         while left:
-            answer = self._compare([kernels[i] for i in left], rounds=rounds, budget_secs=budget_secs)
+            chosen, verified = [kernels[i] for i in left], [verify[i] for i in left]
+            answer = self._compare(chosen, verified, rounds=rounds, budget_secs=budget_secs)
             if not isinstance(answer, Failure):
                 run_secs = answer["run_secs"] / len(left)
                 for i, latencies in zip(left, answer["latencies_secs"], strict=True):
-                    measured[i] = Measurement(tuple(latencies), verified=self.has_reference, run_secs=run_secs)
+                    measured[i] = Measurement(tuple(latencies), verified=verify[i], run_secs=run_secs)
                 break
             if was_tried or len(left) == 1:
                 measured |= {i: Measurement(failure=answer) for i in left}
                 break
             for i in left:
-                verify = self.has_reference
-                alone = self.run(kernels[i], best_secs=None, verify=verify, timeout_secs=LONG_TIMEOUT_SECS)
+                alone = self.run(kernels[i], best_secs=None, verify=verify[i], timeout_secs=LONG_TIMEOUT_SECS)
                 if not alone.measurement.ok:
                     measured[i] = alone.measurement
             was_tried = not measured.keys() & set(left)
             left = [i for i in left if i not in measured]
         return [measured[i] for i in range(len(kernels))]
 
-    def _compare(self, kernels: Sequence[Kernel], *, rounds: int, budget_secs: float) -> Answer:
+    def _compare(self, kernels: Sequence[Kernel], verify: list[bool], *, rounds: int, budget_secs: float) -> Answer:
         payload = {
             "workload": self._key,
             "kernels": [kernel.to_json() for kernel in kernels],
             "rounds": rounds,
             "budget_secs": budget_secs,
             "min_timing_secs": self._race.min_timing_secs,
-            "verify": self.has_reference,
+            "verify": verify,
         }
         return self._ask(Request("compare", payload, LONG_TIMEOUT_SECS + budget_secs))
 
     def _run_request(
-        self,
-        kernel: Kernel,
-        *,
-        best_secs: float | None,
-        verify: bool,
-        timeout_secs: float | None = None,
-        save_outputs: bool = False,
+        self, kernel: Kernel, *, best_secs: float | None, verify: bool, timeout_secs: float | None = None
     ) -> Request:
-        files = self._data.output_files if self._data is not None and save_outputs else None
         payload = {
             "workload": self._key,
             "kernel": kernel.to_json(),
             "race": asdict(replace(self._race, best_secs=best_secs)),
             "verify": verify,
-            "save_outputs": [str(path) for path in files] if files is not None else None,
         }
         return Request("run", payload, timeout_secs or self._timeout_secs)
 

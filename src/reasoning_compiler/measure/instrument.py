@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.core.errors import NothingMeasuredError, UsageError
 from reasoning_compiler.core.measurements import Failure, Measurement, Noise
 from reasoning_compiler.measure.bench import LONG_TIMEOUT_SECS, Bench, Ran
 from reasoning_compiler.measure.executors.artifacts import read_artifact, write_artifact
@@ -20,8 +20,6 @@ from reasoning_compiler.measure.timing.racing import Race, fastest_right
 from reasoning_compiler.measure.workers.scratch import no_space
 from reasoning_compiler.workload.workload import Workload
 
-# The untuned program may be slow. Where it is the reference, this much time is spent on input sets beyond the first.
-_SETS_BUDGET_SECS = 10.0
 # The incumbent is timed again where that takes at most this part of the time since it was last done.
 _TIME_AGAIN_SHARE = 0.02
 _TIME_AGAIN_ROUNDS = 3
@@ -79,6 +77,7 @@ class Instrument:
         self._target = str(target)
         self._executor = executor
         self._untuned: Measured | None = None
+        self._inexact = ""
         self._tried_sets: set[str] = set()
         self._left_out_sets: list[str] = []
         self._checked: set[Path] = set()
@@ -111,8 +110,22 @@ class Instrument:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What the user should know of where programs run, a line each, as it came."""
-        return self._executor.notices
+        """What the user should know of where programs run and what they are compared with, a line each."""
+        inexact = (f"the program as written is inexact: {self._inexact}",) if self._inexact else ()
+        return (*self._executor.notices, *self._bench.notices, *inexact)
+
+    def require_reference(self) -> None:
+        """Returns if it is known what programs must compute. Waits until the reference has run.
+
+        Raises:
+            NothingMeasuredError: the kernel as it was written cannot be run.
+        """
+        failure = self._bench.reference_failure
+        if failure is not None:
+            raise NothingMeasuredError(
+                f"nothing can be verified, since the kernel as it was written fails ({failure.kind}: {failure.message})"
+                "; try smaller shapes, or look whether its indices stay within its buffers"
+            )
 
     def measure(
         self,
@@ -138,9 +151,8 @@ class Instrument:
         built = self._build(modules)
         if best_secs is not None:
             best_secs *= self._time_incumbent_again()
-        if verify and self._untuned is None and not self._has_reference():
-            self.measure_untuned()
-        verify = verify and self._has_reference()
+        if verify:
+            self.require_reference()
         kernels = [each.kernel for each in built if each.kernel is not None]
         runs = self._bench.race(kernels, best_secs=lambda: best_secs, verify=verify)
         results: list[Measured] = []
@@ -167,31 +179,23 @@ class Instrument:
     def measure_untuned(self) -> Measured:
         """Returns what the hardware says of the workload as it was given; it has a timeout of its own.
 
-        Where the workload has no reference, the outputs of this run become it, and so do those on the input sets; where
-        this run fails too, nothing can be verified, and no later measurement says that it is.
+        It may miss what a good order of summation achieves (`Noise.inexact`). Then it is timed all the same, and no
+        measurement of it says that it is verified.
         """
         (built,) = self._build([self._workload.mod])
-        verify = self._has_reference()
-        run = partial(
-            self._bench.run,
-            built.kernel,
-            best_secs=None,
-            verify=verify,
-            timeout_secs=LONG_TIMEOUT_SECS,
-            save_outputs=not verify,
-        )
-        self._untuned = self._measured(built, run)
-        if not verify and self._untuned.measurement.ok:
-            self._bench.adopt_outputs()
-            verified = replace(self._untuned.measurement, verified=True)
-            self._untuned = replace(self._untuned, measurement=verified)
-            assert self._untuned.artifact is not None
-            self._left_out_sets += self._bench.try_sets(
-                self._kernels[self._untuned.artifact], budget_secs=_SETS_BUDGET_SECS
-            )
+        self._untuned = self._measured(built, partial(self._run_untuned, built.kernel))
         if self._untuned.artifact is not None:
             self._checked.add(self._untuned.artifact)  # it is what was given; it may be too slow to be run so often
         return self._untuned
+
+    def _run_untuned(self, kernel: Kernel) -> Ran:
+        run = partial(self._bench.run, kernel, best_secs=None, timeout_secs=LONG_TIMEOUT_SECS)
+        ran = run(verify=self._has_reference())
+        failure = ran.measurement.failure
+        if failure is None or failure.kind not in ("wrong_result", "nonfinite"):
+            return ran
+        self._inexact = failure.message
+        return run(verify=False)
 
     def confirm(self, artifacts: Sequence[Path], *, rounds: int = 10, budget_secs: float = 10.0) -> list[Measurement]:
         """Returns new measurements of libraries, timed in turns, so that drift and noise hit all alike.
@@ -206,7 +210,9 @@ class Instrument:
         right = [artifact for artifact in artifacts if wrong[artifact] is None]
         started = time.perf_counter()
         kernels = [self._kernel(artifact) for artifact in right]
-        timed = iter(self._bench.compare(kernels, rounds=rounds, budget_secs=budget_secs))
+        inexact = self._untuned.artifact if self._untuned is not None and self._inexact else None
+        unverified = [] if inexact is None else [self._kernels[inexact]]
+        timed = iter(self._bench.compare(kernels, rounds=rounds, budget_secs=budget_secs, unverified=unverified))
         self._stage_secs["run"] += time.perf_counter() - started
         return [Measurement(failure=why) if (why := wrong[artifact]) else next(timed) for artifact in artifacts]
 
@@ -229,6 +235,7 @@ class Instrument:
             spread=(high - low) / 2 / both[len(both) // 2],
             drift=tuple(self._drift),
             left_out=tuple(self._left_out_sets),
+            inexact=self._inexact,
         )
 
     def close(self) -> None:

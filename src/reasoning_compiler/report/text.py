@@ -196,6 +196,9 @@ def _noise(summary: Summary, width: int) -> list[str]:
         if most > _DISTURBED:
             why = "the machine was slower for a while: something else ran on it, or its clock dropped"
             lines += wrap(f"{why}; times of programs from then are too long", width, INDENT)
+    if noise.inexact:
+        text = f"the program as written misses what a good order of summation achieves: {noise.inexact}"
+        lines += wrap(text, width, INDENT)
     if noise.left_out:
         sets = ", ".join(noise.left_out)
         text = f"not verified on {sets} inputs, on which the untuned program is not right itself, or takes too long"

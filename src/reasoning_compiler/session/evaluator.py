@@ -67,10 +67,10 @@ class Evaluator:
         self.task.tell()
 
     def measure_untuned(self) -> None:
-        """Measures the program as it was given; again after an interruption, where its output is the reference.
+        """Measures the program as it was given.
 
         Raises:
-            NothingMeasuredError: it fails, and there is nothing else that results could be compared with.
+            NothingMeasuredError: it fails, and its workload has no other reference.
         """
         measured = self.instrument.measure_untuned()
         if measured.artifact is not None:
@@ -84,8 +84,8 @@ class Evaluator:
         if failure is not None and self.task.workload.reference is None:
             self.journal.finished("nothing to compare with", best=None)
             raise NothingMeasuredError(
-                f"the untuned program is the reference that results are verified against, and it fails itself "
-                f"({failure.kind}: {failure.message}); try smaller shapes or a longer --timeout"
+                f"the program as written fails itself ({failure.kind}: {failure.message}); "
+                "try smaller shapes or a longer --timeout"
             )
 
     def catch_up(self) -> None:

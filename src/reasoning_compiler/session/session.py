@@ -164,7 +164,8 @@ class Session:
 
     def _begin(self, seat: Seat) -> None:
         task = seat.task
-        if task.workload.reference is None or (task.num_samples and not seat.batch and task.untuned is None):
+        has_begun = task.num_samples and not seat.batch
+        if task.untuned is None and (task.workload.reference is None or has_begun):
             self._measure_untuned(seat)
         if not seat.is_finished:
             seat.evaluator.catch_up()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from reasoning_compiler.space.space import Space
     from reasoning_compiler.workload import Workload
 
-NOT_KEPT = "the run's reference is not kept: results are compared with those of the untuned program"
+NOT_KEPT = "the run's reference is not kept: results are compared with those of the kernel itself in float64"
 """What is said of a run with a reference of the caller's."""
 
 

@@ -13,7 +13,7 @@ from reasoning_compiler.workload.kernels import (
     routed_experts,
 )
 from reasoning_compiler.workload.user import from_file, from_tvm
-from reasoning_compiler.workload.workload import Workload, disagreement, numpy_dtype, smallest_difference, tolerance
+from reasoning_compiler.workload.workload import Workload, numpy_dtype
 
 __all__ = [
     "CATALOGUE",
@@ -23,7 +23,6 @@ __all__ = [
     "Workload",
     "deepseek_moe",
     "describe",
-    "disagreement",
     "flux_attention",
     "flux_conv",
     "from_file",
@@ -34,6 +33,4 @@ __all__ = [
     "numpy_dtype",
     "parse",
     "routed_experts",
-    "smallest_difference",
-    "tolerance",
 ]

@@ -6,12 +6,15 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.machine import import_tvm
 from reasoning_compiler.workload.primfunc import LAYOUT_FREE_ATTR, arguments, require_tunable
-from reasoning_compiler.workload.workload import Draw, Reference, Workload
+from reasoning_compiler.workload.workload import Draw, Workload
 
 if TYPE_CHECKING:
     from tvm.te import Tensor
@@ -67,14 +70,14 @@ class Definition:
     Args:
         tensors: the arguments in order, placeholders first, the output last.
         flops: of one run.
-        reference: see `Workload`.
+        reference: computes the outputs in NumPy, in the `dtype` that it is given; integers exactly.
         weights: which of the tensors are constant.
         draws: see `Workload`.
     """
 
     tensors: list[Tensor]
     flops: int
-    reference: Reference
+    reference: Callable[..., list[np.ndarray]]
     weights: tuple[Tensor, ...] = ()
     draws: Mapping[str, Draw] = field(default_factory=dict)
 
@@ -104,7 +107,8 @@ def kernel(define: Callable[P, Definition]) -> Callable[P, Workload]:
             mod=import_tvm().IRModule({"main": func}),
             arguments=arguments(func),
             flops=definition.flops,
-            reference=definition.reference,
+            reference=partial(definition.reference, dtype=np.float64),
+            good_order=partial(definition.reference, dtype=np.float32),
             spec=f"{name}[{settings}]" if settings else name,
             doc=first_line(define),
             draws=definition.draws,

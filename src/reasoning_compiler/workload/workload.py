@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,17 +12,14 @@ import ml_dtypes
 import numpy as np
 
 from reasoning_compiler.core.arguments import Argument
-from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.core.measurements import Failure
 from reasoning_compiler.core.rng import stream
 from reasoning_compiler.machine import import_tvm
-from reasoning_compiler.workload.primfunc import blocks
+from reasoning_compiler.workload.index_ranges import IndexRange, index_ranges
 
 if TYPE_CHECKING:
     from tvm import IRModule
 
-# The smallest normal number of bfloat16, float32 and float64 lies below; those of float16 and 8-bit floats do not.
-_NEGLIGIBLE = 1e-30
+_LARGEST_NUMBER = 100
 
 Reference = Callable[[list[np.ndarray]], list[np.ndarray]]
 Draw = Callable[[np.random.Generator], np.ndarray]
@@ -36,9 +33,12 @@ class Workload:
         name: what people call it, as "llama3-attention".
         mod: a module with one PrimFunc, `main`; its attribute `layout_free_buffers` lists the constant weights.
         arguments: the PrimFunc's arguments in order.
-        flops: floating-point operations of one run, 0 where they are not known.
-        reference: computes the outputs from the other arguments, without TVM; None where there is none, and the
-            untuned program is what results are compared with.
+        flops: floating-point operations that one run has to do; None where their number depends on the data, or is not
+            known.
+        reference: computes the outputs from the other arguments, in float64 if they are floats; None for the kernel
+            itself in float64, as it was written.
+        good_order: the same in the kernel's own precision, with sums in a good order, which shows how exact results can
+            be; None for the kernel itself with its sums in a good order.
         spec: text that `parse` makes the same workload from, as "llama3-attention[seq_len=512]" or
             "/home/me/kernels.py:my_matmul"; empty for a program that was given as an object.
         doc: one line for people.
@@ -48,10 +48,11 @@ class Workload:
     name: str
     mod: IRModule
     arguments: tuple[Argument, ...]
-    flops: int
+    flops: int | None
     reference: Reference | None
     spec: str
     doc: str = ""
+    good_order: Reference | None = None
     draws: Mapping[str, Draw] = field(default_factory=dict, hash=False)
 
     @property
@@ -67,100 +68,30 @@ class Workload:
 
         return f"{tvm_ffi.structural_hash(self.mod) & (2**64 - 1):016x}"
 
+    @cached_property
+    def index_ranges(self) -> Mapping[str, IndexRange]:
+        """Which values the arguments may have that the program uses as indices, by name."""
+        found = index_ranges(self.mod["main"])
+        return {self.arguments[number].name: each for number, each in found.items()}
+
     def make_inputs(self, seed: int) -> list[np.ndarray]:
         """Returns random values for every argument that is not an output, in order.
 
-        Floats are uniform around 0 with variance 1, weights divided by the square root of their last-but-one extent,
-        so that results stay near 1. 8-bit integers use their whole range, but for -128. Wider ones may be indices: they
-        are at least 0, and below 8 and below the smallest extent (above 1) of any argument. What `draws` names is
-        drawn as it says.
+        Floats are uniform around 0 with variance 1. Those of weights are integers times a power of two, so that sums of
+        them are exact, with variance about 1 divided by their last-but-one extent, so that results stay near 1.
+        Integers that the program uses as indices, or to bound loops, cover the range that is allowed
+        (`index_ranges`). Others are numbers: 8-bit ones use their whole range but for -128, wider ones are at most 100.
+        What `draws` names is drawn as it says.
         """
         inputs = [a for a in self.arguments if a.role != "output"]
-        extents = [extent for a in self.arguments for extent in a.shape if extent > 1]
-        return [
-            self.draws[a.name](rng) if a.name in self.draws else _random_array(a, rng, min([8, *extents]))
-            for a, rng in ((a, stream(seed, "inputs", index)) for index, a in enumerate(inputs))
-        ]
+        return [self._drawn(a, stream(seed, "inputs", index)) for index, a in enumerate(inputs)]
 
-    def expected(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Returns the outputs for `inputs` by the reference, at least as exact as float32 matrix products.
-
-        Raises:
-            UsageError: the workload has no reference.
-        """
-        if self.reference is None:
-            raise UsageError(f"`{self.name}` has no reference; compare with the untuned program instead")
-        return self.reference(list(inputs))
-
-
-def tolerance(workload: Workload) -> tuple[float, float]:
-    """Returns how far a right result may lie from the reference: (rtol, atol), both without units.
-
-    A value y agrees with the expected e if |y - e| <= rtol * |e| + atol * max |e|, the maximum over the output.
-    With eps the distance from 1 to the next number:
-
-    - A block that sums up n terms rounds n times, and such errors add up like a random walk: 4 * eps * sqrt(n) in atol,
-      eps that of its arithmetic.
-    - An elementwise block adds 4 * eps of its arithmetic to atol, and, on the way to the output, eps of its casts.
-    - Rounding the result itself is relative: rtol is 2 * eps of the output.
-
-    A program in integers alone must be exact.
-    """
-    atol = 0.0
-    for block in blocks(workload.mod["main"]):
-        atol += 4 * _eps(block.arithmetic) * math.sqrt(block.reduction_length)
-        if not block.writes:
-            atol += _eps(block.casts)
-    return 2 * _eps({a.dtype for a in workload.arguments if a.role == "output"}), atol
-
-
-def smallest_difference(workload: Workload) -> float:
-    """Returns an absolute difference that no right result need stay below: what numbers lose near zero.
-
-    Below the smallest normal number precision is absolute, and some processors flush there to zero, in every term of a
-    sum: sums of n terms may be off by n times that number, in the block that sums up most. In types whose smallest
-    normal number is not negligible, as float16, none does, and the distance between two denormal numbers counts.
-    """
-    longest = max((block.reduction_length for block in blocks(workload.mod["main"])), default=1)
-    arithmetic = {dtype for block in blocks(workload.mod["main"]) for dtype in block.arithmetic}
-    computed = max((_least(dtype) for dtype in arithmetic), default=0.0) * longest
-    return computed + max((_least(a.dtype) for a in workload.arguments if a.role == "output"), default=0.0)
-
-
-def disagreement(
-    outputs: Sequence[np.ndarray],
-    expected: Sequence[np.ndarray],
-    *,
-    rtol: float,
-    atol: float,
-    least: float = 0.0,
-) -> Failure | None:
-    """Returns how `outputs` differ from `expected`, or None if they agree as `tolerance` defines it.
-
-    Differences up to `least` never count. An integer output of a program that computes in floats (atol > 0) may be off
-    by one: it was rounded.
-    """
-    for index, (actual, right) in enumerate(zip(outputs, expected, strict=True)):
-        if actual.shape != right.shape:
-            return Failure("wrong_result", f"output {index} has shape {actual.shape}, expected {right.shape}")
-        y, e = _comparable(actual), _comparable(right)
-        finite = np.isfinite(e)
-        strange = finite & ~np.isfinite(y)
-        if strange.any():
-            return Failure("nonfinite", f"output {index}: {int(strange.sum())} of {y.size} values are NaN or Inf")
-        scale = float(np.abs(e, where=finite, out=np.zeros_like(e)).max(initial=0.0))
-        rounding = 1.0 if atol and actual.dtype.kind in "iu" else 0.0
-        with np.errstate(invalid="ignore"):
-            error = np.where(finite, np.abs(y - e), 0.0)
-            wrong = error > rtol * np.where(finite, np.abs(e), 0.0) + atol * scale + rounding + least
-            wrong |= ~finite & ~((y == e) | (np.isnan(y) & np.isnan(e)))
-        if wrong.any():
-            return Failure(
-                "wrong_result",
-                f"output {index}: {int(wrong.sum())} of {y.size} values differ from the reference, "
-                f"by up to {error.max():.3g} where the largest value is {scale:.3g} (rtol {rtol:.1e}, atol {atol:.1e})",
-            )
-    return None
+    def _drawn(self, argument: Argument, rng: np.random.Generator) -> np.ndarray:
+        if argument.name in self.draws:
+            return self.draws[argument.name](rng)
+        if argument.name in self.index_ranges:
+            return self.index_ranges[argument.name].draw(rng).astype(numpy_dtype(argument.dtype))
+        return _random_array(argument, rng)
 
 
 def numpy_dtype(dtype: str) -> np.dtype:
@@ -170,37 +101,22 @@ def numpy_dtype(dtype: str) -> np.dtype:
     return np.dtype(getattr(ml_dtypes, dtype, dtype))
 
 
-def _random_array(argument: Argument, rng: np.random.Generator, bound: int) -> np.ndarray:
+def _random_array(argument: Argument, rng: np.random.Generator) -> np.ndarray:
     dtype = numpy_dtype(argument.dtype)
     if dtype.kind == "b":
         return rng.integers(0, 2, argument.shape, dtype=np.int8).astype(dtype)
     if dtype.kind in "iu":
-        if dtype.itemsize > 1:
-            return rng.integers(0, bound, argument.shape, dtype=dtype)
-        return rng.integers(0 if dtype.kind == "u" else -127, np.iinfo(dtype).max + 1, argument.shape, dtype=dtype)
-    scale = math.sqrt(12.0)
+        largest = np.iinfo(dtype).max if dtype.itemsize == 1 else _LARGEST_NUMBER
+        return rng.integers(0 if dtype.kind == "u" else -largest, largest + 1, argument.shape, dtype=dtype)
     if argument.role == "weight" and argument.shape:
-        scale /= math.sqrt(argument.shape[-2 if len(argument.shape) > 1 else -1])
-    # Weights fill hundreds of megabytes: uniform numbers take a third of the time of normal ones, and no copy is made.
-    array = rng.random(argument.shape, dtype=np.float64 if dtype == np.float64 else np.float32)
-    array -= 0.5
-    array *= scale
+        length = argument.shape[-2 if len(argument.shape) > 1 else -1]
+        largest = math.sqrt(3.0 / max(1, length))
+        unit = 2.0 ** math.ceil(math.log2(largest / 127))
+        top = round(largest / unit)
+        array = rng.integers(-top, top + 1, argument.shape, dtype=np.int8).astype(np.float32)
+    else:
+        unit = math.sqrt(12.0)
+        array = rng.random(argument.shape, dtype=np.float64 if dtype == np.float64 else np.float32)
+        array -= 0.5
+    array *= unit
     return array.astype(dtype, copy=False)
-
-
-def _least(dtype: str) -> float:
-    """The smallest normal number of a float's wide types, the smallest denormal one of its narrow types."""
-    if numpy_dtype(dtype).kind in "biu":
-        return 0.0
-    info = ml_dtypes.finfo(numpy_dtype(dtype))
-    return float(info.tiny if float(info.tiny) < _NEGLIGIBLE else info.smallest_subnormal)
-
-
-def _eps(dtypes: Iterable[str]) -> float:
-    """The distance from 1 to the next number, of the least precise of the dtypes; integers have none."""
-    floats = [dtype for dtype in map(numpy_dtype, dtypes) if dtype.kind not in "biu"]
-    return max((float(ml_dtypes.finfo(dtype).eps) for dtype in floats), default=0.0)
-
-
-def _comparable(array: np.ndarray) -> np.ndarray:
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)

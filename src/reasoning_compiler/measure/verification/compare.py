@@ -1,8 +1,8 @@
-"""Comparing a kernel's outputs with the reference, quickly where they agree.
+"""Comparing a kernel's outputs with what they must be, quickly where they agree.
 
-What agrees is for the workload to say (`workload.disagreement`); here the same rule is computed beforehand, element
-by element, so that the usual answer costs little more than reading the output once. Outputs are filled before the run
-with a value that no kernel computes, so what a kernel leaves unwritten is seen.
+The guarantee: every element that a kernel has to write is compared, and one that it has not written is seen, since
+outputs are filled before the run with a value that no kernel computes. What each element may be off by is computed
+beforehand, so that the usual answer costs little more than reading the output once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from reasoning_compiler.core.measurements import Failure
-from reasoning_compiler.workload.workload import disagreement
+from reasoning_compiler.measure.verification.tolerance import Tolerance
 
 # A block of an output, its reference, its slack and the difference stay together in a second-level cache.
 _BLOCK = 1 << 15
@@ -26,41 +26,73 @@ class Expected:
 
     Args:
         values: the reference's outputs.
-        rtol: see `workload.tolerance`.
-        atol: see `workload.tolerance`.
-        least: see `workload.smallest_difference`.
-        slack: per output and element, how far off it may be; NaN where the reference is not finite.
+        tolerance: how far off they may be.
+        slack: per output and element, how far off it may be; NaN where the reference is not finite, infinite where the
+            kernel leaves the element unwritten.
     """
 
     values: tuple[np.ndarray, ...]
-    rtol: float
-    atol: float
-    least: float
+    tolerance: Tolerance
     slack: tuple[np.ndarray, ...]
 
     @classmethod
-    def of(cls, values: Sequence[np.ndarray], *, rtol: float, atol: float, least: float = 0.0) -> Expected:
-        """Returns what the outputs must be, from the reference's outputs."""
-        slack = tuple(_slack(_comparable(each), rtol=rtol, atol=atol, least=least) for each in values)
-        return cls(tuple(values), rtol, atol, least, slack)
+    def of(
+        cls, values: Sequence[np.ndarray], tolerance: Tolerance, *, unwritten: Sequence[np.ndarray | None] = ()
+    ) -> Expected:
+        """Returns what the outputs must be.
 
-    def with_values(self, values: Sequence[np.ndarray], *, looser: float = 1.0) -> Expected:
-        """Returns what the outputs must be where the reference has given these; `looser` is a factor of `atol`."""
-        return Expected.of(values, rtol=self.rtol, atol=looser * self.atol, least=self.least)
+        Args:
+            values: the reference's outputs.
+            tolerance: how far off they may be.
+            unwritten: per output, which elements no right program needs to write; None where it must write all.
+        """
+        slack = tuple(_slack(_comparable(each), tolerance) for each in values)
+        for each, mask in zip(slack, unwritten, strict=False):
+            if mask is not None:
+                each[mask] = np.inf
+        return cls(tuple(values), tolerance, slack)
 
     def why_not(self, outputs: Sequence[np.ndarray]) -> Failure | None:
-        """Returns how the outputs differ, None where they agree."""
-        every = zip(outputs, self.values, self.slack, strict=True)
-        if all(_is_close(output, value, slack) for output, value, slack in every):
-            return None
+        """Returns how the outputs differ, None where they agree.
+
+        A failure is "nonfinite" where NaN or Inf came out and the reference is finite, "wrong_result" otherwise.
+        """
+        for index, output in enumerate(outputs):
+            values, slack = self.values[index], self.slack[index]
+            if output.shape != values.shape:
+                return Failure("wrong_result", f"output {index} has shape {output.shape}, expected {values.shape}")
+            if not _is_close(output, values, slack):
+                failure = self._how_it_differs(index, output)
+                if failure is not None:
+                    return failure
+        return None
+
+    def _how_it_differs(self, index: int, output: np.ndarray) -> Failure | None:
+        y, e, slack = _comparable(output), _comparable(self.values[index]), self.slack[index]
+        compared = ~np.isposinf(slack)
+        finite = np.isfinite(e)
+        strange = compared & finite & ~np.isfinite(y)
+        if strange.any():
+            return Failure("nonfinite", f"output {index}: {int(strange.sum())} of {y.size} values are NaN or Inf")
         with np.errstate(invalid="ignore", over="ignore"):
-            failure = disagreement(outputs, self.values, rtol=self.rtol, atol=self.atol, least=self.least)
-        if failure is None:
+            error = np.where(finite & compared, np.abs(y - e), 0.0)
+            wrong = error > np.where(finite, slack, 0.0)
+            wrong |= compared & ~finite & ~((y == e) | (np.isnan(y) & np.isnan(e)))
+        if output.dtype.kind in "biu":
+            rounded = wrong & (error == 1)
+            if rounded.sum() <= self.tolerance.off_by_one * rounded.size:
+                wrong &= ~rounded
+        if not wrong.any():
             return None
-        unwritten = sum(int((output == poison(output.dtype)).sum()) for output in outputs)
-        if unwritten and failure.kind == "wrong_result":
-            return replace(failure, message=f"{failure.message}; {unwritten} were never written")
-        return failure
+        scale = np.abs(e, where=finite, out=np.zeros_like(e)).max(initial=0.0)
+        message = (
+            f"output {index}: {int(wrong.sum())} of {y.size} values differ from the reference, "
+            f"by up to {error.max():.3g} where the largest value is {scale:.3g} "
+            f"(rtol {self.tolerance.rtol:.1e}, atol {self.tolerance.atol:.1e})"
+        )
+        failure = Failure("wrong_result", message)
+        never = int((compared & (output == poison(output.dtype))).sum())
+        return replace(failure, message=f"{message}; {never} were never written") if never else failure
 
 
 def poison(dtype: np.dtype) -> np.ndarray:
@@ -75,12 +107,12 @@ def poison(dtype: np.dtype) -> np.ndarray:
     return np.array(-0.77 * float(ml_dtypes.finfo(dtype).max)).astype(dtype)
 
 
-def _slack(values: np.ndarray, *, rtol: float, atol: float, least: float) -> np.ndarray:
+def _slack(values: np.ndarray, tolerance: Tolerance) -> np.ndarray:
     finite = np.isfinite(values)
     scale = float(np.abs(values, where=finite, out=np.zeros_like(values)).max(initial=0.0))
     with np.errstate(invalid="ignore", over="ignore"):
-        slack = rtol * np.abs(values) + (atol * scale + least)
-    slack[~finite] = np.nan  # compares as false, which leaves the answer to `disagreement`
+        slack = np.asarray(tolerance.rtol * np.abs(values) + (tolerance.atol * scale + tolerance.least))
+    slack[~finite] = np.nan  # compares as false, which leaves the answer to `_how_it_differs`
     return slack.astype(values.dtype, copy=False)
 
 

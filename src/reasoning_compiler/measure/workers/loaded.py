@@ -16,7 +16,6 @@ from reasoning_compiler.core.refused import Refused
 from reasoning_compiler.measure.verification.compare import Expected, poison
 from reasoning_compiler.measure.workers.memory import Memory, allocate
 from reasoning_compiler.measure.workers.places import Place
-from reasoning_compiler.measure.workers.tensors import write_array
 from reasoning_compiler.measure.workers.weights import PackedWeights
 from reasoning_compiler.workload.workload import numpy_dtype
 
@@ -94,17 +93,6 @@ class DeviceData:
             raise Refused(failure.kind, on + failure.message, retire=True)
         self.look_at_fences()
         return time.perf_counter() - started
-
-    def save_outputs(self, paths: Sequence[str]) -> None:
-        """Writes the outputs into files."""
-        for memory, path in zip(self.outputs, paths, strict=True):
-            write_array(Path(path), memory.read())
-
-    def require_finite_outputs(self) -> None:
-        """Returns if all outputs are finite. Raises Refused."""
-        for argument, memory in self._pairs():
-            if argument.role == "output" and not np.isfinite(memory.read().astype(np.float64, copy=False)).all():
-                raise Refused("nonfinite", f"{argument.name} holds NaN or Inf")
 
     def look_at_fences(self) -> float:
         """Returns the seconds that it took to find everything as it was beside the arguments. Raises Refused."""

@@ -23,11 +23,11 @@ from reasoning_compiler.core.refused import Refused
 from reasoning_compiler.machine.cgroup import memory_limit_bytes
 from reasoning_compiler.measure.timing.racing import Race, runs_per_timing, verdict
 from reasoning_compiler.measure.verification.compare import Expected
+from reasoning_compiler.measure.verification.files import ExpectedFiles, File
 from reasoning_compiler.measure.workers.loaded import DeviceData, LoadedKernel
 from reasoning_compiler.measure.workers.memory import is_cpu
 from reasoning_compiler.measure.workers.places import Here, Place, There
 from reasoning_compiler.measure.workers.store import Store
-from reasoning_compiler.measure.workers.tensors import read_array
 from reasoning_compiler.measure.workers.workspaces import FILLS, NAN, Workspaces
 from reasoning_compiler.workload.input_sets import INPUT_SETS
 from reasoning_compiler.workload.workload import numpy_dtype
@@ -94,10 +94,7 @@ class Runner:
         arguments: list[dict[str, Any]],
         target: str,
         inputs: list[dict[str, Any]],
-        expected: list[dict[str, Any]] | None,
-        rtol: float,
-        atol: float,
-        least: float = 0.0,
+        expected: dict[str, Any] | None,
         workspaces: str | None = None,
         devices: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
@@ -108,10 +105,7 @@ class Runner:
             arguments: the `Argument`s of the kernel.
             target: the TVM target as JSON text; it says on which kind of device.
             inputs: the files with each argument that is no output, in order.
-            expected: the files with what each output must be, in order; None where nothing is known.
-            rtol: see `workload.tolerance`.
-            atol: see `workload.tolerance`.
-            least: see `workload.smallest_difference`.
+            expected: the `ExpectedFiles`; None where nothing is known.
             workspaces: the library of `Workspaces`; None where kernels are verified with buffers of TVM's.
             devices: the arguments of `There.take`; None where libraries run in this process.
 
@@ -127,11 +121,8 @@ class Runner:
         known = tuple(argument_from_json(argument) for argument in arguments)
         self._make_room(sum(_num_bytes(argument) for argument in known))
         data = self._allocate(known, target)
-        data.fill_inputs([read_array(**file) for file in inputs])
-        if expected is not None:
-            values = [read_array(**file) for file in expected]
-            data = replace(data, expected=Expected.of(values, rtol=rtol, atol=atol, least=least))
-        self._prepared[key] = data
+        data.fill_inputs(_read(inputs))
+        self._prepared[key] = data if expected is None else replace(data, expected=_expected(expected))
         return {"prepared": list(self._prepared)}
 
     @property
@@ -151,13 +142,7 @@ class Runner:
             self._prepared.popitem(last=False)
 
     def run(
-        self,
-        *,
-        workload: str | None,
-        kernel: dict[str, Any],
-        race: dict[str, Any],
-        verify: bool,
-        save_outputs: list[str] | None,
+        self, *, workload: str | None, kernel: dict[str, Any], race: dict[str, Any], verify: bool
     ) -> dict[str, Any]:
         """Times a library as long as it can still win, and verifies it.
 
@@ -171,7 +156,6 @@ class Runner:
             kernel: the `Kernel`.
             race: the `Race`.
             verify: whether to compare the outputs with what is expected.
-            save_outputs: files to write the outputs of the first run into; None not to.
 
         Returns:
             {"latencies_secs", "cut", "censored", "verified", "run_secs", "verify_secs", "timed_secs", and as "linked"
@@ -192,8 +176,6 @@ class Runner:
             first_secs = loaded.first_secs()
             self._workspaces.look()
         self._limit(None)
-        if save_outputs is not None:
-            data.save_outputs(save_outputs)
         verify_secs = data.verify() if verify else data.look_at_fences()
         timed_secs = loaded.packing_secs + first_secs
         latencies: list[float] = []
@@ -256,8 +238,7 @@ class Runner:
             workload: the key that it was prepared with; None for random data.
             kernel: the `Kernel`.
             sets: for each set of inputs {"name": …, "inputs": a file per argument that is no output, or None where it
-                keeps its values, "expected": a file per output, or None where nothing is known, "looser": see
-                `input_sets.LOOSER`, "save": files to write the outputs into, or None not to}.
+                keeps its values, "expected": the `ExpectedFiles`, or None where nothing is compared}.
             inputs: the files of the inputs that it is timed on, in order.
             verify: whether these are verified too.
 
@@ -265,7 +246,7 @@ class Runner:
             {"run_secs": …}
 
         Raises:
-            Refused: as `run`, with the name of the set; "nonfinite" also where outputs to be saved are not finite.
+            Refused: as `run`, with the name of the set.
         """
         started = time.perf_counter()
         loaded = self._load(kernel, workload)
@@ -290,14 +271,8 @@ class Runner:
             kernel.time(1)
             self._workspaces.look(on=on)
             if each["expected"] is not None:
-                assert data.expected is not None
-                values = [read_array(**file) for file in each["expected"]]
-                expected = data.expected.with_values(values, looser=each["looser"])
-                data.verify(expected, on=on)
+                data.verify(_expected(each["expected"]), on=on)
             data.look_at_fences()
-            if each["save"] is not None:
-                data.require_finite_outputs()
-                data.save_outputs(each["save"])
         data.fill_inputs(_read(usual))
 
     def _run_filled(self, kernel: LoadedKernel) -> None:
@@ -330,7 +305,7 @@ class Runner:
         rounds: int,
         budget_secs: float,
         min_timing_secs: float,
-        verify: bool,
+        verify: list[bool],
     ) -> dict[str, Any]:
         """Times libraries in turns, every other round in reverse.
 
@@ -343,7 +318,7 @@ class Runner:
             rounds: how often each has its turn.
             budget_secs: no further round starts when this much time has been spent.
             min_timing_secs: see `Race`.
-            verify: whether to compare the outputs with what is expected.
+            verify: for each kernel, whether to compare its outputs with what is expected.
 
         Returns:
             {"latencies_secs": one list per kernel, "run_secs": …}
@@ -355,10 +330,10 @@ class Runner:
         rules = Race(min_timing_secs=min_timing_secs)
         loaded = [self._load(kernel, workload, alone=False) for kernel in kernels]
         secs = []
-        for each in loaded:
+        for each, is_verified in zip(loaded, verify, strict=True):
             each.data.spoil_outputs()
             secs.append(each.first_secs())
-            if verify:
+            if is_verified:
                 each.data.verify()
             if secs[-1] < min_timing_secs:
                 secs[-1] = each.time(runs_per_timing(rules, secs[-1]))
@@ -374,7 +349,7 @@ class Runner:
                 loaded[i].data.spoil_outputs()
                 self._warm_up(loaded[i])
                 latencies[i] += [self._time(loaded[i], numbers[i]) for _ in range(turns[i])]
-                if verify:
+                if verify[i]:
                     loaded[i].data.verify()
         return {"latencies_secs": latencies, "run_secs": time.perf_counter() - started}
 
@@ -450,4 +425,11 @@ def _fill(name: str) -> int:
 
 
 def _read(files: Iterable[dict[str, Any] | None]) -> list[np.ndarray | None]:
-    return [None if file is None else read_array(**file) for file in files]
+    return [None if file is None else File(**file).read() for file in files]
+
+
+def _expected(obj: dict[str, Any]) -> Expected:
+    files = ExpectedFiles.from_json(obj)
+    values = [file.read() for file in files.values]
+    unwritten = [None if file is None else file.read() for file in files.unwritten]
+    return Expected.of(values, files.tolerance, unwritten=unwritten)

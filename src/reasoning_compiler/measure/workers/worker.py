@@ -1,4 +1,4 @@
-"""The worker processes of measuring: builders make libraries, runners run them."""
+"""The worker processes of measuring: builders make libraries, runners run them, references say what is right."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class WorkerOptions:
     """What kind of worker a process becomes.
 
     Args:
-        role: whether it builds libraries or runs them.
+        role: whether it builds libraries, runs them, or says what they must compute.
         store: the folder of the `Store` that it shares with its executor.
         num_threads: threads of TVM's pool in it, ≥ 1.
         memory_limit_bytes: the most memory that it may take for its data; None for most of what is free.
@@ -42,7 +42,7 @@ class WorkerOptions:
         forks: whether programs run in forks of it, where the system allows that.
     """
 
-    role: Literal["builder", "runner"]
+    role: Literal["builder", "runner", "reference"]
     store: str
     num_threads: int = 1
     memory_limit_bytes: int | None = None
@@ -69,6 +69,13 @@ def main(request_fd: int, reply_fd: int, options: dict[str, Any]) -> None:
         announce(reply_fd)
         actions, growth_bytes = Builder(store).actions, _MAX_BUILDER_GROWTH_BYTES
         serve(actions, request_fd=request_fd, reply_fd=reply_fd, max_growth_bytes=growth_bytes)
+        return
+    if chosen.role == "reference":
+        from reasoning_compiler.measure.verification.reference_worker import ReferenceWorker
+
+        gc.enable()
+        announce(reply_fd)
+        serve(ReferenceWorker().actions, request_fd=request_fd, reply_fd=reply_fd)
         return
     from reasoning_compiler.measure.workers.runner import Runner
 

@@ -1,0 +1,198 @@
+"""What the outputs must be on some inputs, in files: by a reference in Python, or by the kernel itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from reasoning_compiler.core.arguments import Argument
+from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.core.measurements import Failure
+from reasoning_compiler.core.processes.pool import Pool
+from reasoning_compiler.core.processes.worker import Request
+from reasoning_compiler.machine import import_tvm
+from reasoning_compiler.measure.verification.files import ExpectedFiles, File
+from reasoning_compiler.measure.verification.tolerance import EXACT, Precision, Tolerance
+from reasoning_compiler.measure.workers.worker import WorkerOptions
+from reasoning_compiler.workload.workload import Workload, numpy_dtype
+
+_TIMEOUT_SECS = 600.0
+
+
+class Source(Protocol):
+    """Where the right outputs come from."""
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know of the reference, a line each."""
+
+    def expected(self, inputs: Sequence[File], folder: Path, *, any_order: bool) -> ExpectedFiles | Failure | None:
+        """Returns the right outputs on some inputs, written into a folder; None where the inputs say nothing.
+
+        Args:
+            inputs: a file per argument that is no output.
+            folder: where to write.
+            any_order: see `reference.Kernel.reference`.
+        """
+
+    def close(self) -> None:
+        """Ends what is still running. May be called from another thread, and again."""
+
+
+class ByFunctions:
+    """A named kernel's references: the same function in float64 and in the kernel's own precision."""
+
+    notices = ()
+
+    def __init__(self, workload: Workload, *, num_threads: int) -> None:
+        self._workload, self._num_threads = workload, num_threads
+
+    def expected(self, inputs: Sequence[File], folder: Path, *, any_order: bool) -> ExpectedFiles | Failure | None:
+        """See `Source`."""
+        with threadpool_limits(self._num_threads):  # numpy would take every core
+            values, tolerance = by_functions(self._workload, [file.read() for file in inputs], any_order=any_order)
+        outputs = _outputs(self._workload)
+        return ExpectedFiles(_written(values, outputs, folder), (None,) * len(outputs), tolerance)
+
+    def close(self) -> None:
+        """See `Source`."""
+
+
+class ByKernel:
+    """The kernel itself, as it was written, in a process that may die; a user's reference instead of its values.
+
+    Args:
+        workload: its module, and the user's reference where there is one.
+        folder: where the module goes.
+        num_threads: threads that it may use.
+    """
+
+    def __init__(self, workload: Workload, folder: Path, *, num_threads: int) -> None:
+        self._workload, self._num_threads = workload, num_threads
+        self._module = folder / "module.json"
+        self._pool = Pool(1, WorkerOptions("reference", str(folder), num_threads).entry)
+        self._origin = ""
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """See `Source`."""
+        if self._origin != "own precision" or self._workload.reference is not None:
+            return ()
+        return (
+            "results are compared with those of the kernel as written, in its own precision: in float64 it is another "
+            "kernel",
+        )
+
+    def expected(self, inputs: Sequence[File], folder: Path, *, any_order: bool) -> ExpectedFiles | Failure | None:
+        """See `Source`."""
+        if not self._module.exists():
+            self._module.write_text(import_tvm().ir.save_json(self._workload.mod))
+        payload = {
+            "module": str(self._module),
+            "arguments": [asdict(argument) for argument in self._workload.arguments],
+            "inputs": [asdict(file) for file in inputs],
+            "folder": str(folder),
+            "any_order": any_order,
+        }
+        ((_, answer),) = self._pool.map([Request("expect", payload, _TIMEOUT_SECS)])
+        if isinstance(answer, Failure):
+            return answer
+        self._origin = self._origin or answer["origin"]
+        if answer["expected"] is None:
+            return None
+        made = ExpectedFiles.from_json(answer["expected"])
+        return made if self._workload.reference is None else self._by_users(made, inputs, folder)
+
+    def close(self) -> None:
+        """See `Source`."""
+        for pid in self._pool.pids:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+
+    def _by_users(self, made: ExpectedFiles, inputs: Sequence[File], folder: Path) -> ExpectedFiles | None:
+        """Returns the same with the values of the user's reference; None where it is not made for such inputs.
+
+        Where outputs must be matched to the bit, it is not if it is less exact than the kernel.
+        """
+        assert self._workload.reference is not None
+        try:
+            with np.errstate(all="ignore"), threadpool_limits(self._num_threads):
+                values = self._workload.reference([file.read() for file in inputs])
+        except (ArithmeticError, ValueError):
+            return None
+        outputs = _outputs(self._workload)
+        _require_shapes(values, outputs)
+        if made.tolerance == EXACT and any(
+            not np.array_equal(value, file.read()) for value, file in zip(values, made.values, strict=True)
+        ):
+            return None
+        return ExpectedFiles(_written(values, outputs, folder), made.unwritten, made.tolerance)
+
+
+def source(workload: Workload, folder: Path, *, num_threads: int) -> Source:
+    """Returns where the right outputs of a workload come from."""
+    if workload.reference is not None and workload.good_order is not None:
+        return ByFunctions(workload, num_threads=num_threads)
+    return ByKernel(workload, folder, num_threads=num_threads)
+
+
+def by_functions(
+    workload: Workload, inputs: Sequence[np.ndarray], *, any_order: bool = False
+) -> tuple[list[np.ndarray], Tolerance]:
+    """Returns the right outputs of a workload that has references of both kinds, and how far off a program's may be.
+
+    Args:
+        workload: whose.
+        inputs: an array per argument that is no output.
+        any_order: see `reference.Kernel.reference`.
+
+    Raises:
+        UsageError: the reference returns other shapes than the kernel has.
+    """
+    assert workload.reference is not None and workload.good_order is not None
+    outputs = _outputs(workload)
+    dtypes = [argument.dtype for argument in outputs]
+    with np.errstate(all="ignore"):
+        values, good = workload.reference(list(inputs)), workload.good_order(list(inputs))
+        _require_shapes(values, outputs)
+        rounded, good = (
+            [value.astype(numpy_dtype(dtype)) for value, dtype in zip(each, dtypes, strict=True)]
+            for each in (values, good)
+        )
+    if any_order and all(np.array_equal(r, g) for r, g in zip(rounded, good, strict=True)):
+        return rounded, EXACT
+    precision = Precision.of(workload.mod["main"], workload.arguments)
+    return values, Tolerance.measured(precision, values, good, dtypes)
+
+
+def _outputs(workload: Workload) -> list[Argument]:
+    return [argument for argument in workload.arguments if argument.role == "output"]
+
+
+def _require_shapes(values: Sequence[np.ndarray], outputs: Sequence[Argument]) -> None:
+    for value, argument in zip(values, outputs, strict=True):
+        if value.shape != argument.shape:
+            raise UsageError(
+                f"`{argument.name}` has shape {argument.shape} in the kernel, but its reference returns {value.shape}"
+            )
+
+
+def _written(values: Sequence[np.ndarray], outputs: Sequence[Argument], folder: Path) -> tuple[File, ...]:
+    return tuple(
+        File.write(folder / f"expected-{argument.name}", _kept(value, argument.dtype))
+        for value, argument in zip(values, outputs, strict=True)
+    )
+
+
+def _kept(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Returns what outputs are compared with: float32 if they are no wider, as far as it says all there is to say."""
+    narrow = numpy_dtype(dtype).kind not in "biu" and dtype != "float64"
+    return values.astype(np.float32) if narrow else values
