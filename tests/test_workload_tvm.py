@@ -149,9 +149,11 @@ def test_work_and_weights_of_the_defaults(entry):
     assert [int(i) for i in attrs.get("layout_free_buffers", [])] == weights
     assert bool(weights) == ("attention" not in w.name)
     assert w.spec == w.name == entry.name
-    # TVM's own count has softmax, activation and index arithmetic too, but is mostly the same multiply-adds.
+    # TVM's own count has softmax, activation and index arithmetic too, but is mostly the same multiply-adds; and those
+    # of the masked half of causal attention, which are no work that has to be done.
     counted = import_tvm().s_tir.analysis.estimate_tir_flops(w.mod)
-    assert w.flops <= counted <= 1.25 * w.flops
+    times = 2 if w.name == "llama3-attention" else 1
+    assert times * w.flops / 1.01 <= counted <= 1.25 * times * w.flops
 
 
 @pytest.mark.parametrize("entry", CATALOGUE.values(), ids=list(CATALOGUE))
@@ -458,7 +460,7 @@ BUFFERS = 'A: T.Buffer((16,), "float32"), B: T.Buffer((16,), "float32")'
         ),
         (
             script('A: T.Buffer((16,), "float32")', ONE_LOOP + "A[v] = A[v] + 1.0\n"),
-            "updates its argument `A` in place",
+            "adds to what its argument `A` holds",
         ),
     ],
     ids=["dynamic", "scalar", "no-blocks", "no-loops", "no-output", "in-place"],
@@ -487,11 +489,34 @@ def test_arguments_of_the_same_name_are_told_apart():
     assert [argument.name for argument in w.arguments] == ["placeholder", "placeholder_1", "c"]
 
 
-def test_flops_are_zero_where_tvm_cannot_tell(monkeypatch):
+def test_flops_are_unknown_where_tvm_cannot_tell(monkeypatch):
     def fail(mod):
         raise RuntimeError("no such node")
 
     mod = parse("gemm[8,8,8]").mod
     monkeypatch.setattr(import_tvm().s_tir.analysis, "estimate_tir_flops", fail)
-    assert from_tvm(mod).flops == 0
+    assert from_tvm(mod).flops is None
     assert replace(from_tvm(mod), flops=3).flops == 3
+
+
+def test_flops_are_unknown_where_a_loops_length_depends_on_the_place():
+    tvm = import_tvm()
+    from tvm import topi
+
+    x = tvm.te.placeholder((1, 8, 33, 57), name="x")
+    pooled = from_tvm(tvm.te.create_prim_func([x, topi.nn.adaptive_pool(x, (12, 30), "avg")]))
+    assert pooled.flops is None
+    even = tvm.te.placeholder((1, 8, 36, 60), name="x")
+    assert from_tvm(tvm.te.create_prim_func([even, topi.nn.adaptive_pool(even, (12, 30), "avg")])).flops > 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"), [((64, 0), r"`a` is \(64, 0\), and its dimension 1"), ((0, 64), "dimension 0")]
+)
+def test_an_empty_dimension_is_named(shape, says):
+    te = import_tvm().te
+    a = te.placeholder(shape, name="a")
+    k = te.reduce_axis((0, shape[1]), name="k")
+    summed = te.compute((shape[0],), lambda i: te.sum(a[i, k], axis=k), name="s")
+    with pytest.raises(UsageError, match=says):
+        from_tvm(te.create_prim_func([a, summed]), name="empty")

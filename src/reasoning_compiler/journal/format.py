@@ -71,7 +71,7 @@ class Header:
         workload: the workload's name, as "llama3-attention".
         spec: the name with its parameters, from which the workload can be made again.
         key: the workload's identity: equal keys, equal kernels.
-        flops: floating-point operations of one execution.
+        flops: floating-point operations of one execution; None where their number is not known.
         bytes: bytes that one execution must at least move.
         peak: what the machine can do at best of the kernel's types; None in journals that do not say so, for float32's.
         own_reference: whether results are compared with a reference of the caller's, which the folder does not keep.
@@ -89,7 +89,7 @@ class Header:
     workload: str
     spec: str
     key: str
-    flops: float
+    flops: float | None
     bytes: float
     peak: Peak | None = None
     own_reference: bool = False

@@ -70,10 +70,10 @@ def explain_json(programs: Sequence[Explained], header: Header, machine: Machine
         "workload": header.spec,
         "flops": header.flops,
         "bytes": header.bytes,
-        "intensity": header.flops / header.bytes if header.bytes else 0.0,
+        "intensity": _intensity(header),
         "peak_flops": peak.flops,
         "peak_instruction": peak.instruction,
-        "roofline_secs": roofline_secs(header.flops, header.bytes, machine, peak_flops=peak.flops),
+        "roofline_secs": roofline_secs(header.flops or 0, header.bytes, machine, peak_flops=peak.flops),
         "ridge_intensity": peak.flops / machine.bandwidth_bytes_per_sec,
         "machine": machine.to_json(),
         "programs": [_program_json(each, machine) for each in programs],
@@ -124,17 +124,24 @@ def _cache_bytes(machine: Machine) -> dict[str, int]:
 # -- words ------------------------------------------------------------------------------------------------------------
 
 
+def _intensity(header: Header) -> float | None:
+    """Returns operations for each byte of the arguments; None where their number is not known."""
+    return None if header.flops is None else header.flops / header.bytes if header.bytes else 0.0
+
+
 def _kernel(header: Header, machine: Machine, peak: Peak) -> list[str]:
-    intensity = header.flops / header.bytes if header.bytes else 0.0
+    intensity = _intensity(header)
     ridge = peak.flops / machine.bandwidth_bytes_per_sec
-    limit = "computing" if intensity > ridge else "memory"
+    limit = "computing" if intensity is not None and intensity > ridge else "memory"
     by = f" by {peak.instruction}" if peak.instruction else ""
     peaks = f"{flops_text(peak.flops)}{by} and {bandwidth_text(machine.bandwidth_bytes_per_sec)}"
-    least = roofline_secs(header.flops, header.bytes, machine, peak_flops=peak.flops)
+    least = roofline_secs(header.flops or 0, header.bytes, machine, peak_flops=peak.flops)
+    operations = "an unknown number of operations" if header.flops is None else _operations(header.flops)
+    ratio = "" if intensity is None else f": {_figure(intensity)} FLOP a byte"
     cores = f"{machine.num_cores} core{'s' if machine.num_cores > 1 else ''}"
     return [
         f"{header.spec} on {machine.name}, {cores}, {machine.isa}",
-        f"  {_operations(header.flops)} and {size_text(header.bytes)} of arguments: {_figure(intensity)} FLOP a byte",
+        f"  {operations} and {size_text(header.bytes)} of arguments{ratio}",
         f"  roofline: {time_text(least)}, set by {limit} ({peaks}, which balance at {_figure(ridge)} FLOP a byte)",
     ]
 
@@ -163,7 +170,7 @@ def _measured(each: Explained, header: Header) -> str:
     cut = ", stopped early" if each.measurement.cut else ""
     if each.measurement.censored:
         return f"{time_text(each.latency_secs, is_bound=True)} measured{cut}; {estimated}"
-    rate = flops_text(header.flops / each.latency_secs)
+    rate = "unknown FLOP/s" if header.flops is None else flops_text(header.flops / each.latency_secs)
     return f"{time_text(each.latency_secs)} measured{cut}, {rate}, {share}; {estimated}"
 
 

@@ -21,7 +21,7 @@ class Timing:
         node: the program's node.
         num_runs: timed runs.
         min_secs, q1_secs, median_secs, q3_secs: the fastest run, and the quartiles.
-        flops_per_sec: floating-point operations per second, at the median.
+        flops_per_sec: floating-point operations per second, at the median; None where their number is not known.
         peak_share: the same over the machine's peak for the kernel's types; None where that is not known.
         bytes_per_sec: the least traffic to memory over the median.
         bandwidth_share: the same over the machine's bandwidth; above 1 where the data stay in a cache.
@@ -33,7 +33,7 @@ class Timing:
     q1_secs: float
     median_secs: float
     q3_secs: float
-    flops_per_sec: float
+    flops_per_sec: float | None
     peak_share: float | None
     bytes_per_sec: float
     bandwidth_share: float | None
@@ -227,7 +227,8 @@ def _timing(header: Header, node: int, measurement: Measurement | None) -> Timin
     secs = measurement.latencies_secs
     median_secs = measurement.latency_secs
     quartiles = statistics.quantiles(secs, n=4, method="inclusive") if len(secs) > 1 else [median_secs] * 3
-    flops_per_sec, bytes_per_sec = header.flops / median_secs, header.bytes / median_secs
+    flops_per_sec = None if header.flops is None else header.flops / median_secs
+    bytes_per_sec = header.bytes / median_secs
     peak_flops, bandwidth = header.best_peak.flops, header.machine.bandwidth_bytes_per_sec
     return Timing(
         node=node,
@@ -237,7 +238,7 @@ def _timing(header: Header, node: int, measurement: Measurement | None) -> Timin
         median_secs=median_secs,
         q3_secs=quartiles[2],
         flops_per_sec=flops_per_sec,
-        peak_share=flops_per_sec / peak_flops if peak_flops > 0 else None,
+        peak_share=flops_per_sec / peak_flops if flops_per_sec is not None and peak_flops > 0 else None,
         bytes_per_sec=bytes_per_sec,
         bandwidth_share=bytes_per_sec / bandwidth if bandwidth > 0 else None,
     )

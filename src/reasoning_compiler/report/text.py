@@ -216,7 +216,7 @@ def _timing_row(name: str, timing: Timing) -> tuple[str, ...]:
         time_text(timing.median_secs),
         time_text(timing.min_secs),
         range_text(timing.q1_secs, timing.q3_secs),
-        flops_text(timing.flops_per_sec),
+        "unknown" if timing.flops_per_sec is None else flops_text(timing.flops_per_sec),
         "" if timing.peak_share is None else share_text(timing.peak_share),
         "" if timing.bandwidth_share is None else share_text(timing.bandwidth_share),
     )

@@ -92,7 +92,7 @@ class Model:
         kernel = Kernel(
             workload.name,
             workload.mod["main"].script(),
-            workload.flops,
+            workload.flops or 0,
             workload.arguments,
             notes=space_notes(task),
             takes_primitives=space.takes_primitives,

@@ -59,7 +59,7 @@ def load_workload(run: Run) -> Workload:
     stored = _stored_module(run)
     if stored is not None:
         made = workloads.from_tvm(import_tvm().ir.load_json(stored), name=run.header.workload)
-        workload = replace(made, spec=run.header.spec, flops=int(run.header.flops))
+        workload = replace(made, spec=run.header.spec, flops=run.header.flops)
     else:
         workload = workloads.parse(run.header.spec)
     if workload.key != run.header.key:
@@ -117,7 +117,7 @@ def explained(run: Run, node: int | None = None) -> tuple[Explained, ...]:
     space, machine, header = space_of(run), machine_of(run), run.header
     try:
         analyses = [
-            analyze(space.nests(s.program), machine, kernel_flops=header.flops, kernel_bytes=header.bytes)
+            analyze(space.nests(s.program), machine, kernel_flops=header.flops or 0, kernel_bytes=header.bytes)
             for _, s, _ in chosen
         ]
     except IllegalProgramError as error:

@@ -110,7 +110,7 @@ class Task:
     def analyze(self, program: Program) -> Analysis:
         """Returns the static analysis of a program."""
         nests = self.space.nests(program)
-        return analyze(nests, self.machine, kernel_flops=self.workload.flops, kernel_bytes=self.workload.bytes)
+        return analyze(nests, self.machine, kernel_flops=self.workload.flops or 0, kernel_bytes=self.workload.bytes)
 
     @property
     def untuned(self) -> Measurement | None:

@@ -2,8 +2,8 @@
 
 The shapes are those of the published models; the paper gives only one of its own (see `deepseek_moe`). Every kernel
 takes and returns `dtype` and computes in float32. FLOPs count multiplications and additions of the matrix products
-and convolutions, 2 per multiply-add, as is usual; those of softmax and SiLU are left out. Defaults are small enough to
-be tuned in minutes on two cores.
+and convolutions that have to be done, 2 per multiply-add, as is usual; those of softmax and SiLU are left out. Defaults
+are small enough to be tuned in minutes on two cores.
 
 The iteration space is written for readers of its decisions: blocks are named after what they compute, loops by the
 letters in the docstrings.
@@ -49,9 +49,9 @@ def llama3_attention(
 ) -> Definition:
     """Causal grouped-query attention of Llama-3-8B, prefill: softmax(mask(Q·Kᵀ/√d))·V.
 
-    Q [h, i, d] and K, V [h, j, d] give [h, i, d]; each KV head serves num_heads / num_kv_heads query heads. The masked
-    half is computed, then thrown away, and its FLOPs are counted, as the program is written: 4·h·i·j·d. A schedule
-    or a library that skips it does half of them.
+    Q [h, i, d] and K, V [h, j, d] give [h, i, d]; each KV head serves num_heads / num_kv_heads query heads. The program
+    as written computes the masked half and throws it away; it is no work that has to be done, and FLOPs leave it out:
+    2·h·i·(i + 1)·d.
 
     Full size: `seq_len=4096`. The model's context is 8192, where the scores are 2^31 elements: one more than TVM's
     32-bit indices reach.
@@ -277,7 +277,8 @@ def _attention(
         lambda h, i, d: te.sum(probabilities[h, i, rj] * _f32(v[h // group, rj, d]), axis=rj),
         name=_accumulator("out", dtype),
     )
-    flops = 4 * num_heads * seq_len * seq_len * head_dim
+    num_scores = seq_len * (seq_len + 1) // 2 if causal else seq_len * seq_len
+    flops = 4 * num_heads * num_scores * head_dim
     return Definition([q, k, v, _output(out, "out", dtype)], flops, partial(references.attention, causal=causal))
 
 

@@ -74,8 +74,8 @@ def require_tunable(func: PrimFunc, name: str) -> None:
         name: what errors call it.
 
     Raises:
-        UsageError: it has scalar arguments or shapes that are not known, no blocks, nothing to tune, no output,
-            an argument updated in place, or a buffer that 32-bit indices cannot reach.
+        UsageError: it has scalar arguments or shapes that are not known, an empty dimension, no blocks, nothing to
+            tune, no output, an argument updated in place, or a buffer that 32-bit indices cannot reach.
     """
     tvm = import_tvm()
     for param in func.params:
@@ -98,6 +98,12 @@ def require_tunable(func: PrimFunc, name: str) -> None:
     _require_outputs(func, blocks(func), name)
 
 
+def has_known_loops(func: PrimFunc) -> bool:
+    """Returns whether no loop's length depends on data, or on the place in another loop."""
+    tvm = import_tvm()
+    return all(isinstance(loop.extent, tvm.tirx.IntImm) for loop in _nodes(func.body, tvm.tirx.For))
+
+
 def _require_known_shape(tvm: Any, buffer: Any, name: str) -> None:
     if not all(isinstance(dim, tvm.tirx.IntImm) for dim in buffer.shape):
         shape = ", ".join(str(dim) for dim in buffer.shape)
@@ -106,6 +112,12 @@ def _require_known_shape(tvm: Any, buffer: Any, name: str) -> None:
             "fix every dimension, for instance with `func.specialize`"
         )
     num_elements = math.prod(int(dim) for dim in buffer.shape)
+    if num_elements == 0:
+        extents = [int(dim) for dim in buffer.shape]
+        raise UsageError(
+            f"`{name}` has nothing to compute: `{buffer.name}` is ({', '.join(map(str, extents))}), "
+            f"and its dimension {extents.index(0)} is empty; give every dimension at least one element"
+        )
     if num_elements > _MAX_ELEMENTS and any(str(dim.ty.dtype) == "int32" for dim in buffer.shape):
         raise UsageError(
             f"`{name}` is too large: `{buffer.name}` has {num_elements:,} elements, "
@@ -118,8 +130,8 @@ def _require_outputs(func: PrimFunc, found: list[Block], name: str) -> None:
     for block in found:
         for index in sorted((block.writes & block.reads) - written):
             raise UsageError(
-                f"`{name}` updates its argument `{func.params[index].name}` in place, so that repeated runs differ; "
-                "write the result to an argument of its own"
+                f"`{name}` adds to what its argument `{func.params[index].name}` holds, so that repeated runs differ; "
+                "set it to zero first (`with T.init():`), or write the result to an argument of its own"
             )
         written |= block.writes
     if not written:

@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.machine import import_tvm
-from reasoning_compiler.workload.primfunc import arguments, require_tunable
+from reasoning_compiler.workload.primfunc import arguments, has_known_loops, require_tunable
 from reasoning_compiler.workload.workload import Workload
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def from_tvm(kernel: PrimFunc | IRModule, *, name: str = "") -> Workload:
     """Returns a TVM program as a workload.
 
     Outputs are the arguments that the program writes, weights those that its attribute `layout_free_buffers` lists.
-    It has no reference: results are compared with the untuned program.
+    It has no reference: results are compared with those of the program itself in float64.
 
     Args:
         kernel: a PrimFunc, or an IRModule with one.
@@ -80,10 +81,10 @@ def _workload(kernel: Any, name: str, *, spec: str) -> Workload:
     func = _only_function(kernel, name)
     require_tunable(func, name)
     mod = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
-    try:
-        flops = int(tvm.s_tir.analysis.estimate_tir_flops(mod))
-    except Exception:  # TVM has no estimate for some expressions, and says so by several kinds of error
-        flops = 0
+    flops = None
+    if has_known_loops(func):
+        with suppress(Exception):  # TVM has no estimate for some expressions, and says so by several kinds of error
+            flops = int(tvm.s_tir.analysis.estimate_tir_flops(mod))
     return Workload(name=name, mod=mod, arguments=arguments(func), flops=flops, reference=None, spec=spec)
 
 
