@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import tvm_ffi
 
 from gemm_nest import machine
-from reasoning_compiler.codegen.lowering import compile_for
+from reasoning_compiler import codegen
 from reasoning_compiler.codegen.packing import split_packing
 from reasoning_compiler.codegen.prefetching import with_prefetches
 from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
@@ -69,15 +68,13 @@ def few_rows(made: Space, *, distance: int = 8192) -> Program:
     )
 
 
-def built(made: Space, program: Program) -> Any:
-    """Returns the packed kernel with its prefetches, as the builder compiles it."""
-    packed = split_packing(made.schedule(program).mod)
-    return replace(packed, kernel=with_prefetches(packed.kernel))
+def built(made: Space, program: Program) -> codegen.Compiled:
+    return codegen.compile(made.schedule(program).mod, made.target)
 
 
 def output(made: Space, program: Program, inputs: list[np.ndarray]) -> np.ndarray:
-    packed = built(made, program)
-    library = compile_for(packed.library, made.target)
+    done = built(made, program)
+    packed, library = done.packed, done.executable
     tensors = []
     for index, parameter in enumerate(packed.kernel["main"].params):
         tensor = tvm.runtime.empty(tuple(int(e) for e in parameter.shape), str(parameter.dtype))
@@ -145,7 +142,8 @@ def prefetches(made: Space, program: Program) -> list[tuple[int, int]]:
         calls.extend([call] if str(getattr(call.op, "name", "")) == "tirx.prefetch" else [])
         return call
 
-    tvm_ffi.structural_map(built(made, program).kernel["main"].body, (tvm.ir.Call, keep))
+    kernel = split_packing(made.schedule(program).mod).kernel["main"]
+    tvm_ffi.structural_map(with_prefetches(kernel).body, (tvm.ir.Call, keep))
     return [(4 * int(call.args[0].args[0].indices[-1].b), int(call.args[2])) for call in calls]
 
 
@@ -167,11 +165,10 @@ def test_what_another_loop_reads_again_is_prefetched_to_stay() -> None:
 def test_sums_need_no_memory_of_the_runtime() -> None:
     made = space("gemm")
     program = with_sums_in_registers(made, ("C.i tile", (1, 7, 7)), ("C.j tile", (1, 1, 36)), ("unroll", 16))
-    kernel_only = built(made, program).kernel
     assert 7 * 36 * 4 < 1024 < 49 * 36 * 4
-    assert "TVMBackendAllocWorkspace" not in compile_for(kernel_only, made.target).mod.inspect_source("ll")
+    assert "TVMBackendAllocWorkspace" not in built(made, program).executable.mod.inspect_source("ll")
     larger = with_sums_in_registers(made, ("C.i tile", (1, 1, 49)), ("C.j tile", (1, 1, 36)), ("unroll", 16))
-    source = compile_for(built(made, larger).kernel, made.target).mod.inspect_source("ll")
+    source = built(made, larger).executable.mod.inspect_source("ll")
     assert "TVMBackendAllocWorkspace" not in source, "TVM alone would ask for these 7 KB"
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from reasoning_compiler import codegen
 from reasoning_compiler.codegen.packing import split_packing
 from reasoning_compiler.core.errors import IllegalProgramError, UsageError
 from reasoning_compiler.core.primitives import Primitive
@@ -688,7 +689,7 @@ def this_machine() -> Any:
 def run(mod: Any, inputs: list[np.ndarray]) -> np.ndarray:
     """Returns what a scheduled kernel computes, its weights packed beforehand as they would be when deployed."""
     packed = split_packing(mod)
-    library = tvm.compile(packed.library, target=this_machine())
+    library = tvm.compile(packed.library, target=this_machine(), tir_pipeline=codegen.tir_pipeline())
     arguments = [tvm.runtime.tensor(array) for array in inputs]
     for index, packer in packed.packers.items():
         laid_out = _empty(packer.params[1])
@@ -759,7 +760,7 @@ def test_a_tensor_intrinsic_is_offered_and_builds_whatever_the_tiles(target_name
     for program in (made.start, wide):
         mod = made.schedule(program).mod
         assert intrinsic in mod.script()
-        tvm.compile(mod, target=target(target_name))
+        codegen.compile(mod, target(target_name))
 
 
 @pytest.mark.skipif(not has_vnni(), reason="this CPU has no AVX512-VNNI")

@@ -28,7 +28,7 @@ import tvm
 from reasoning_compiler.codegen.marked_tile import Place, Tile, substituted, variables_in
 from reasoning_compiler.codegen.matrix_tiles import MatrixTile, ask_for_tiles, configured
 from reasoning_compiler.ir.dots import DOT, Dot, dot_named
-from reasoning_compiler.ir.walk import blocks, with_block, with_loops
+from reasoning_compiler.ir.walk import annotations_in, blocks, with_block, with_loops
 
 _SHIFTS = -0x7F7F7F80  # 0x80808080, 128 in each of four unsigned bytes, -128 in signed ones
 _FIRST_BIT = {"int8": -0x80, "uint8": 0x80}
@@ -46,21 +46,22 @@ define <{n} x float> @{name}(<{n} x float> %sums, <{n} x i32> %a, <{n} x i32> %b
 """
 
 
-def with_dot_products(mod: Any) -> Any:
-    """Returns the module with instructions where its blocks are marked with `DOT`, the same module where none is.
+def with_dot_products(func: Any) -> Any:
+    """Returns a PrimFunc with instructions where its blocks are marked with `DOT`, the same where none is.
 
     A block whose operands do not lie as the instruction reads them, as where a weight could not be packed, keeps its
     loops.
 
     Args:
-        mod: an IRModule with the PrimFunc `main`, postprocessed, its weights packed.
+        func: scheduled, its weights packed.
     """
-    main = mod["main"]
+    if DOT not in annotations_in(func.body):
+        return func
     made: dict[Any, Any] = {}
     allocated: list[Any] = []
     copies: list[Any] = []
     tasks: list[Any] = []
-    for realize, loops in blocks(main.body):
+    for realize, loops in blocks(func.body):
         if DOT in realize.block.annotations:
             dot = dot_named(str(realize.block.annotations[DOT]))
             tile = (MatrixTile if dot.by_tiles else _VectorTile).of(dot, realize, loops)
@@ -75,7 +76,7 @@ def with_dot_products(mod: Any) -> Any:
             if summed is not None and isinstance(tile, MatrixTile):
                 tasks.append(tile.task)
     if not made:
-        return mod
+        return func
 
     def change(loop: Any) -> Any:
         if loop.loop_var in made:
@@ -85,11 +86,10 @@ def with_dot_products(mod: Any) -> Any:
             return tvm.tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, None, loop.annotations)
         return loop
 
-    body = with_loops(main.body, change)
+    body = with_loops(func.body, change)
     before = [ask_for_tiles(), *copies] if tasks else copies
     inner = tvm.tirx.SeqStmt([*before, body.block.body]) if before else body.block.body
-    body = with_block(body, inner, allocated=allocated)
-    return tvm.IRModule({"main": tvm.tirx.PrimFunc(main.params, body, main.ret_type, main.attrs)}, attrs=mod.attrs)
+    return func.with_body(with_block(body, inner, allocated=allocated))
 
 
 class _VectorTile(Tile):

@@ -6,6 +6,9 @@ It takes the block that pads a constant for a copy like its own, and would lay o
 buffer, which has another shape. Here the padded buffer is laid out in the order in which it is read, and the padding is
 what is done ahead of time. What each call copies of operands that are no constants (`operand_packing`) is laid out
 here, too.
+
+It is a postprocessor and not a pass of the pipeline: layouts are changed by schedule primitives, which the trace
+records, so plain TVM lays out the same.
 """
 
 from __future__ import annotations
@@ -16,8 +19,15 @@ from reasoning_compiler.ir.marks import LAID_OUT_AHEAD, PACKED
 from reasoning_compiler.ir.walk import bindings, blocks, constants
 from reasoning_compiler.machine.toolchain import import_tvm
 
+_THEIRS = "RewriteLayout"
 
-def padded_layout(theirs: Any) -> Any:
+
+def with_padded_layout(postprocs: list[Any]) -> list[Any]:
+    """Returns a target's postprocessors with one that knows padded constants in the place of `RewriteLayout`."""
+    return [_padded_layout(each) if type(each).__name__ == _THEIRS else each for each in postprocs]
+
+
+def _padded_layout(theirs: Any) -> Any:
     """Returns the postprocessor; it leaves the constants to MetaSchedule's where none is padded or selected.
 
     Args:
@@ -39,7 +49,7 @@ def padded_layout(theirs: Any) -> Any:
             return _lay_out_constants(sch) or theirs.apply(sch)
 
         def clone(self) -> Any:
-            return padded_layout(theirs.clone())
+            return _padded_layout(theirs.clone())
 
     return PaddedLayout()
 

@@ -1,4 +1,4 @@
-"""A postprocessor that takes the conditions off what padded rows read.
+"""Padded rows read without conditions.
 
 `pad_einsum` has a row that does not count read zeros, by a condition on each of a tile's last rows. Where those are
 many, LLVM does not decide all of them outside the sums. No result of such a row is ever used, so it may as well read
@@ -6,24 +6,26 @@ what the last row that counts reads:
 
     (X[h + rh, w + rw, rc] if w < 73 else 0)   becomes   X[h + rh, min(w, 72) + rw, rc]
 
-which is an address, computed outside the sums. No schedule primitive does that.
+which is an address, computed outside the sums. The analysis sees the program after this pass.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from reasoning_compiler.codegen.rewriting import Annotations, replace_all
 from reasoning_compiler.ir.marks import PADDED
 from reasoning_compiler.ir.nest import read_paddings
-from reasoning_compiler.ir.walk import SPATIAL, with_block
+from reasoning_compiler.ir.walk import SPATIAL, annotations_in, with_block
 from reasoning_compiler.machine.toolchain import import_tvm
 
 
-def drop_padded_conditions(sch: Any, annotations: Annotations) -> None:
-    """Takes the conditions off what padded rows read, where there are any; see `rewriting`."""
-    if PADDED in annotations:
-        replace_all(sch, import_tvm().s_tir.SBlockRealize, _without_conditions)
+def without_padded_conditions(func: Any) -> Any:
+    """Returns a scheduled PrimFunc whose blocks marked with `PADDED` read padded rows without conditions."""
+    import tvm_ffi
+
+    if PADDED not in annotations_in(func.body):
+        return func
+    return func.with_body(tvm_ffi.structural_map(func.body, (import_tvm().s_tir.SBlockRealize, _without_conditions)))
 
 
 def _without_conditions(realize: Any) -> Any:

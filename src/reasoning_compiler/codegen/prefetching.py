@@ -3,7 +3,7 @@
 A product with few rows reads each weight once, and its speed is memory's. The hardware's own prefetching ends at each
 page, and the multiply-adds between two loads fill the window in which a core looks ahead; loads that are announced
 early keep memory busy. TVM has no schedule primitive for that, so a schedule marks its block with `PREFETCH` and a
-distance in bytes, and the builder puts in the calls. Without them the program is right as well, and slower.
+distance in bytes, and this pass puts in the calls. Without them the program is right as well, and slower.
 
     for k: for i: for j (vectorized): C[i, j] += A[i, k] * B_packed[k, j]     # annotated
     for k: prefetch(&B_packed[k, 0] + distance); for i: for j (vectorized): ...
@@ -18,7 +18,7 @@ import tvm_ffi
 
 from reasoning_compiler.ir.extract import item_bytes, nests
 from reasoning_compiler.ir.nest import PREFETCH, Nest
-from reasoning_compiler.ir.walk import bindings, blocks, with_loops
+from reasoning_compiler.ir.walk import annotations_in, bindings, blocks, with_loops
 
 _LINE_BYTES = 64
 _MAX_LINES = 8  # per iteration of the loop that they stand in
@@ -26,29 +26,30 @@ _READ, _DATA = 0, 1  # the arguments of llvm.prefetch, and between them how long
 _USED_ONCE, _USED_AGAIN = 0, 3
 
 
-def with_prefetches(mod: Any) -> Any:
-    """Returns the module with the prefetches that its blocks are marked with, the same module where there are none.
+def with_prefetches(func: Any) -> Any:
+    """Returns a PrimFunc with the prefetches that its blocks are marked with, the same where there are none.
 
     Prefetched are arguments of the kernel that a block reads in vectors, in the order in which they lie in memory, as
     weights that were laid out for it.
 
     Args:
-        mod: an IRModule with the PrimFunc `main`, postprocessed, its weights packed or not.
+        func: scheduled, its weights packed or not.
     """
-    main = mod["main"]
+    if PREFETCH not in annotations_in(func.body):
+        return func
     marked = {
         str(realize.block.name_hint): (realize, loops, int(realize.block.annotations[PREFETCH]))
-        for realize, loops in blocks(main.body)
+        for realize, loops in blocks(func.body)
         if int(realize.block.annotations.get(PREFETCH, 0)) > 0
     }
     calls: dict[Any, list[Any]] = {}
-    for nest in nests(mod) if marked else ():
+    for nest in nests(tvm.IRModule({"main": func})):
         if nest.block in marked and (loop := nest.innermost_reduction) is not None:
             realize, loops, distance = marked[nest.block]
             inside = {variable.loop_var for variable in loops[loop + 1 :]}
             calls.setdefault(loops[loop].loop_var, []).extend(_calls(nest, loop, realize, inside, distance))
     if not any(calls.values()):
-        return mod
+        return func
 
     def with_calls(loop: Any) -> Any:
         if not calls.get(loop.loop_var):
@@ -58,8 +59,7 @@ def with_prefetches(mod: Any) -> Any:
             loop.loop_var, loop.min, loop.extent, loop.kind, body, loop.thread_binding, loop.annotations, loop.step
         )
 
-    func = tvm.tirx.PrimFunc(main.params, with_loops(main.body, with_calls), main.ret_type, main.attrs)
-    return tvm.IRModule({"main": func}, attrs=mod.attrs)
+    return func.with_body(with_loops(func.body, with_calls))
 
 
 def _calls(nest: Nest, loop: int, realize: Any, inside: set[Any], distance: int) -> list[Any]:

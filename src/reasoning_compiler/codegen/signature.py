@@ -53,10 +53,12 @@ class Signature:
     Args:
         arguments: in `main`'s order.
         target: the TVM target that it was built for, as JSON text.
+        pipeline: the `PIPELINE_VERSION` of its code; 0 for libraries from before there were versions.
     """
 
     arguments: tuple[KernelArgument, ...]
     target: str
+    pipeline: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
@@ -65,16 +67,17 @@ class Signature:
     def from_json(cls, obj: dict[str, Any]) -> Signature:
         if obj.get("format") != FORMAT:
             raise UsageError(f"`format` of a library's signature is {obj.get('format')!r}; known: {FORMAT}")
-        return cls(tuple(KernelArgument.from_json(a) for a in obj["arguments"]), obj["target"])
+        return cls(tuple(KernelArgument.from_json(a) for a in obj["arguments"]), obj["target"], obj.get("pipeline", 0))
 
     @classmethod
-    def of(cls, packed: Any, arguments: Sequence[Argument], *, target: str) -> Signature:
+    def of(cls, packed: Any, arguments: Sequence[Argument], *, target: str, pipeline: int) -> Signature:
         """Returns the signature of a kernel, of which some arguments are packed.
 
         Args:
             packed: the `Packed` kernel.
             arguments: the arguments as the user passes them.
             target: the TVM target as JSON text.
+            pipeline: the `PIPELINE_VERSION`.
         """
         built = []
         params = packed.kernel["main"].params
@@ -92,7 +95,7 @@ class Signature:
                     packed.layout(index),
                 )
             )
-        return cls(tuple(built), target)
+        return cls(tuple(built), target, pipeline)
 
 
 def arguments_of(mod: Any) -> tuple[Argument, ...]:

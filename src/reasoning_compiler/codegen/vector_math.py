@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from reasoning_compiler.codegen.rewriting import Annotations, replace_all
 from reasoning_compiler.ir.marks import VECTOR_MATH
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.workload import vector_math as arithmetic
@@ -18,10 +17,14 @@ _ARITHMETIC: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def write_vector_math(sch: Any, annotations: Annotations) -> None:
-    """Puts arithmetic in place of calls where the root block is marked; see `rewriting`."""
-    if VECTOR_MATH in annotations and int(sch.mod["main"].body.block.annotations.get(VECTOR_MATH, 0)):
-        replace_all(sch, import_tvm().ir.Call, _rewritten)
+def with_vector_math(func: Any) -> Any:
+    """Returns a PrimFunc with arithmetic in place of calls, where its root block is marked with `VECTOR_MATH`."""
+    import tvm_ffi
+
+    root = getattr(func.body, "block", None)
+    if root is None or not int(root.annotations.get(VECTOR_MATH, 0)):
+        return func
+    return func.with_body(tvm_ffi.structural_map(func.body, (import_tvm().ir.Call, _rewritten)))
 
 
 def _rewritten(call: Any) -> Any:

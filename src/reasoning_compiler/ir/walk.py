@@ -28,6 +28,18 @@ def blocks(stmt: Any, loops: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[
         yield from blocks(stmt.body, loops)
 
 
+def annotations_in(stmt: Any) -> set[str]:
+    """Returns the names of all annotations of a statement's loops and blocks."""
+    import tvm
+    import tvm_ffi
+
+    found: set[str] = set()
+    tvm_ffi.structural_walk(
+        stmt, ((tvm.tirx.For, tvm.s_tir.SBlock), lambda node: found.update(map(str, node.annotations)))
+    )
+    return found
+
+
 def factors(block: Any) -> tuple[Any, Any] | None:
     """Returns the loads of the two buffers whose product a block sums up, casts left out; None if it does not."""
     if type(block.body).__name__ != "BufferStore":

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from reasoning_compiler.codegen.intrinsics import mend_vnni_intrinsic
-from reasoning_compiler.codegen.postprocs import with_own_postprocs
+from reasoning_compiler.codegen.padded_layout import with_padded_layout
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.ir.marks import NO_RULES
 from reasoning_compiler.machine.toolchain import TVM_ERRORS, import_tvm, last_line
@@ -41,7 +40,7 @@ class MetaSchedule:
 
     Attributes:
         mod: the module as MetaSchedule takes it.
-        postprocs: MetaSchedule's, and ours among and behind them.
+        postprocs: MetaSchedule's, and ours among them.
 
     Raises:
         UsageError: MetaSchedule has no rules for this kind of target, or the target lacks an attribute.
@@ -51,7 +50,6 @@ class MetaSchedule:
         import_tvm()
         from tvm.s_tir import meta_schedule as ms
 
-        mend_vnni_intrinsic()
         try:
             with target:  # some rules ask for the current target
                 # The context hands target and module to the rules and postprocessors, so it has to outlive them.
@@ -62,7 +60,7 @@ class MetaSchedule:
             kind = target.kind.name
             raise UsageError(f"MetaSchedule cannot schedule for this `{kind}` target: {last_line(error)}") from error
         self.mod = self.context.mod
-        self.postprocs = with_own_postprocs(list(self.context.space_generator.postprocs))
+        self.postprocs = with_padded_layout(list(self.context.space_generator.postprocs))
 
     def rules(self, kernel: Kernel) -> list[Rule]:
         """Returns its rules in its own order."""
@@ -127,8 +125,8 @@ def as_schedule_rule(rule: Rule) -> Any:
 def space_generator(mod: Any, target: Any, *, rules: Sequence[Rule]) -> Any:
     """Returns MetaSchedule's generator of a space with these rules, for `ms.tune_tir(..., space=...)`.
 
-    What our postprocessors change is in the measured programs and not in their traces: a database that such a search
-    fills names the right decisions, but replaying a trace of it leaves, say, `exp` a call.
+    What annotations ask of the code generator is in the measured code and not in the traces: where plain TVM builds a
+    program of such a search's database, it leaves, say, `exp` a call. `codegen.compile` builds what was measured.
 
     Args:
         mod: an IRModule with one PrimFunc `main`.

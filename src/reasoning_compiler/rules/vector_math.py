@@ -1,8 +1,8 @@
 """Calls of the C library's functions as arithmetic: a decision of the whole program, `vector math`.
 
 A call of `exp` stays one call for each element, whatever the schedule; a softmax then costs more than the products
-around it. As arithmetic it becomes vectors. The rule marks the root block with the decision's value, and the
-postprocessor puts the expressions of `workload.vector_math` in place of calls on float32. So a program that has them is
+around it. As arithmetic it becomes vectors. The rule marks the root block with the decision's value, and code
+generation puts the expressions of `workload.vector_math` in place of calls on float32. So a program that has them is
 compared with the kernel as it was written, calls and all, and a replay in plain TVM has the calls.
 """
 

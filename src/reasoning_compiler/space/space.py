@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from reasoning_compiler.codegen.pipeline import rewritten
 from reasoning_compiler.codegen.postprocess import postprocess, repeats_a_reduction
 from reasoning_compiler.core.crash_markers import Risk, at_risk
 from reasoning_compiler.core.errors import IllegalProgramError, UsageError
@@ -212,7 +213,9 @@ class Space:
         return named_blocks(self.raw_schedule(self.start if program.is_untuned else program))
 
     def nests(self, program: Program) -> tuple[Nest, ...]:
-        """Returns the program's loop nests after the postprocessors, as the analysis reads them.
+        """Returns the program's loop nests after the postprocessors and the code generator's first passes.
+
+        So masked blocks are skipped there, and `exp` is arithmetic, as in the program's code.
 
         Raises:
             IllegalProgramError: it cannot be applied to this module.
@@ -222,7 +225,7 @@ class Space:
         applied = self._applied(program)
         if applied.nests is None:
             with self._survived(Risk(program)):
-                applied.nests = nests(applied.schedule.mod)
+                applied.nests = nests(rewritten(applied.schedule.mod))
         return applied.nests
 
     @cached_property

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import tvm
-import tvm.s_tir
 from tvm_ffi.serialization import from_json_graph_str
 
-from reasoning_compiler.codegen.dot_products import with_dot_products
-from reasoning_compiler.codegen.linking import link
-from reasoning_compiler.codegen.lowering import compile_for
-from reasoning_compiler.codegen.packing import split_packing
-from reasoning_compiler.codegen.prefetching import with_prefetches
-from reasoning_compiler.codegen.signature import Signature, argument_from_json, arguments_of
+from reasoning_compiler import codegen
+from reasoning_compiler.codegen.signature import argument_from_json
 from reasoning_compiler.core.processes.serving import Action, one_line
 from reasoning_compiler.core.refused import Refused
 from reasoning_compiler.ir.races import racing_loop
@@ -61,19 +53,15 @@ class Builder:
         try:
             # `tvm.ir.load_json` would look through it for what older versions have written: 9 ms of some 150.
             mod = from_json_graph_str(module)
-            known = arguments_of(mod) if arguments is None else [argument_from_json(each) for each in arguments]
+            known = None if arguments is None else [argument_from_json(each) for each in arguments]
             racing = racing_loop(mod["main"])
             if racing is not None:
                 raise Refused("wrong_result", racing)
-            packed = split_packing(mod)
-            packed = replace(packed, kernel=with_dot_products(with_prefetches(packed.kernel)))
-            executable = compile_for(packed.library, tvm.target.Target(json.loads(target)))
+            compiled = codegen.compile(mod, target, arguments=known)
             with tempfile.TemporaryDirectory(dir=self._store.folder) as folder:
-                library = Path(folder, "kernel.so")
-                link(executable.mod, library, target=target)
-                made = library if library.exists() else library.with_suffix(".o")
+                made = compiled.link(Path(folder, "kernel.so"))
                 code = self._store.put(made.read_bytes(), suffix=made.suffix)
-            signature = Signature.of(packed, known, target=target).to_json()
+            signature = compiled.signature.to_json()
         except Refused:
             raise
         except OSError as error:

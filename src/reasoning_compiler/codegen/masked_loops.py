@@ -1,6 +1,6 @@
-"""A postprocessor that makes marked loops over blocks of keys skip those that a mask leaves out for all their rows.
+"""Loops over blocks of keys that skip those which a mask leaves out for all their rows.
 
-No schedule primitive bounds a loop by another one's variable. So a rule marks the loops, which it may do where the
+No schedule primitive bounds a loop by another one's variable. So a rule marks the loops with `SKIP_MASKED`, where the
 program lets it (`masked_columns`), and here an `if` goes around their bodies. All loops that share a block of rows test
 the same thing, so that what one of them has not written no other reads.
 """
@@ -12,21 +12,22 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from reasoning_compiler.codegen.rewriting import Annotations, replace_all
 from reasoning_compiler.ir.marks import SETTLED, SKIP_MASKED
-from reasoning_compiler.ir.walk import bindings
+from reasoning_compiler.ir.walk import annotations_in, bindings
 from reasoning_compiler.machine.toolchain import import_tvm
 
 _PARALLEL = 1  # in TVM's ForKind
 
 
-def skip_masked(sch: Any, annotations: Annotations) -> None:
-    """Puts an `if` around the bodies of the marked loops; see `rewriting`."""
-    if SKIP_MASKED not in annotations:
-        return
+def with_masked_blocks_skipped(func: Any) -> Any:
+    """Returns a scheduled PrimFunc with an `if` around the bodies of the marked loops."""
+    import tvm_ffi
+
+    if SKIP_MASKED not in annotations_in(func.body):
+        return func
     tvm = import_tvm()
     conditions: dict[Any, Any] = {}
-    for part in _parts(sch.mod["main"].body.block.body):
+    for part in _parts(func.body.block.body):
         if type(part).__name__ == "For" and int(part.kind) == _PARALLEL and SETTLED in part.annotations:
             conditions |= _conditions(tvm, part)
 
@@ -37,7 +38,7 @@ def skip_masked(sch: Any, annotations: Annotations) -> None:
         body = tvm.tirx.IfThenElse(conditions[loop.loop_var], loop.body, None)
         return tvm.tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, loop.thread_binding, kept)
 
-    replace_all(sch, tvm.tirx.For, guarded)
+    return func.with_body(tvm_ffi.structural_map(func.body, (tvm.tirx.For, guarded)))
 
 
 def _parts(stmt: Any) -> list[Any]:
