@@ -1,6 +1,6 @@
 """Writes docs/cli.md from the commands themselves.
 
-    python docs/generate_cli.py
+python docs/generate_cli.py
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ INTRODUCTION = """\
 
 <!-- Written by docs/generate_cli.py from the commands themselves; do not edit. -->
 
-`reasonc COMMAND --help` shows the same on the terminal; `-h` is short for `--help`. `python -m reasoning_compiler` is
-the same command. What a command is used for is told in [first-run.md](first-run.md), the options for language models in
-[language-models.md](language-models.md).
+`reasonc COMMAND --help` (or `-h`) shows the same text. `python -m reasoning_compiler` is the same command.
+[first-run.md](first-run.md) explains how to use the commands, and [language-models.md](language-models.md) the
+options for language models.
 
 ## Exit codes
 
 | code | meaning |
 |---|---|
-| 0 | done |
-| 1 | failed; `reasonc doctor` also ends with it where a check fails |
-| 2 | bad input, or an environment that does not fit: nothing was lost, and the one line on stderr says what to do |
-| 3 | nothing could be measured and verified |
+| 0 | success |
+| 1 | failure; `reasonc doctor` also returns it if a check fails |
+| 2 | bad input, or an unsuitable environment; nothing was lost |
+| 3 | no program could be measured and verified |
 | 4 | the run folder could not be written or read |
-| 5 | TVM ended the process again and again; what was measured is kept |
-| 6 | no device could be had to measure on; what was measured until then is kept, and `reasonc resume` goes on |
-| 130 | interrupted with Ctrl-C; what was measured is kept, and `reasonc resume` goes on |
-| 137 | the search was killed (SIGKILL, as when memory runs out); `reasonc resume` goes on |
+| 5 | TVM crashed repeatedly; all measurements are kept |
+| 6 | no device is available; all measurements are kept, and `reasonc resume` continues |
+| 130 | interrupted with Ctrl-C; all measurements are kept, and `reasonc resume` continues |
+| 137 | the search was killed (SIGKILL, for example out of memory); `reasonc resume` continues |
 
-Errors are one line on stderr. With `reasonc --debug COMMAND …` the traceback is shown.
+An error is one line on stderr that says what to do. `reasonc --debug COMMAND …` also shows the traceback.
 
-With `--json` a command prints one JSON object or list on stdout and nothing else; progress goes to stderr otherwise.
+With `--json`, a command prints one JSON object or list on stdout and nothing else; progress goes to stderr.
 """
 
 _TYPES = {int: "integer", float: "number", str: "text", Path: "path", bool: ""}
@@ -62,7 +62,7 @@ class Parameter(NamedTuple):
 
 def page() -> str:
     """Returns the whole page."""
-    common = "## Options of all commands\n\nThey stand before the command.\n\n" + _table(parameters(options))
+    common = "## Options of all commands\n\nWrite them before the command.\n\n" + _table(parameters(options))
     parts = [INTRODUCTION, common]
     commands = [("", command) for command in app.registered_commands]
     for group in app.registered_groups:

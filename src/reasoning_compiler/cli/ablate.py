@@ -28,22 +28,22 @@ def register(app: typer.Typer) -> None:
 
 
 def _values(help: str) -> typer.models.OptionInfo:
-    return typer.Option(help=f"{help}; with commas, or all.", rich_help_panel="One of these")
+    return typer.Option(help=f"{help}; comma-separated, or all.", rich_help_panel="One of these")
 
 
 def ablate(
     workloads: Workloads,
-    context_depth: Annotated[str | None, _values("Ancestors that a prompt tells of")] = None,
-    branching: Annotated[str | None, _values("Children of a node")] = None,
-    models: Annotated[str | None, _values("Language models, as openai:gpt-4o-mini")] = None,
-    exploration: Annotated[str | None, _values("UCT's constant")] = None,
-    proposals: Annotated[str | None, _values("concrete values, or names of transformations")] = None,
-    prior: Annotated[str | None, _values("Predictions that start from the analysis: on, off")] = None,
+    context_depth: Annotated[str | None, _values("Ancestors included in each prompt")] = None,
+    branching: Annotated[str | None, _values("Maximum number of children per node")] = None,
+    models: Annotated[str | None, _values("Language models, such as openai:gpt-4o-mini")] = None,
+    exploration: Annotated[str | None, _values("Exploration constant of UCT")] = None,
+    proposals: Annotated[str | None, _values("`concrete` values or `names` of transformations")] = None,
+    prior: Annotated[str | None, _values("Analytical prior for predictions: on, off")] = None,
     feedback: Annotated[str | None, _values("Measured latencies in the tree: on, off")] = None,
-    nodes: Annotated[str | None, _values("Programs considered for each one that is measured")] = None,
-    batch: Annotated[str | None, _values("Programs measured between two looks at the tree")] = None,
-    fallback: Annotated[str | None, _values("Who stands in for the model: expert, random")] = None,
-    proposer: Annotated[str, typer.Option(help="Who proposes without a model: expert or random.")] = "expert",
+    nodes: Annotated[str | None, _values("Programs proposed per measured program")] = None,
+    batch: Annotated[str | None, _values("Programs measured per batch")] = None,
+    fallback: Annotated[str | None, _values("Fallback proposer: expert, random")] = None,
+    proposer: Annotated[str, typer.Option(help="Proposer when no model is used: expert or random.")] = "expert",
     samples: Samples = 64,
     repeats: Repeats = 3,
     seed: Seed = 0,

@@ -21,14 +21,14 @@ from reasoning_compiler.cli.options import Batch, Json, Quiet, Threads, Timeout,
 
 Workloads = Annotated[
     list[str],
-    typer.Argument(help="Kernels as `reasonc tune` takes them, or recordings (*.landscape.gz) of `reasonc record`."),
+    typer.Argument(help="Kernels, as for `reasonc tune`, or tabular benchmarks (*.landscape.gz)."),
 ]
-Samples = Annotated[int, typer.Option(help="Programs that each run measures.")]
-Repeats = Annotated[int, typer.Option(help="Runs of each, with seeds one after the other.")]
-Seed = Annotated[int, typer.Option(help="The first seed.")]
+Samples = Annotated[int, typer.Option(help="Number of programs measured per run.")]
+Repeats = Annotated[int, typer.Option(help="Runs of each configuration, with consecutive seeds.")]
+Seed = Annotated[int, typer.Option(help="First random seed.")]
 Out = Annotated[
     Path | None,
-    typer.Option(help="The folder of results, also of those to go on with; a new one in experiments/ if not given."),
+    typer.Option(help="Results folder, new or to be resumed. Default: a new one in experiments/."),
 ]
 
 
@@ -40,20 +40,21 @@ def compare(
     workloads: Workloads,
     methods: Annotated[
         str,
-        typer.Option(help="Of evolutionary, evolutionary+space, random, mcts, expert, llm, paper; with commas."),
+        typer.Option(help="Comma-separated: evolutionary, evolutionary+space, random, mcts, expert, llm, paper."),
     ] = "evolutionary,mcts,expert",
     samples: Samples = 64,
     repeats: Repeats = 3,
     seed: Seed = 0,
     reference: Annotated[
-        int | None, typer.Option(help="Also TVM's search to so many samples, once for each workload: a line to reach.")
+        int | None,
+        typer.Option(help="Also run TVM's search once per workload with this many samples, as a reference line."),
     ] = None,
     batch: Batch = 4,
     threads: Threads = None,
     timeout: Timeout = 30.0,
     out: Out = None,
     replay: Annotated[
-        list[Path] | None, typer.Option(help="A run that llm or paper repeats instead of asking a model.")
+        list[Path] | None, typer.Option(help="Recorded run that llm or paper replays instead of calling a model.")
     ] = None,
     llm: Llm = None,
     base_url: BaseUrl = None,
@@ -64,7 +65,7 @@ def compare(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare methods: one instrument, equal samples, seeds in turns, and whether what differs is more than luck."""
+    """Compare search methods on equal samples, and test whether the differences are significant."""
     from reasoning_compiler.experiment.compare import compare as compare_methods
     from reasoning_compiler.experiment.compare import new_folder
     from reasoning_compiler.session import Settings

@@ -11,7 +11,7 @@ import typer
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
-        name="device", help="Let this machine be measured on from another.", rich_markup_mode=None, no_args_is_help=True
+        name="device", help="Let other machines measure on this one.", rich_markup_mode=None, no_args_is_help=True
     )
     group.callback()(lambda: None)  # with one command alone, typer would leave its name out
     group.command("serve")(serve)
@@ -19,12 +19,12 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 9090,
-    tracker: Annotated[str | None, typer.Option(help="The RPC tracker to register at, as HOST:PORT.")] = None,
-    key: Annotated[str, typer.Option(help="The name of this kind of device; needed with a tracker.")] = "",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 9090,
+    tracker: Annotated[str | None, typer.Option(help="RPC tracker to register with (HOST:PORT).")] = None,
+    key: Annotated[str, typer.Option(help="Device key; required with a tracker.")] = "",
     threads: Annotated[
-        int | None, typer.Option(help="Threads of a program; all physical cores if not given.", min=1)
+        int | None, typer.Option(help="Threads per program. Default: all physical cores.", min=1)
     ] = None,
 ) -> None:
     """Serve this machine to `reasonc tune --rpc`, until Ctrl-C.

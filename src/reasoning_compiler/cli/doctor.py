@@ -17,12 +17,14 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    llm: Annotated[str | None, typer.Option(help="A model to ask one small question, as openai:gpt-4o-mini.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server of your own.")] = None,
-    api_key_env: Annotated[str | None, typer.Option(help="The environment variable with the key.")] = None,
+    llm: Annotated[
+        str | None, typer.Option(help="Also check this model, such as openai:gpt-4o-mini, with one small call.")
+    ] = None,
+    base_url: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the API key.")] = None,
     json: Json = False,
 ) -> None:
-    """Check everything that tuning needs, and say what mends what is missing."""
+    """Check everything that tuning needs, and say how to fix what is missing."""
     import json as json_module
     from dataclasses import asdict
 

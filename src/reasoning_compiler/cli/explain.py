@@ -16,16 +16,16 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
     node: Annotated[
-        int | None, typer.Option(help="A node of the tree; the untuned and the best program if not given.", min=0)
+        int | None, typer.Option(help="Node of the tree. Default: the untuned and the best program.", min=0)
     ] = None,
     task: TaskName = None,
     json: Json = False,
 ) -> None:
-    """Show what limits a program, by block: register tile, vectors, cores, caches, memory traffic, roofline reached.
+    """Show what limits a program, by block: register tile, vectors, cores, caches, memory traffic, roofline.
 
-    The figures come from the analysis, a model of the machine; the time and the share of the roofline were measured.
+    The figures are those of the cost model. The time and the share of the roofline are measured.
     """
     from reasoning_compiler.journal import read_session
     from reasoning_compiler.report.explain import explain_json, explain_text

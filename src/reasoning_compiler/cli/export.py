@@ -16,16 +16,16 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
     out: Annotated[
-        Path | None, typer.Option(help="The library to write, as lib.so; its signature lands beside it.")
+        Path | None, typer.Option(help="Library to write, such as lib.so; its signature is written next to it.")
     ] = None,
     database: Annotated[
-        Path | None, typer.Option(help="A folder for MetaSchedule's JSON database of everything that was measured.")
+        Path | None, typer.Option(help="Folder for a MetaSchedule JSON database of all fully measured programs.")
     ] = None,
     task: TaskName = None,
 ) -> None:
-    """Write the best program as a library, with the code that loads it, or as MetaSchedule's database."""
+    """Export the best program as a library, or all measured programs as a MetaSchedule database."""
     from reasoning_compiler.deploy import export_database, loading_code, save
     from reasoning_compiler.journal import read_session
 

@@ -21,11 +21,11 @@ def register(app: typer.Typer) -> None:
 def fidelity(
     paths: Annotated[
         list[str],
-        typer.Argument(help="Run folders, results of `compare` and `ablate`, or recordings (*.landscape.gz)."),
+        typer.Argument(help="Run folders, results of `compare` and `ablate`, or tabular benchmarks (*.landscape.gz)."),
     ],
     json: Json = False,
 ) -> None:
-    """Show how well predictions rank and hit what was measured: Kendall's τ, the fastest found, the error, by stage."""
+    """Show how well predictions agree with measurements: Kendall's τ, top-k hits and error, by stage."""
     from reasoning_compiler.experiment.fidelity import fidelity as measure_fidelity
 
     found, transfers = measure_fidelity(paths)

@@ -15,17 +15,17 @@ LLM_PANEL = {"rich_help_panel": "Language model"}
 
 Llm = Annotated[
     str | None,
-    typer.Option("--llm", help="A model, as openai:gpt-4o-mini, anthropic:…, google:…, ollama:….", **LLM_PANEL),
+    typer.Option("--llm", help="Model, such as openai:gpt-4o-mini, anthropic:…, google:… or ollama:….", **LLM_PANEL),
 ]
-BaseUrl = Annotated[str | None, typer.Option(help="An OpenAI-compatible server of your own.", **LLM_PANEL)]
+BaseUrl = Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.", **LLM_PANEL)]
 ApiKeyEnv = Annotated[
-    str | None, typer.Option(help="The environment variable with the key, if not the usual one.", **LLM_PANEL)
+    str | None, typer.Option(help="Environment variable that holds the API key. Default: the provider's.", **LLM_PANEL)
 ]
-BudgetUsd = Annotated[float | None, typer.Option(help="US dollars at most, for each run.", **LLM_PANEL)]
-MaxLlmCalls = Annotated[int | None, typer.Option(help="Calls at most, for each run.", **LLM_PANEL)]
+BudgetUsd = Annotated[float | None, typer.Option(help="Maximum spend per run (USD).", **LLM_PANEL)]
+MaxLlmCalls = Annotated[int | None, typer.Option(help="Maximum number of calls per run.", **LLM_PANEL)]
 PriceOption = Annotated[
     str | None,
-    typer.Option("--price", help="IN/OUT in US dollars per million tokens, if it is not known.", **LLM_PANEL),
+    typer.Option("--price", help="Price as IN/OUT, in USD per million tokens, if unknown.", **LLM_PANEL),
 ]
 
 

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from reasoning_compiler.journal import Run
 
-Batch = Annotated[int, typer.Option(help="Programs measured between two looks at the tree.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end, and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Batch = Annotated[int, typer.Option(help="Programs measured per batch.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress.")]
 TaskName = Annotated[
     str | None, typer.Option("--task", help="One task of a session of several, by the name that the report gives it.")
 ]
-Threads = Annotated[int | None, typer.Option(help="Threads to use; all physical cores if not given.")]
-Timeout = Annotated[float, typer.Option(help="Seconds that one program may take.")]
+Threads = Annotated[int | None, typer.Option(help="Number of threads. Default: all physical cores.")]
+Timeout = Annotated[float, typer.Option(help="Timeout of one program, in seconds.")]
 
 
 def command_line() -> str:

@@ -23,16 +23,14 @@ def register(app: typer.Typer) -> None:
 
 
 def record(
-    workload: Annotated[str, typer.Argument(help="A kernel, as `reasonc tune` takes it; small shapes are quickest.")],
-    samples: Annotated[
-        int, typer.Option(help="Programs at most; the space is restricted until it has no more.")
-    ] = 2000,
-    out: Annotated[Path | None, typer.Option(help="The file, ending in .landscape.gz.")] = None,
+    workload: Annotated[str, typer.Argument(help="Kernel, as for `reasonc tune`. Prefer small shapes.")],
+    samples: Annotated[int, typer.Option(help="Maximum number of programs; the space is restricted to fit.")] = 2000,
+    out: Annotated[Path | None, typer.Option(help="Output file, ending in .landscape.gz.")] = None,
     threads: Threads = None,
-    seed: Annotated[int, typer.Option(help="Of the inputs and of the order.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the inputs and of the order.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Record a landscape: all programs of a restricted space, for searches without hardware. Goes on where it was."""
+    """Record a tabular benchmark: measure every program of a restricted space. Resumes an interrupted recording."""
     from reasoning_compiler.experiment.record import record as record_landscape
     from reasoning_compiler.report.units import time_text
 

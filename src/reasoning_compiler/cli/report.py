@@ -16,8 +16,8 @@ def register(app: typer.Typer) -> None:
     app.command("report")(report)
 
 
-def report(run: Annotated[Path, typer.Argument(help="The run folder.")], json: Json = False) -> None:
-    """Show a run: its result, its samples, who proposed what, where the time went, the path to the best."""
+def report(run: Annotated[Path, typer.Argument(help="Run folder.")], json: Json = False) -> None:
+    """Show a run: result, samples, proposers, time by stage, and the path to the best program."""
     from reasoning_compiler.journal import read_session
     from reasoning_compiler.report import session_text, summarize
 

@@ -17,18 +17,18 @@ def register(app: typer.Typer) -> None:
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
-    samples: Annotated[int | None, typer.Option(help="The new total of programs to measure.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="The new limit of the run's total time.")] = None,
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    samples: Annotated[int | None, typer.Option(help="New total number of programs to measure.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="New limit on the total time.")] = None,
     patience: Annotated[
-        int | None, typer.Option(help="Stop after this many samples in a row without a faster one.")
+        int | None, typer.Option(help="Stop after this many samples in a row without improvement.")
     ] = None,
     rpc: Rpc = None,
     key: Key = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Go on with a run that was interrupted, or let it take more samples."""
+    """Resume an interrupted run, or extend a finished one."""
     from reasoning_compiler.session import resume as resume_run
 
     conduct(

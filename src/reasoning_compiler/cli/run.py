@@ -20,12 +20,12 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
-    rounds: Annotated[int, typer.Option(help="Timings of each, in turns.", min=1)] = 10,
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    rounds: Annotated[int, typer.Option(help="Timings of each program, interleaved.", min=1)] = 10,
     task: TaskName = None,
     json: Json = False,
 ) -> None:
-    """Time the saved library against the untuned program, in a fresh process, results verified.
+    """Time the saved library against the untuned program in a fresh process, and verify its results.
 
     What was measured on devices is timed there.
     """

@@ -17,12 +17,14 @@ def register(app: typer.Typer) -> None:
 
 
 def transcript(
-    run: Annotated[Path, typer.Argument(help="The run folder.")],
-    number: Annotated[int | None, typer.Argument(help="One exchange; all in a line each if not given.")] = None,
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    number: Annotated[
+        int | None, typer.Argument(help="Number of the exchange to show. Default: one line per exchange.")
+    ] = None,
     task: TaskName = None,
     json: Json = False,
 ) -> None:
-    """Show the exchanges with a language model, or one of them whole, with what came of it."""
+    """List the exchanges with a language model, or show one in full, with its outcome."""
     from reasoning_compiler.journal import TRANSCRIPT_FILE, read_session
     from reasoning_compiler.proposer.llm.transcript import read_transcript
     from reasoning_compiler.report.exchange import exchange_line, exchange_text

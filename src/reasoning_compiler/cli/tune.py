@@ -12,8 +12,10 @@ from reasoning_compiler.cli.options import Batch, Json, Quiet, Threads, Timeout,
 from reasoning_compiler.cli.watch import conduct
 
 _DEVICES = {"rich_help_panel": "Other machines"}
-Rpc = Annotated[str | None, typer.Option(help="Measure on the devices of this RPC tracker, as HOST:PORT.", **_DEVICES)]
-Key = Annotated[str | None, typer.Option(help="The name under which the devices have registered.", **_DEVICES)]
+Rpc = Annotated[
+    str | None, typer.Option(help="Measure on devices registered with this RPC tracker (HOST:PORT).", **_DEVICES)
+]
+Key = Annotated[str | None, typer.Option(help="The device key used at the tracker.", **_DEVICES)]
 
 
 def register(app: typer.Typer) -> None:
@@ -24,49 +26,51 @@ def tune(
     workload: Annotated[
         list[str],
         typer.Argument(
-            help="A named kernel (`reasonc workloads`), as llama3-attention or llama3-attention[seq_len=512], "
-            "or a kernel of yours, as kernels.py:my_matmul; or several, which share the samples."
+            help="Named kernels (`reasonc workloads`), such as llama3-attention[seq_len=512], "
+            "or your own, such as kernels.py:my_matmul. Several kernels share the samples."
         ),
     ],
-    samples: Annotated[int, typer.Option(help="Programs to measure, of all kernels together.")] = 64,
+    samples: Annotated[int, typer.Option(help="Number of programs to measure, over all kernels.")] = 64,
     minutes: Annotated[float | None, typer.Option(help="Stop after this many minutes.")] = None,
     patience: Annotated[
-        int | None, typer.Option(help="Stop after this many samples in a row without a faster one.")
+        int | None, typer.Option(help="Stop after this many samples in a row without improvement.")
     ] = None,
     proposer: Annotated[
-        str, typer.Option(help="Who proposes without a model: expert, random, or replay:RUN to do a run again.")
+        str, typer.Option(help="Proposer when no model is used: expert, random, or replay:RUN.")
     ] = "expert",
-    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     batch: Batch = 4,
     threads: Threads = None,
-    target: Annotated[str | None, typer.Option(help="The TVM target, as JSON; the machine's own if not given.")] = None,
+    target: Annotated[str | None, typer.Option(help="TVM target as JSON. Default: this machine.")] = None,
     timeout: Timeout = 30.0,
-    flush_cache: Annotated[bool, typer.Option("--flush-cache", help="Empty the caches before each timing.")] = False,
-    out: Annotated[Path | None, typer.Option(help="The run folder; a new one under runs/ if not given.")] = None,
-    preset: Annotated[str, typer.Option(help="default, or paper for the paper's own method.")] = "default",
+    flush_cache: Annotated[bool, typer.Option("--flush-cache", help="Flush the caches before each timing.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; must be new or empty. Default: a new one under runs/.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="`default`, or `paper` for the method of the paper.")] = "default",
     rpc: Rpc = None,
     key: Key = None,
     machine: Annotated[
         str | None,
-        typer.Option(help="What the devices are (`reasonc machine --preset list`), if not as this one.", **_DEVICES),
+        typer.Option(help="Preset that describes the devices (`reasonc machine --preset list`).", **_DEVICES),
     ] = None,
     llm: Llm = None,
     base_url: BaseUrl = None,
     api_key_env: ApiKeyEnv = None,
-    context_depth: Annotated[int, typer.Option(help="Ancestors that a prompt tells of.", **LLM_PANEL)] = 2,
-    budget_usd: Annotated[float | None, typer.Option(help="US dollars at most.", **LLM_PANEL)] = None,
-    budget_tokens: Annotated[int | None, typer.Option(help="Tokens at most.", **LLM_PANEL)] = None,
-    max_llm_calls: Annotated[int | None, typer.Option(help="Calls at most.", **LLM_PANEL)] = None,
+    context_depth: Annotated[int, typer.Option(help="Ancestors included in each prompt.", **LLM_PANEL)] = 2,
+    budget_usd: Annotated[float | None, typer.Option(help="Maximum spend (USD).", **LLM_PANEL)] = None,
+    budget_tokens: Annotated[int | None, typer.Option(help="Maximum number of tokens.", **LLM_PANEL)] = None,
+    max_llm_calls: Annotated[int | None, typer.Option(help="Maximum number of calls.", **LLM_PANEL)] = None,
     price: PriceOption = None,
-    llm_timeout: Annotated[float, typer.Option(help="Seconds that one call may take.", **LLM_PANEL)] = 120.0,
-    llm_concurrency: Annotated[int, typer.Option(help="Calls under way at once.", **LLM_PANEL)] = 4,
+    llm_timeout: Annotated[float, typer.Option(help="Timeout of one call, in seconds.", **LLM_PANEL)] = 120.0,
+    llm_concurrency: Annotated[int, typer.Option(help="Number of concurrent calls.", **LLM_PANEL)] = 4,
     expert_share: Annotated[
-        float, typer.Option(help="Most of the samples that the expert may fill in while the model thinks.", **LLM_PANEL)
+        float, typer.Option(help="Maximum share of samples from the expert while the model is thinking.", **LLM_PANEL)
     ] = 0.5,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Tune a kernel, or several: search for fast programs, verify them, save them as libraries."""
+    """Tune one or more kernels: search for fast programs, verify them and save them as libraries."""
     from reasoning_compiler.session import Settings
     from reasoning_compiler.session import tune as tune_workload
 
