@@ -34,9 +34,9 @@ _HEAD = """\
 
 <!-- Written by benchmarks/publish.py from benchmarks/results/; do not edit. -->
 
-What was measured, wins and losses alike. Latencies of one machine say nothing of another's, so each part names its
-machine, the commit with which the numbers were kept, and the command that repeats it. Raw numbers are in
-`benchmarks/results/NAME.json.gz`. [experiments.md](experiments.md) tells how methods are compared.
+All published measurements, wins and losses. Latencies do not transfer between machines, so each result names its
+machine, its commit and the command that reproduces it. The raw data are in `benchmarks/results/NAME.json.gz`.
+[experiments.md](experiments.md) explains how methods are compared.
 """
 _LIBRARIES = {"torch": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 _PARTS = {"kernels", "peers", "other_machine"}  # of the first two sections
@@ -75,11 +75,15 @@ def page(records: dict[str, Record]) -> str:
     """Returns the page."""
     parts = [_HEAD, "## Kernels\n", *kernels(records), ""]
     if "other_machine" in records:
-        parts += ["## On a machine that nobody had tuned for\n", *_other_machine(records["other_machine"])]
+        parts += ["## A machine that was not used during development\n", *_other_machine(records["other_machine"])]
     compared = {name: record for name, record in records.items() if "experiment" in record and name not in _PARTS}
     if compared:
         parts += ["## Comparisons and ablations\n"]
-        parts += ["A test is over workloads (Wilcoxon's, adjusted by Holm); it takes six of them to tell anything.\n"]
+        parts += [
+            "Each comparison reports the speed-up over its baseline: the median over workloads (minimum – maximum). "
+            "The test is Wilcoxon's signed-rank test over workloads, adjusted by Holm's method. It needs at least six "
+            "workloads to find a significant difference.\n"
+        ]
     for name, record in compared.items():
         parts.append(f"**{name}**. {_verdict(record)}; {_where(record)}; {_command(record)}.\n")
     others = {name: record for name, record in records.items() if name not in compared and name not in _PARTS}
@@ -107,7 +111,8 @@ def kernels(records: dict[str, Record]) -> Iterator[str]:
     outcome = Outcome(search)
     most = max((len(cell.samples) for cell in outcome.references.values()), default=0)
     samples = search["samples"]
-    head = ("kernel", "ours", "best library", "ours / library", f"TVM's search, {samples}", f"TVM's search, {most}")
+    tvms = [f"TVM's search, {each} samples" for each in (samples, most)]
+    head = ("kernel", "ours", "best library", "speed-up over library", *tvms)
     rows = []
     for kernel, ratio in peers["ours_over_best_peer"].items():
         mine = [row for row in peers["rows"] if row["kernel"] == kernel and row["contestant"] == "ours"]
@@ -121,36 +126,36 @@ def kernels(records: dict[str, Record]) -> Iterator[str]:
                 f"`{kernel}`",
                 _ms([row["secs"]["median"] for row in mine]),
                 f"{_ms([best['secs']['median']])}, {name}",
-                _spread(ratio),
+                _times({"median": 1 / ratio["median"], "min": 1 / ratio["max"], "max": 1 / ratio["min"]}),
                 _ms([outcome.winner_secs(cell) for cell in cells]),
                 _ms([outcome.winner_secs(line)] if line is not None else []),
             )
         )
     yield from _table(head, rows)
     yield (
-        f"Milliseconds, the median over seeds with the least and the greatest; ours after {peers['samples']} samples "
-        f"with the expert. Measured on {_where(peers)}, by {_command(peers)}; TVM's search: {_where(search)}, by "
+        f"Latencies in milliseconds: median over seeds (minimum – maximum). Ours: {peers['samples']} samples, expert "
+        f"proposer. Measured on {_where(peers)}, with {_command(peers)}. TVM's search: {_where(search)}, with "
         f"{_command(search)}."
     )
 
 
 def _other_machine(record: Record) -> Iterator[str]:
-    yield f"{_where(record)}, {record['samples']} samples, milliseconds."
-    yield "What was gained on the machine above is partly that machine's.\n"
+    yield f"{_where(record)}, {record['samples']} samples, latencies in milliseconds."
+    yield "Part of the gains on the machine above does not transfer to this one.\n"
     rows = [
         (
             f"`{row['kernel']}`",
             ", ".join(f"{ms:g}" for ms in row["ours_ms"]),
             f"{row['best_ms']:g}, {row['best']}",
-            ", ".join(f"{ratio:.2f}" for ratio in row["ratio"]),
+            ", ".join(f"{1 / ratio:.2f}×" for ratio in row["ratio"]),
         )
         for row in record["rows"]
     ]
-    yield from _table(("kernel", "ours, each seed", "best library", "ours / library"), rows)
-    yield "Kernels that have no name here, weights as plain arguments, one seed:\n"
+    yield from _table(("kernel", "ours, by seed", "best library", "speed-up over library"), rows)
+    yield "Kernels outside the catalogue, with weights as ordinary inputs, one seed:\n"
     names = ("ours_ms", "evolutionary_ms", "torch_ms")
     unnamed = [(row["kernel"], *(f"{row[name]:g}" for name in names)) for row in record["unnamed"]]
-    yield from _table(("kernel", "ours", "TVM's search, 64", "PyTorch, the better of eager and compiled"), unnamed)
+    yield from _table(("kernel", "ours", "TVM's search, 64 samples", "PyTorch (better of eager and compiled)"), unnamed)
 
 
 # -- the rest ---------------------------------------------------------------------------------------------------------
@@ -159,21 +164,21 @@ def _other_machine(record: Record) -> Iterator[str]:
 def _verdict(record: Record) -> str:
     """Returns what can be concluded from a comparison: a verdict, each effect, and its size."""
     outcome = Outcome(record)
-    effects, told = [], []
+    effects, significant = [], []
     for each in outcome.overall():
         if each.test is not None:
             ratios = sorted(math.exp(-d) for d in each.test.differences)
             found = {"median": statistics.median(ratios), "min": ratios[0], "max": ratios[-1]}
-            effects.append(f"{each.variant} {_spread(found)}")
-            told += [f"{each.variant} (p = {each.p:.2g})"] if each.p < _ALPHA else []
+            effects.append(f"{each.variant} {_times(found)}")
+            significant += [f"{each.variant} (p = {each.p:.2g})"] if each.p < _ALPHA else []
     num = len(outcome.workloads)
-    if told:
-        verdict = f"Told from chance: {', '.join(told)}"
+    if significant:
+        verdict = f"Significant: {', '.join(significant)}"
     elif 2 / 2**num > _ALPHA:
-        verdict = f"Nothing can be told from chance: {num} workloads are too few"
+        verdict = f"Inconclusive: {num} workloads are too few for the test"
     else:
-        verdict = "Nothing is told from what seeds and noise make"
-    effect = f"Times as fast as {outcome.baseline}, the median over {num} workloads with the least and the greatest"
+        verdict = "No significant difference"
+    effect = f"Speed-up over {outcome.baseline} on {num} workloads"
     return f"{verdict}. {effect}: {', '.join(effects)}. {record['samples']} samples, seeds: {len(outcome.seeds)}"
 
 
@@ -218,6 +223,10 @@ def _text(value: Any) -> str:
 
 def _spread(found: dict[str, float]) -> str:
     return f"{_number(found['median'])} ({_number(found['min'])} – {_number(found['max'])})"
+
+
+def _times(found: dict[str, float]) -> str:
+    return f"{found['median']:.2f}× ({found['min']:.2f} – {found['max']:.2f})"
 
 
 def _ms(secs: Sequence[float]) -> str:

@@ -88,8 +88,8 @@ def test_the_readme_has_seven_rows_at_most_and_the_page_is_one(publish):
 
 def test_a_kernel_is_a_row(publish, records):
     (row,) = [line for line in publish.kernels(records) if line.startswith("| `")]
-    assert row == "| `gemm` | 4 | 9, PyTorch 2.13.0 | 0.44 (0.4 – 0.5) | 8 | 6 |"
-    assert "TVM's search, 3 |" in publish.page(records)
+    assert row == "| `gemm` | 4 | 9, PyTorch 2.13.0 | 2.27× (2.00 – 2.50) | 8 | 6 |"
+    assert "TVM's search, 3 samples |" in publish.page(records)
 
 
 def test_every_result_is_on_the_page_with_commit_and_command(publish):
@@ -107,7 +107,7 @@ def test_a_comparison_is_a_paragraph_with_its_number_of_workloads(publish, recor
     ]
     page = publish.page(records | {"mine": compared(*cells), "few": compared(*cells[:4])})
     (mine,) = [line for line in page.splitlines() if line.startswith("**mine**")]
-    assert "Told from chance: expert (p = 0.031)" in mine and "over 6 workloads" in mine and "expert 2 (2 – 2)" in mine
+    assert "Significant: expert (p = 0.031)" in mine and "on 6 workloads: expert 2.00× (2.00 – 2.00)" in mine
     (few,) = [line for line in page.splitlines() if line.startswith("**few**")]
     assert "2 workloads are too few" in few
 
