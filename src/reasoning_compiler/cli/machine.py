@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 def machine(
     preset: Annotated[
-        str | None, typer.Option(help="Show a preset instead of this machine; `list` for their names.")
+        str | None, typer.Option(help="Preset to show instead of this machine, or `list` for their names.")
     ] = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="Measure everything again.")] = False,
     json: Json = False,

@@ -20,7 +20,7 @@ Batch = Annotated[int, typer.Option(help="Programs measured per batch.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress.")]
 TaskName = Annotated[
-    str | None, typer.Option("--task", help="One task of a session of several, by the name that the report gives it.")
+    str | None, typer.Option("--task", help="Task of a session with several tasks, named as in the report.")
 ]
 Threads = Annotated[int | None, typer.Option(help="Number of threads. Default: all physical cores.")]
 Timeout = Annotated[float, typer.Option(help="Timeout of one program, in seconds.")]
