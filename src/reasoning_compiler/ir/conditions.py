@@ -7,26 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from reasoning_compiler.ir.arithmetic import evaluate
 from reasoning_compiler.ir.walk import variables
 
 _MAX_TRIED = 2**18
-_OPERATIONS = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "FloorDiv": np.floor_divide,
-    "FloorMod": np.mod,
-    "Min": np.minimum,
-    "Max": np.maximum,
-    "LT": np.less,
-    "LE": np.less_equal,
-    "GT": np.greater,
-    "GE": np.greater_equal,
-    "EQ": np.equal,
-    "NE": np.not_equal,
-    "And": np.logical_and,
-    "Or": np.logical_or,
-}
 
 
 def share_true(condition: Any, extents: Mapping[Any, int]) -> float:
@@ -41,18 +25,11 @@ def share_true(condition: Any, extents: Mapping[Any, int]) -> float:
     if len(used) < len(set(variables(condition))) or int(np.prod(grid, dtype=object)) > _MAX_TRIED:
         return 1.0
     values = dict(zip(used, np.indices(grid, sparse=True), strict=True)) if used else {}
+
+    def leaf(expr: Any) -> Any:
+        return int(expr.value) if type(expr).__name__ == "IntImm" else values[expr]
+
     try:
-        return float(np.mean(np.broadcast_to(_value(condition, values), grid)))
+        return float(np.mean(np.broadcast_to(evaluate(condition, leaf), grid)))
     except LookupError:
         return 1.0
-
-
-def _value(expr: Any, values: Mapping[Any, Any]) -> Any:
-    kind = type(expr).__name__
-    if kind == "IntImm":
-        return int(expr.value)
-    if kind == "Var":
-        return values[expr]
-    if kind == "Not":
-        return np.logical_not(_value(expr.a, values))
-    return _OPERATIONS[kind](_value(expr.a, values), _value(expr.b, values))

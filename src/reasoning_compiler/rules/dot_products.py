@@ -23,6 +23,7 @@ from reasoning_compiler.cost.tiling import WHOLE_REDUCTION
 from reasoning_compiler.ir.dots import DOT, Dot, dots_for
 from reasoning_compiler.ir.walk import REDUCTION, SPATIAL, constants, factors
 from reasoning_compiler.ir.walk import variables as variables_of
+from reasoning_compiler.rules.operand_layout import Layout, copy_operand
 from reasoning_compiler.rules.prefetch import prefetch_streams
 from reasoning_compiler.rules.rule import Kernel, Offer, Phase, Rule, attempted
 
@@ -164,26 +165,10 @@ def _may_be_laid_out(sch: Any, left: Any, dot: Dot, *, is_constant: bool) -> boo
     return (plain or given) and (is_constant or dot.left != "bfloat16")
 
 
-def _pack(sch: Any, block: Any, place: _Place) -> None:
-    """Copies B in each call, as the instruction reads it: [..., vectors of columns, groups of terms, lanes, terms]."""
-    lanes, terms = place.dot.lanes, place.dot.terms
-
-    def vectors(*at: Any) -> list[Any]:
-        *others, column, term = (at[dimension] for dimension in place.order)
-        return [*others, column // lanes, term // terms, column % lanes, term % terms]
-
-    copy = sch.cache_read(block, place.packed, "global")
-    sch.transform_layout(block, ("read", place.packed), vectors)
-    *others, column, term = (sch.get_loops(copy)[dimension] for dimension in place.order)
-    columns, lane = sch.split(column, [None, lanes])
-    groups, term = sch.split(term, [None, terms])
-    sch.reorder(*others, columns, groups, lane, term)
-
-
 def _tile(sch: Any, block: Any, place: _Place, stream_bytes: int) -> None:
     dot = place.dot
     if place.packed is not None:
-        _pack(sch, block, place)
+        copy_operand(sch, block, place.packed, Layout(place.order, dot.lanes, dot.terms))
     reduces = [int(iter_var.iter_type) == REDUCTION for iter_var in sch.get(block).iter_vars]
     loops = list(sch.get_loops(block))
     loops[place.column], lanes = sch.split(loops[place.column], [None, dot.lanes])

@@ -5,112 +5,91 @@ Rows are those of Q, columns are the keys: a column of the scores is a row of K 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from reasoning_compiler.ir.walk import REDUCTION, blocks
-from reasoning_compiler.machine.toolchain import import_tvm
+from reasoning_compiler.ir.statements import Statement, maker, readers, statements
+from reasoning_compiler.ir.walk import factors
 from reasoning_compiler.rules.attention.mask import Band, live_band
 
 
 @dataclass(frozen=True)
-class Statement:
-    """A block that is one store in loops of its own, with what it reads and how it is iterated.
+class Part:
+    """A statement of the chain: which of its iteration variables walks rows, and which columns; None for no columns."""
 
-    Args:
-        name: the block's.
-        block: the `SBlock`.
-        variables: its iteration variables.
-        extents: of each.
-        reducing: positions of those that reduce.
-        loops: for each variable the position of its loop, outermost first.
-        value: what it stores.
-        indices: where.
-        loads: every load in the value, without those of what it writes.
-    """
-
-    name: str
-    block: Any
-    variables: tuple[Any, ...]
-    extents: tuple[int, ...]
-    reducing: tuple[int, ...]
-    loops: tuple[int, ...]
-    value: Any
-    indices: tuple[Any, ...]
-    loads: tuple[Any, ...]
-
-    @property
-    def buffer(self) -> Any:
-        return self.block.writes[0].source
-
-    def position(self, variable: Any) -> int | None:
-        """Returns which of the iteration variables an expression is; None if it is none of them."""
-        return next((i for i, own in enumerate(self.variables) if own.same_as(variable)), None)
-
-    def positions(self, indices: Any) -> tuple[int, ...] | None:
-        """Returns the iteration variable of each index; None if some index is no plain variable."""
-        found = [self.position(index) for index in indices]
-        return None if any(p is None for p in found) else tuple(p for p in found if p is not None)
-
-
-@dataclass(frozen=True)
-class Product:
-    """One of the two contractions: positions of its iteration variables, and its right-hand operand.
-
-    Args:
-        name: the block's.
-        row: the variable that only the left operand has, and the result.
-        column: the variable that only the right operand has, and the result.
-        reduced: the one that is summed over.
-        shared: all others, as heads.
-        loops: for each variable the position of its loop.
-        right: which of the block's reads is the right operand.
-        right_column, right_reduced: dimensions of the right operand that these two walk.
-        right_rank: its number of dimensions.
-        result_row, result_column: dimensions of the result that row and column walk.
-        extents: of the variables.
-    """
-
-    name: str
-    row: int
-    column: int
-    reduced: int
-    shared: tuple[int, ...]
-    loops: tuple[int, ...]
-    right: int
-    right_column: int
-    right_reduced: int
-    right_rank: int
-    result_row: int
-    result_column: int
-    extents: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A block between the products: which of its iteration variables walk rows and columns; None for no columns.
-
-    Args:
-        name: the block's.
-        row, column: positions of variables.
-        loops: for each variable the position of its loop.
-        reduces: whether it reduces over the columns.
-        over: which of its reads has rows and columns; -1 where what it writes has.
-        statement: the block.
-    """
-
-    name: str
+    statement: Statement
     row: int
     column: int | None
-    loops: tuple[int, ...]
-    reduces: bool
-    over: int
-    statement: Statement
 
     @property
-    def buffer(self) -> Any:
-        return self.statement.buffer
+    def name(self) -> str:
+        """The block's name."""
+        return self.statement.name
+
+    @property
+    def num_rows(self) -> int:
+        """The extent of its rows."""
+        return self.statement.extents[self.row]
+
+
+@dataclass(frozen=True)
+class Product(Part):
+    """One of the two contractions. Only its left operand has the row, only its right one the column.
+
+    Args:
+        reduced: the variable that is summed over.
+        right: the load of its right-hand operand.
+    """
+
+    column: int
+    reduced: int
+    right: Any
+
+    @property
+    def shared(self) -> tuple[int, ...]:
+        """All other variables, as heads."""
+        own = (self.row, self.column, self.reduced)
+        return tuple(i for i in range(len(self.statement.variables)) if i not in own)
+
+    @property
+    def num_columns(self) -> int:
+        """The extent of its columns."""
+        return self.statement.extents[self.column]
+
+    @property
+    def num_reduced(self) -> int:
+        """How many terms it sums up."""
+        return self.statement.extents[self.reduced]
+
+    @property
+    def right_order(self) -> tuple[int, ...]:
+        """The dimensions of the right operand, those of columns and of terms last."""
+        walked = [self.statement.position(index) for index in self.right.indices]
+        last = (walked.index(self.column), walked.index(self.reduced))
+        return (*(i for i in range(len(walked)) if i not in last), *last)
+
+    @property
+    def result(self) -> tuple[int, int]:
+        """The dimensions of the result that row and column walk."""
+        walked = self.statement.positions(self.statement.indices) or ()
+        return walked.index(self.row), walked.index(self.column)
+
+
+@dataclass(frozen=True)
+class Stage(Part):
+    """A block between the products.
+
+    Args:
+        over: which of its reads has rows and columns; -1 where what it writes has.
+    """
+
+    over: int
+
+    @property
+    def reduces(self) -> bool:
+        """Whether it reduces over the columns."""
+        return bool(self.statement.reducing)
 
 
 @dataclass(frozen=True)
@@ -141,77 +120,16 @@ class Chain:
 
 def find_chain(mod: Any, name: str) -> Chain | None:
     """Returns the chain that ends in the product of that block; None if there is none."""
-    statements = list(_statements(mod["main"].body))
-    last = next((statement for statement in statements if statement.name == name), None)
-    if last is None:
-        return None
-    for left, right in _operands(last):
-        chain = _chain(statements, last, left, right)
-        if chain is not None:
-            return chain
-    return None
-
-
-def _statements(body: Any) -> Iterator[Statement]:
-    tvm = import_tvm()
-    import tvm_ffi
-
-    for realize, loops in blocks(body):
-        block = realize.block
-        store = block.body
-        if not isinstance(store, tvm.tirx.BufferStore) or len(block.writes) != 1:
-            continue
-        variables = tuple(iter_var.var for iter_var in block.iter_vars)
-        places = [
-            next((p for p, loop in enumerate(loops) if loop.loop_var.same_as(value)), None)
-            for value in realize.iter_values
-        ]
-        extents = [getattr(iter_var.dom.extent, "value", None) for iter_var in block.iter_vars]
-        if len(loops) != len(variables) or None in places or len(set(places)) != len(places) or None in extents:
-            continue
-        loads: list[Any] = []
-        tvm_ffi.structural_walk(store.value, (tvm.ir.TensorLoad, loads.append), order="pre")
-        reducing = tuple(i for i, v in enumerate(block.iter_vars) if int(v.iter_type) == REDUCTION)
-        own = [load for load in loads if not load.source.same_as(store.buffer)]
-        if len(own) < len(loads) and not reducing:
-            continue  # updated in place
-        yield Statement(
-            str(block.name_hint),
-            block,
-            variables,
-            tuple(int(e) for e in extents if e is not None),
-            reducing,
-            tuple(p for p in places if p is not None),
-            store.value,
-            tuple(store.indices),
-            tuple(own),
-        )
+    found = list(statements(mod["main"].body))
+    last = next((statement for statement in found if statement.name == name), None)
+    chains = (_chain(found, last, left, right) for left, right in _operands(last)) if last is not None else ()
+    return next((chain for chain in chains if chain is not None), None)
 
 
 def _operands(statement: Statement) -> list[tuple[Any, Any]]:
     """Returns the operands of a product, either of them first; none if the block is no product of two buffers."""
-    value = statement.value
-    if statement.block.init is None or len(statement.reducing) != 1 or type(value).__name__ != "Add":
-        return []
-    terms = [term for term in (value.a, value.b) if type(term).__name__ != "TensorLoad"]
-    if len(terms) != 1 or type(terms[0]).__name__ != "Mul":
-        return []
-    a, b = _uncast(terms[0].a), _uncast(terms[0].b)
-    if type(a).__name__ != "TensorLoad" or type(b).__name__ != "TensorLoad" or a.source.same_as(b.source):
-        return []
-    return [(a, b), (b, a)]
-
-
-def _uncast(expr: Any) -> Any:
-    return expr.value if type(expr).__name__ == "Cast" else expr
-
-
-def _used(statement: Statement, load: Any) -> set[int]:
-    """Returns the positions of the iteration variables in a load's indices."""
-    tirx = import_tvm().tirx
-    inside = [v for index in load.indices for v in tirx.analysis.undefined_vars(index)]
-    inside += [index for index in load.indices if isinstance(index, tirx.Var)]
-    return {p for p in (statement.position(v) for v in inside) if p is not None}
+    found = factors(statement.block) if statement.block.init is not None and len(statement.reducing) == 1 else None
+    return [] if found is None else [found, found[::-1]]
 
 
 def _product(statement: Statement, left: Any, right: Any, row: int | None = None) -> Product | None:
@@ -223,37 +141,17 @@ def _product(statement: Statement, left: Any, right: Any, row: int | None = None
         row: the variable of the rows, if it is known.
     """
     (reduced,) = statement.reducing
-    in_left, in_right = _used(statement, left), _used(statement, right)
-    if reduced not in in_left or reduced not in in_right:
+    in_left, in_right = statement.used(left), statement.used(right)
+    plain = [p for p in map(statement.position, left.indices) if p is not None and p not in in_right]
+    row = plain[-1] if row is None and plain else row
+    only_right = in_right - in_left
+    if row not in plain or len(only_right) != 1 or reduced not in in_left & in_right:
         return None
-    only_left = [
-        p for p in (statement.position(index) for index in left.indices) if p is not None and p not in in_right
-    ]
-    only_right = sorted(in_right - in_left)
-    row = only_left[-1] if row is None and only_left else row
-    if row not in only_left or len(only_right) != 1:
+    (column,) = only_right
+    walked = [statement.position(index) for index in right.indices]
+    if column not in walked or reduced not in walked or statement.positions(statement.indices) is None:
         return None
-    column = only_right[0]
-    places = [statement.position(index) for index in right.indices]
-    results = statement.positions(statement.indices)
-    if column not in places or reduced not in places or results is None:
-        return None
-    shared = tuple(i for i in range(len(statement.variables)) if i not in (row, column, reduced))
-    return Product(
-        statement.name,
-        row,
-        column,
-        reduced,
-        shared,
-        statement.loops,
-        _read_of(statement, right.source),
-        places.index(column),
-        places.index(reduced),
-        len(places),
-        results.index(row),
-        results.index(column),
-        statement.extents,
-    )
+    return Product(statement, row, column, reduced, right)
 
 
 @dataclass
@@ -262,18 +160,15 @@ class _Walk:
 
     statements: list[Statement]
     dims: dict[Any, tuple[int, int | None]] = field(default_factory=dict)  # buffer -> its dimensions of rows, columns
-    scores: tuple[Product, Statement] | None = None
+    scores: Product | None = None
     stages: dict[str, Stage] = field(default_factory=dict)
-
-    def maker(self, buffer: Any) -> Statement | None:
-        return next((s for s in self.statements if s.buffer.same_as(buffer)), None)
 
     def visit(self, buffer: Any, dims: tuple[int, int | None]) -> bool:
         """Returns whether a buffer and everything that it is made from is row-wise down to the scores."""
         if buffer in self.dims:
             return self.dims[buffer] == dims
         self.dims[buffer] = dims
-        statement = self.maker(buffer)
+        statement = maker(self.statements, buffer)
         places = statement.positions(statement.indices) if statement is not None else None
         if statement is None or places is None:
             return False
@@ -282,20 +177,18 @@ class _Walk:
             return self._is_scores(statement, row, column)
         if len(statement.reducing) > 1 or (statement.reducing and column is not None):
             return False
-        column = statement.reducing[0] if statement.reducing else column
         over = -1
         if statement.reducing:
-            read = next((x.source for x in statement.loads if column in _used(statement, x)), None)
-            if read is None or self.maker(read) is None:
+            (column,) = statement.reducing
+            read = next((x.source for x in statement.loads if column in statement.used(x)), None)
+            if read is None or maker(self.statements, read) is None:
                 return False
-            over = _read_of(statement, read)
-        self.stages[statement.name] = Stage(
-            statement.name, row, column, statement.loops, bool(statement.reducing), over, statement
-        )
+            over = statement.read_of(read)
+        self.stages[statement.name] = Stage(statement, row, column, over)
         return all(self._reads(statement, load, row, column) for load in statement.loads)
 
     def _reads(self, statement: Statement, load: Any, row: int, column: int | None) -> bool:
-        if self.maker(load.source) is None or row not in _used(statement, load):
+        if maker(self.statements, load.source) is None or row not in statement.used(load):
             return True  # an argument, or something that is the same for all rows
         places = statement.positions(load.indices)
         if places is None or row not in places:
@@ -313,78 +206,60 @@ class _Walk:
         for left, right in _operands(statement):
             product = _product(statement, left, right, row)
             if product is not None and product.column == column and self.scores is None:
-                self.scores = product, statement
+                self.scores = product
                 return True
         return False
 
 
-def _chain(statements: list[Statement], last: Statement, left: Any, right: Any) -> Chain | None:
+def _chain(among: list[Statement], last: Statement, left: Any, right: Any) -> Chain | None:
     out = _product(last, left, right)
     places = last.positions(left.indices)
     if out is None or places is None or out.reduced not in places:
         return None
-    walk = _Walk(statements)
+    walk = _Walk(among)
     row_dim, column_dim = places.index(out.row), places.index(out.reduced)
-    tail = _tail(statements, last)
+    tail = _tail(among, last)
     if tail is None or not walk.visit(left.source, (row_dim, column_dim)) or walk.scores is None:
         return None
-    if not all(walk.visit_row(statement, out.result_row) for statement in tail):
+    if not all(walk.visit_row(statement, out.result[0]) for statement in tail):
         return None
-    stages = tuple(walk.stages[s.name] for s in statements if s.name in walk.stages)
+    stages = tuple(walk.stages[s.name] for s in among if s.name in walk.stages)
     square = [buffer for buffer, (_, column) in walk.dims.items() if column is not None]
     alike = all(walk.dims[b] == (row_dim, column_dim) and len(b.shape) == len(places) for b in square)
     if not alike or not any(stage.reduces for stage in stages):
         return None
-    scores, first = walk.scores
-    after = _after(statements, first, {stage.name: stage for stage in stages})
-    live = live_band(after, stages, left.source, scores.extents[scores.row], scores.extents[scores.column])
-    return Chain(
-        scores,
-        stages,
-        out,
-        tuple(statement.name for statement in tail),
-        _read_of(last, left.source),
-        row_dim,
-        column_dim,
-        tuple(stage.name for stage in after),
-        live,
-    )
+    after = _after(among, walk.scores.statement, walk.stages)
+    live = live_band(after, stages, left.source, walk.scores.num_rows, walk.scores.num_columns)
+    names = tuple(statement.name for statement in tail), tuple(stage.name for stage in after)
+    return Chain(walk.scores, stages, out, names[0], last.read_of(left.source), row_dim, column_dim, names[1], live)
 
 
-def _read_of(statement: Statement, buffer: Any) -> int:
-    return next(i for i, region in enumerate(statement.block.reads) if region.source.same_as(buffer))
-
-
-def _readers(statements: list[Statement], buffer: Any) -> list[Statement]:
-    return [s for s in statements if any(load.source.same_as(buffer) for load in s.loads)]
-
-
-def _after(statements: list[Statement], first: Statement, stages: Mapping[str, Stage]) -> list[Stage]:
+def _after(among: list[Statement], first: Statement, stages: Mapping[str, Stage]) -> list[Stage]:
     """Returns the elementwise stages that follow the scores, each the only reader of the one before."""
     found: list[Stage] = []
     buffer = first.buffer
     while True:
-        readers = _readers(statements, buffer)
-        stage = stages.get(readers[0].name) if len(readers) == 1 else None
-        made = [] if stage is None else [x for x in stage.statement.loads if not x.source.same_as(buffer)]
+        reading = readers(among, buffer)
+        stage = stages.get(reading[0].name) if len(reading) == 1 else None
         if stage is None or stage.reduces or stage.column is None:
             return found
-        if any(s.buffer.same_as(load.source) for s in statements for load in made):
+        others = [load.source for load in stage.statement.loads if not load.source.same_as(buffer)]
+        if any(maker(among, other) is not None for other in others):
             return found
         found.append(stage)
         buffer = stage.statement.buffer
 
 
-def _tail(statements: list[Statement], last: Statement) -> tuple[Statement, ...] | None:
+def _tail(among: list[Statement], last: Statement) -> tuple[Statement, ...] | None:
     """Returns the elementwise blocks after the second product; None if it is read by anything else."""
     found: list[Statement] = []
     buffer = last.buffer
-    while readers := _readers(statements, buffer):
-        plain = tuple(range(len(last.indices)))
-        reads = [x for x in readers[0].loads if x.source.same_as(buffer)]
-        places = [readers[0].positions(x.indices) for x in reads] + [readers[0].positions(readers[0].indices)]
-        if len(readers) > 1 or readers[0].loops != plain or any(at != plain for at in places):
+    plain = tuple(range(len(last.indices)))
+    while reading := readers(among, buffer):
+        reads = [x for x in reading[0].loads if x.source.same_as(buffer)]
+        places = [reading[0].positions(indices) for indices in (*(x.indices for x in reads), reading[0].indices)]
+        if len(reading) > 1 or reading[0].loops != plain or any(at != plain for at in places):
             return None
-        found.append(readers[0])
-        buffer = readers[0].buffer
+        found.append(reading[0])
+        buffer = reading[0].buffer
     return tuple(found)

@@ -19,30 +19,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reasoning_compiler.ir.affine import Affine, Digit, read
+from reasoning_compiler.ir.arithmetic import evaluate
 from reasoning_compiler.ir.walk import variables
 
 if TYPE_CHECKING:
-    from reasoning_compiler.rules.attention.chain import Stage, Statement
+    from reasoning_compiler.ir.statements import Statement
+    from reasoning_compiler.rules.attention.chain import Stage
 
 _MASKED_BELOW = -1e8
 _ROW, _COLUMN = Digit(0, 1, 2**31), Digit(1, 1, 2**31)
 _NEGATED = {"LT": "GE", "LE": "GT", "GT": "LE", "GE": "LT", "And": "Or", "Or": "And"}
-_ARITHMETIC = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "Div": np.divide,
-    "Max": np.maximum,
-    "Min": np.minimum,
-    "LShift": np.left_shift,
-}
-_CALLS = {
-    "nearbyint": np.rint,
-    "exp": np.exp,
-    "exp2": np.exp2,
-    "floor": np.floor,
-    "sqrt": np.sqrt,
-}
 
 
 @dataclass(frozen=True)
@@ -174,44 +160,18 @@ def _depends_on(load: Any, variable: Any) -> bool:
     return any(v.same_as(variable) for index in load.indices for v in variables(index))
 
 
-class _NotUnderstood(Exception):
-    pass
-
-
 def _evaluate_or_none(expr: Any, dead: dict[Any, float], per_row: float) -> float | None:
-    with np.errstate(all="ignore"):
-        try:
-            return float(_evaluate(expr, dead, per_row))
-        except _NotUnderstood:
-            return None
-
-
-def _evaluate(expr: Any, dead: dict[Any, float], per_row: float) -> Any:
     """Returns an expression's value in a column that does not count, as the program's own arithmetic gives it."""
 
-    def of(part: Any) -> Any:
-        return _evaluate(part, dead, per_row)
+    def leaf(part: Any) -> Any:
+        kind = type(part).__name__
+        if kind not in ("FloatImm", "IntImm", "TensorLoad"):
+            raise LookupError(kind)
+        value = dead.get(part.source, per_row) if kind == "TensorLoad" else part.value
+        return np.dtype(str(part.ty.dtype)).type(value)
 
-    kind = type(expr).__name__
-    if kind in ("FloatImm", "IntImm"):
-        return _typed(expr, expr.value)
-    if kind == "TensorLoad":
-        return _typed(expr, dead.get(expr.source, per_row))
-    if kind in _ARITHMETIC:
-        return _ARITHMETIC[kind](of(expr.a), of(expr.b))
-    if kind == "Cast":
-        return of(expr.value).astype(str(expr.ty.dtype))
-    if kind == "Call":
-        name = str(expr.op.name).rsplit(".", 1)[-1]
-        if name == "reinterpret":
-            return of(expr.args[-1]).view(str(expr.ty.dtype))
-        if name in _CALLS:
-            return _CALLS[name](*(of(argument) for argument in expr.args))
-    raise _NotUnderstood
-
-
-def _typed(expr: Any, value: float) -> Any:
-    try:
-        return np.dtype(str(expr.ty.dtype)).type(value)
-    except TypeError as error:  # a type that NumPy has not
-        raise _NotUnderstood from error
+    with np.errstate(all="ignore"):
+        try:
+            return float(evaluate(expr, leaf))
+        except (LookupError, TypeError):  # an operation that is not understood, or a type that NumPy has not
+            return None

@@ -46,7 +46,7 @@ class FusedAttention(Rule):
         for lanes, depth_lanes in _lanes(chain, unit.vector_bytes // _FLOAT_BYTES):
             fused = attempted(sch, fuse, chain, lanes, depth_lanes, self.kernel.finish)
             if fused is not None:
-                heads = math.prod(chain.out.extents[i] for i in chain.out.shared)
+                heads = math.prod(chain.out.statement.extents[i] for i in chain.out.shared)
                 masked = chain.live is not None
                 label = "fused over rows" + (", masked keys skipped" if masked else "")
                 yield Offer(fused, label, (("heads", heads), ("masked", int(masked))))
@@ -68,9 +68,9 @@ class FusedAttention(Rule):
 def _lanes(chain: Chain, widest: int) -> list[tuple[int, int]]:
     """Returns vector lengths over keys and over depth, the better ones first; none where the rule is not worth it."""
     scores, out = chain.scores, chain.out
-    keys, depth = (math.gcd(p.extents[p.column], widest) for p in (scores, out))
+    keys, depth = (math.gcd(p.num_columns, widest) for p in (scores, out))
     # Query heads that share a KV head share its packed keys, too.
-    rows, num_keys = scores.extents[scores.row], scores.extents[scores.column]
+    rows, num_keys = scores.num_rows, scores.num_columns
     if depth < _MIN_LANES or rows < _MIN_ROWS:
         return []
     whole = [(keys, depth)] if keys >= _MIN_LANES else []

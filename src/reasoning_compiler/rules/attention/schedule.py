@@ -25,6 +25,7 @@ from reasoning_compiler.ir.marks import NO_RULES, SETTLED, SKIP_MASKED
 from reasoning_compiler.ir.walk import REDUCTION
 from reasoning_compiler.machine.toolchain import TVM_ERRORS
 from reasoning_compiler.rules.attention.chain import Chain, Product, Stage
+from reasoning_compiler.rules.operand_layout import Layout, copy_operand
 
 MAX_TILE_ROWS, MAX_TILE_VECTORS = 16, 8
 """Of a register tile."""
@@ -44,7 +45,7 @@ def fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int, finish: Callable[
         depth_lanes: of vectors over depth.
         finish: is called where nothing is left for other rules, and settles what is decided of the whole program.
     """
-    is_odd = chain.scores.extents[chain.scores.column] % lanes > 0
+    is_odd = chain.scores.num_columns % lanes > 0
     if is_odd:  # what follows the scores fills up their last vector, which a product cannot
         chain = replace(chain, after_scores=())
     scores, out = sch.get_sblock(chain.scores.name, "main"), sch.get_sblock(chain.out.name, "main")
@@ -60,22 +61,23 @@ def fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int, finish: Callable[
     padded = _fill_last_vector(sch, placed, stages, lanes) if is_odd else {}
     partial = {s.name: _split_reduction(sch, s, stages[s.name], lanes) for s in placed if s.reduces}
     _pack(sch, scores, chain.scores, lanes)
-    if chain.out.right_column != chain.out.right_rank - 1:
+    if chain.out.right_order[-2] != len(chain.out.right_order) - 1:
         _pack(sch, out, chain.out, depth_lanes)
 
     rows, depths, keys, steps = _sample(sch, out, chain, lanes, depth_lanes)
     out_copy = sch.cache_write(out, 0, "local")
     last = _inline_tail(sch, tail) or out_copy
     loops = sch.get_loops(last)
-    block, rest = sch.split(loops[chain.out.result_row], [rows[0], None])
-    shared = [loop for i, loop in enumerate(loops) if i not in (chain.out.result_row, chain.out.result_column)]
-    sch.reorder(*shared, block, rest, loops[chain.out.result_column])
+    row, column = chain.out.result
+    block, rest = sch.split(loops[row], [rows[0], None])
+    shared = [loop for i, loop in enumerate(loops) if i not in (row, column)]
+    sch.reorder(*shared, block, rest, loops[column])
     if last is out_copy:
-        copied = [rest, loops[chain.out.result_column]]
+        copied = [rest, loops[column]]
     else:
         sch.compute_at(out_copy, block, preserve_unit_loops=True)
         inner = sch.get_loops(out_copy)[-len(loops) :]
-        copied = [inner[chain.out.result_row], inner[chain.out.result_column]]
+        copied = [inner[row], inner[column]]
         _vectorize(sch, sch.get_loops(last)[-1], depth_lanes)
     _, tile = _tile_copy(sch, *copied, rows[1:], [*depths, depth_lanes])
     out_sums = _tile_sums(sch, out, chain.out, tile, depth_lanes, [*keys, None, steps])
@@ -90,7 +92,7 @@ def fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int, finish: Callable[
     for name in chain.after_scores:
         sch.reverse_compute_inline(stages[name])
     sch.compute_at(score_copy, block, preserve_unit_loops=True)
-    copied = sch.get_loops(score_copy)[1 - len(chain.scores.extents) :]
+    copied = sch.get_loops(score_copy)[1 - len(chain.scores.statement.loops) :]
     panel, tile = _tile_copy(sch, copied[chain.row_dim], copied[chain.column_dim], rows[1:], [*keys, lanes])
     panels.append((panel, -1, 1))
     score_sums = _tile_sums(sch, scores, chain.scores, tile, lanes, [None, steps])
@@ -109,7 +111,7 @@ def fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int, finish: Callable[
                 lane = loops[-1]
                 panel, vector = sch.split(loops[-2], keys)
             else:
-                panel, vector, lane = sch.split(loops[stage.column - len(stage.loops)], [*keys, lanes])
+                panel, vector, lane = sch.split(loops[stage.column - len(stage.statement.loops)], [*keys, lanes])
             _vectorize(sch, lane)
             sch.unroll(vector)
             panels.append((panel, stage.over, lanes if stage.name in padded else 1))
@@ -132,13 +134,13 @@ def _sample(sch: Any, out: Any, chain: Chain, lanes: int, depth_lanes: int) -> t
     of a tile]; how many steps of the sums are unrolled. Both products have the rows and steps in common."""
     product = chain.out
     loops = sch.get_loops(out)
-    row, depth, key = (loops[product.loops[i]] for i in (product.row, product.column, product.reduced))
+    row, depth, key = (loops[product.statement.loops[i]] for i in (product.row, product.column, product.reduced))
     rows = sch.sample_perfect_tile(row, n=3, max_innermost_factor=MAX_TILE_ROWS)
     vectors, _ = sch.split(depth, [None, depth_lanes])
     depths = sch.sample_perfect_tile(vectors, n=2, max_innermost_factor=MAX_TILE_VECTORS)
     vectors, lane = sch.split(key, [None, lanes])
     keys = sch.sample_perfect_tile(vectors, n=2, max_innermost_factor=MAX_TILE_VECTORS)
-    possible = [s for s in _STEPS if math.gcd(lanes, chain.scores.extents[chain.scores.reduced]) % s == 0]
+    possible = [s for s in _STEPS if math.gcd(lanes, chain.scores.num_reduced) % s == 0]
     steps = sch.sample_categorical(possible, [1 / len(possible)] * len(possible))
     sch.split(lane, [None, steps])
     return rows, depths, keys, steps
@@ -170,7 +172,7 @@ def _tile_copy(sch: Any, row: Any, column: Any, rows: Any, columns: list[Any]) -
 def _tile_sums(sch: Any, block: Any, product: Product, tile: Any, lanes: int, steps: list[Any]) -> list[Any]:
     """Computes a product's sums in a tile of its copy, in registers; returns the loops of its reduction."""
     sch.compute_at(block, tile, preserve_unit_loops=True)
-    inner = sch.get_loops(block)[-len(product.extents) :]
+    inner = sch.get_loops(block)[-len(product.statement.loops) :]
     row, column, reduced = (inner[i] for i in (product.row, product.column, product.reduced))
     sums = sch.split(reduced, steps)
     vector, lane = sch.split(column, [None, lanes])
@@ -185,7 +187,7 @@ def _inline(sch: Any, chain: Chain, stages: dict[str, Any]) -> set[str]:
     """Inlines elementwise stages into the one elementwise stage that reads them; returns their names."""
     names = set()
     for stage in chain.stages:
-        readers = [s for s in chain.stages if any(x.source.same_as(stage.buffer) for x in s.statement.loads)]
+        readers = [s for s in chain.stages if any(x.source.same_as(stage.statement.buffer) for x in s.statement.loads)]
         alone = len(readers) == 1 and not readers[0].reduces and readers[0].column is not None
         if alone and not stage.reduces and stage.column is not None and stage.name not in chain.after_scores:
             sch.compute_inline(stages[stage.name])
@@ -203,13 +205,18 @@ def _fill_last_vector(sch: Any, placed: list[Stage], stages: dict[str, Any], lan
         ValueError: it is reduced in two ways, or no float32 with the columns last.
     """
     fillers: dict[str, float] = {}
-    makers = {stage.buffer: stage for stage in placed}
+    makers = {stage.statement.buffer: stage for stage in placed}
     for stage in placed:
         if stage.reduces:
             made = makers[stage.statement.block.reads[stage.over].source]
             filler = _NEUTRAL[type(stage.statement.value).__name__]
-            is_last = made.column is not None and made.loops[made.column] == len(made.loops) - 1
-            if fillers.setdefault(made.name, filler) != filler or not is_last or made.buffer.dtype != "float32":
+            loops = made.statement.loops
+            is_last = made.column is not None and loops[made.column] == len(loops) - 1
+            if (
+                fillers.setdefault(made.name, filler) != filler
+                or not is_last
+                or made.statement.buffer.dtype != "float32"
+            ):
                 raise ValueError(f"`{made.name}` cannot be filled up")
     for name, filler in fillers.items():
         sch.transform_layout(
@@ -219,21 +226,12 @@ def _fill_last_vector(sch: Any, placed: list[Stage], stages: dict[str, Any], lan
 
 
 def _pack(sch: Any, block: Any, product: Product, lanes: int) -> None:
-    """Lays out the right operand as [..., columns / lanes, reduced, lanes], all of it, in parallel."""
-    column, reduced = product.right_column, product.right_reduced
-    others = [i for i in range(product.right_rank) if i not in (column, reduced)]
-    packed = sch.cache_read(block, product.right, "global")
-    sch.transform_layout(
-        block,
-        ("read", product.right),
-        lambda *at: (*(at[i] for i in others), at[column] // lanes, at[reduced], at[column] % lanes),
-        assume_injective_transform=bool(product.extents[product.column] % lanes),  # the rest of the last is never read
-    )
-    loops = sch.get_loops(packed)
-    outer, lane = sch.split(loops[column], [None, lanes])
-    sch.reorder(*(loops[i] for i in others), outer, loops[reduced], lane)
+    """Lays out all of the right operand in parallel."""
+    layout = Layout(product.right_order, lanes)
+    read = product.statement.read_of(product.right.source)
+    around, _, lane = copy_operand(sch, block, read, layout, is_cut=product.num_columns % lanes > 0)
     _vectorize(sch, lane)
-    jobs = sch.fuse(*(loops[i] for i in others), outer)
+    jobs = sch.fuse(*around)
     sch.parallel(jobs)
     sch.annotate(jobs, SETTLED, 1)
 
@@ -241,7 +239,7 @@ def _pack(sch: Any, block: Any, product: Product, lanes: int) -> None:
 def _split_reduction(sch: Any, stage: Stage, block: Any, lanes: int) -> Any:
     """Reduces over vectors first; returns the block that does, the given one reduces the last vector."""
     assert stage.column is not None
-    _, lane = sch.split(sch.get_loops(block)[stage.loops[stage.column]], [None, lanes])
+    _, lane = sch.split(sch.get_loops(block)[stage.statement.loops[stage.column]], [None, lanes])
     return sch.rfactor(lane, len(stage.statement.indices))
 
 
