@@ -22,7 +22,7 @@ from scripted import engineer, late, run, served, serving
 
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.measure import instrument
-from reasoning_compiler.session import loop, tune
+from reasoning_compiler.session import model, tune
 
 Span = tuple[float, float]
 MEASURING: list[Span] = []
@@ -95,7 +95,7 @@ def main() -> None:
 def spend(way: str, workload: str, *, samples: int, delay: float, seed: int) -> dict[str, float]:
     """Returns figures of one run: wall seconds, idle seconds and share, calls, and programs of the model's."""
     MEASURING.clear()
-    thinker = loop.Thinker
+    thinker = model.Thinker
     with tempfile.TemporaryDirectory() as folder, serving(late(served(engineer, seed=seed), delay)) as server:
         out = Path(folder) / "run"
         started = time.perf_counter()
@@ -103,11 +103,11 @@ def spend(way: str, workload: str, *, samples: int, delay: float, seed: int) -> 
             if way == "expert":
                 result = tune(workload, out=out, samples=samples, seed=seed)
             else:
-                loop.Thinker = Sequential if way == "sequential" else thinker  # type: ignore[assignment, misc]
+                model.Thinker = Sequential if way == "sequential" else thinker  # type: ignore[assignment, misc]
                 share = 0.9 if way == "filled" else 0.5
                 result = run(workload, server, out=out, samples=samples, seed=seed, share=share)
         finally:
-            loop.Thinker = thinker  # type: ignore[misc]
+            model.Thinker = thinker  # type: ignore[misc]
         wall_secs = time.perf_counter() - started
         last_sample = MEASURING[-1][1]
         first_call = min((start for start, _ in server.spans), default=last_sample)

@@ -82,15 +82,17 @@ def of_landscape(landscape: Landscape, *, seed: int = 0) -> Fidelity:
         landscape: the recording.
         seed: of the draw of what it sees; the rest is what it is asked about.
     """
-    from reasoning_compiler.experiment.recorded import RecordedParts
     from reasoning_compiler.session.settings import Settings
+    from reasoning_compiler.session.task import Task
 
     entries = landscape.measured
     order = stream(seed, "fidelity").permutation(len(entries))
     known = [Known.of(entries[i].program, entries[i].measurement) for i in order]
     stages = []
     for num in (n for n in _SEEN if n <= len(known) // 2):
-        surrogate: Any = RecordedParts(landscape, Settings(seed=seed)).surrogate
+        workload: Any = landscape.workload
+        task = Task(landscape.workload.key, workload, landscape.machine, Settings(seed=seed), landscape)
+        surrogate: Any = task.surrogate
         asked = [each.program for each in known[num:]]
         for upto in range(8, num + 1, 8):  # in batches, as in a run: only what was predicted before can be judged
             batch = [each.program for each in known[upto - 8 : upto]]

@@ -82,10 +82,12 @@ class Task:
         )
         self.proposer = SharedProposer(quick, self.space.lock, clock)
         """The quick proposer: the session's own without a model, the one that stands in for a model with one."""
+        spared = {risk.program for risk in fatal if not risk.changes}
+        self.surrogate = SparingPredictor(self._make_surrogate(), clock, spared)
         self.search = TreeSearch(
             self.space,
             self.proposer,
-            SparingPredictor(self._make_surrogate(), clock, {risk.program for risk in fatal if not risk.changes}),
+            self.surrogate,
             fallback=self.proposer if llm else None,
             stand_ins=(self.proposer.name, "random") if llm and not paper else (),
             config=PAPER_SEARCH if paper else settings.search,

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import tvm
 
-from reasoning_compiler.codegen.lowering import compile_for
+from reasoning_compiler import codegen
 from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.measure.verification.compare import poison
 from reasoning_compiler.measure.verification.programs import in_float64, in_good_order, made_fast
@@ -145,7 +145,7 @@ class Kernel:
 
 def _compiled(func: Any, *, target: Any) -> Any:
     mod = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
-    return compile_for(mod, target)["main"]
+    return codegen.compile(mod, target).executable["main"]
 
 
 def _fill(dtype: np.dtype, share: float) -> np.ndarray:
