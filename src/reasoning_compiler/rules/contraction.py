@@ -22,6 +22,7 @@ class Contraction:
         may_pad_columns: what is read along no column is the same for all of them, not one part for each group, and what
             is read along the columns is read at plain indices.
         right: the name of the buffer that is read along the columns.
+        read: which of the block's reads that is.
         order: the dimensions of the latter, those that the column walks last.
         is_constant: whether it is laid out ahead of time.
         result: the name of the buffer that is written.
@@ -34,6 +35,7 @@ class Contraction:
     column: int
     may_pad_columns: bool
     right: str
+    read: int
     order: tuple[int, ...]
     is_constant: bool
     result: str
@@ -72,6 +74,7 @@ def plain_contraction(sch: Any, block: Any) -> Contraction | None:
         is_plain(right)
         and not any(iterators[column].var.same_as(v) for r in along[False] for p in r.region for v in variables(p.min)),
         _buffer_name(right),
+        [_buffer_name(region) for region in found.reads].index(_buffer_name(right)),
         tuple(sorted(range(len(walked)), key=walked.__getitem__)),
         is_constant,
         _buffer_name(written),

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 from reasoning_compiler.cost.tiling import WHOLE_REDUCTION
 from reasoning_compiler.ir.dots import DOT, Dot, dots_for
-from reasoning_compiler.ir.walk import REDUCTION, SPATIAL, constants, factors
-from reasoning_compiler.ir.walk import variables as variables_of
+from reasoning_compiler.ir.walk import REDUCTION, factors, variables
+from reasoning_compiler.rules.contraction import Contraction, plain_contraction
 from reasoning_compiler.rules.operand_layout import Layout, copy_operand
 from reasoning_compiler.rules.prefetch import prefetch_streams
 from reasoning_compiler.rules.rule import Kernel, Offer, Phase, Rule, attempted
@@ -38,18 +38,16 @@ class _Place(NamedTuple):
 
     Args:
         dot: the instruction.
-        column: the position of the loop over columns.
+        found: the contraction. What is not constant is packed in each call.
         term: the position of the loop over terms.
         row: the position of the loop over rows; None where the instruction takes one row.
-        packed: which of the block's reads is packed in each call; None where B is laid out ahead of time.
         order: of B's dimensions, those of columns and terms last.
     """
 
     dot: Dot
-    column: int
+    found: Contraction
     term: int
     row: int | None
-    packed: int | None
     order: tuple[int, ...]
 
 
@@ -80,7 +78,7 @@ def _usable(kernel: Kernel) -> frozenset[str]:
 
 
 def _label(place: _Place) -> str:
-    return place.dot.label if place.packed is None else f"{place.dot.label}, operand packed in each call"
+    return place.dot.label + ("" if place.found.is_constant else ", operand packed in each call")
 
 
 def _places(sch: Any, name: Any, features: frozenset[str]) -> list[_Place]:
@@ -98,48 +96,37 @@ def _fitting(sch: Any, name: Any, features: frozenset[str]) -> Iterator[_Place]:
     """Yields where each instruction fits into a block, the best first."""
     block = sch.get(name)
     operands = factors(block)
-    if operands is None or block.init is None or len(sch.get_loops(name)) != len(block.iter_vars):
+    found = plain_contraction(sch, name) if operands is not None else None
+    if operands is None or found is None:
         return
-    variables = [iter_var.var for iter_var in block.iter_vars]
-    written = block.writes[0].source
-    for left, right in (operands, operands[::-1]):
-        dots = dots_for((str(x.dtype) for x in (left.source, right.source, written)), features)
-        term, column = _position(variables, left.indices[-1]), _position(variables, block.body.indices[-1])
-        if term is None or column is None:
+    left, right = operands if str(operands[1].source.name) == found.right else operands[::-1]
+    own = [iter_var.var for iter_var in block.iter_vars]
+    term, steps = _position(own, left.indices[-1]), [_position(own, index) for index in right.indices]
+    if (
+        term is None
+        or int(block.iter_vars[term].iter_type) != REDUCTION
+        or not steps.count(term) == steps.count(found.column) == 1
+    ):
+        return
+    if any(variable.same_as(own[found.column]) for index in left.indices for variable in variables(index)):
+        return  # the instruction takes one group of A's terms for all columns
+    order = (*(at for at in found.order[:-1] if steps[at] != term), found.order[-1], steps.index(term))
+    for dot in dots_for((str(x.dtype) for x in (left.source, right.source, block.writes[0].source)), features):
+        terms, columns = found.extents[term], found.extents[found.column]
+        fits = terms % dot.depth == 0 and terms > dot.depth and columns % dot.lanes == 0
+        row = _row(own, left, found, dot) if dot.by_tiles else None
+        if dot.by_tiles and (row is None or not found.is_constant):
             continue
-        if any(variable.same_as(variables[column]) for index in left.indices for variable in variables_of(index)):
-            continue  # the instruction takes one group of A's terms for all columns
-        steps = [_position(variables, index) for index in right.indices]
-        reduces = [int(iter_var.iter_type) == REDUCTION for iter_var in block.iter_vars]
-        if not reduces[term] or reduces[column] or not steps.count(term) == steps.count(column) == 1:
-            continue
-        is_constant = any(right.source.same_as(each) for each in constants(sch.mod["main"]))
-        terms, columns = (int(block.iter_vars[at].dom.extent) for at in (term, column))
-        for dot in dots:
-            fits = terms % dot.depth == 0 and terms > dot.depth and columns % dot.lanes == 0
-            row = _row(block, (left, right), dot) if dot.by_tiles else None
-            if dot.by_tiles and (row is None or not is_constant):
-                continue
-            if fits and _may_be_laid_out(sch, left.source, dot, is_constant=is_constant):
-                others = (at for at, step in enumerate(steps) if step not in (column, term))
-                order = (*others, steps.index(column), steps.index(term))
-                reads = [region.source.same_as(right.source) for region in block.reads]
-                yield _Place(dot, column, term, row, None if is_constant else reads.index(True), order)
+        if fits and _may_be_laid_out(sch, left.source, dot, is_constant=found.is_constant):
+            yield _Place(dot, found, term, row, order)
 
 
-def _row(block: Any, operands: tuple[Any, Any], dot: Dot) -> int | None:
-    """Returns the position of the innermost loop over whole tiles of rows: of A and of the sums, not of B."""
-    left, right = operands
-    variables = [iter_var.var for iter_var in block.iter_vars]
-    of_right = [variable for index in right.indices for variable in variables_of(index)]
-    written = [_position(variables, index) for index in block.body.indices]
+def _row(own: list[Any], left: Any, found: Contraction, dot: Dot) -> int | None:
+    """Returns the position of the innermost loop over whole tiles of rows that lie evenly apart."""
     for index in reversed(left.indices[:-1]):
-        if not _is_linear(index):
-            continue  # rows that follow one another must lie evenly apart
-        for position in {_position(variables, variable) for variable in variables_of(index)} & set(written) - {None}:
-            iter_var = block.iter_vars[position]
-            moves_right = any(iter_var.var.same_as(variable) for variable in of_right)
-            if int(iter_var.iter_type) == SPATIAL and int(iter_var.dom.extent) % dot.rows == 0 and not moves_right:
+        walked = {_position(own, variable) for variable in variables(index)} if _is_linear(index) else set()
+        for position in walked.intersection(found.rows):
+            if found.extents[position] % dot.rows == 0:
                 return position
     return None
 
@@ -151,8 +138,8 @@ def _is_linear(index: Any) -> bool:
     return kind in ("Var", "IntImm")
 
 
-def _position(variables: list[Any], expr: Any) -> int | None:
-    return next((i for i, variable in enumerate(variables) if variable.same_as(expr)), None)
+def _position(own: list[Any], expr: Any) -> int | None:
+    return next((i for i, variable in enumerate(own) if variable.same_as(expr)), None)
 
 
 def _may_be_laid_out(sch: Any, left: Any, dot: Dot, *, is_constant: bool) -> bool:
@@ -166,12 +153,12 @@ def _may_be_laid_out(sch: Any, left: Any, dot: Dot, *, is_constant: bool) -> boo
 
 
 def _tile(sch: Any, block: Any, place: _Place, stream_bytes: int) -> None:
-    dot = place.dot
-    if place.packed is not None:
-        copy_operand(sch, block, place.packed, Layout(place.order, dot.lanes, dot.terms))
+    dot, column = place.dot, place.found.column
+    if not place.found.is_constant:
+        copy_operand(sch, block, place.found.read, Layout(place.order, dot.lanes, dot.terms))
     reduces = [int(iter_var.iter_type) == REDUCTION for iter_var in sch.get(block).iter_vars]
     loops = list(sch.get_loops(block))
-    loops[place.column], lanes = sch.split(loops[place.column], [None, dot.lanes])
+    loops[column], lanes = sch.split(loops[column], [None, dot.lanes])
     if place.row is None:
         loops[place.term], terms = sch.split(loops[place.term], [None, dot.terms])
         inner = [lanes, terms]
@@ -203,8 +190,8 @@ def _tile(sch: Any, block: Any, place: _Place, stream_bytes: int) -> None:
 def _limit(place: _Place, index: int, *, reduces: bool) -> int:
     """Returns the largest innermost factor of the loop at a position."""
     if place.row is None or reduces:
-        return _MAX_VECTORS if index == place.column else _MAX_ROWS
-    return _MAX_TILES if index in (place.row, place.column) else 1
+        return _MAX_VECTORS if index == place.found.column else _MAX_ROWS
+    return _MAX_TILES if index in (place.row, place.found.column) else 1
 
 
 def _only_consumer(sch: Any, block: Any) -> Any:

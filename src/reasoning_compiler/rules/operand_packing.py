@@ -68,8 +68,7 @@ def _is_worth_it(sch: Any, found: Contraction) -> bool:
 
 def _pack(sch: Any, block: Any, found: Contraction, lanes: int) -> None:
     """Copies the operand in front of the block, in parallel, a few rows of some vectors in each job."""
-    reads = [str(region.source.name) for region in sch.get(block).reads]
-    copy = sch.cache_read(block, reads.index(found.right), "global")
+    copy = sch.cache_read(block, found.read, "global")
     sch.annotate(copy, NO_RULES, "None")
     sch.annotate(copy, PACKED, 1)
     loops = sch.get_loops(copy)
