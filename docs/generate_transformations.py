@@ -24,14 +24,14 @@ INTRODUCTION = """\
 
 <!-- Written by docs/generate_transformations.py from the code; do not edit. -->
 
-A transformation is one edge of the search tree: it says what changes from a program to the next. It has two parts, and
-either may be empty:
+A transformation is an edge of the search tree: it turns one program into another. It has two parts, and either may be
+empty:
 
-- `edits` set [decisions](#decisions), which the rules of the space leave open, by name;
-- `primitives` are [schedule primitives](#primitives) of TVM's, applied to what comes out of the decisions, in order.
+- `edits` set [decisions](#decisions) by name;
+- `primitives` are [schedule primitives](#primitives) of TVM, applied in order after the decisions.
 
-A language model writes both (see [language-models.md](language-models.md)), a journal keeps both (see
-[file-formats.md](file-formats.md)), and from Python they are written like this:
+A [language model](language-models.md) writes both, the [journal](file-formats.md) stores both, and in Python they look
+like this:
 
 """
 
@@ -45,34 +45,33 @@ split = Transformation((), primitives=(Primitive("split", ("C.k_1", (None, 4))),
 program = space.edit(space.edit(UNTUNED, tiled), split)
 ```
 
-Every transformation is checked. What does not fit is refused with a line that says why and what there is, and costs
-nothing; what fits is built, timed and verified against the untuned program's results like every other program.
+Every transformation is checked. An illegal one is refused with a reason and costs nothing. A legal one is built, timed
+and verified like every other program.
 
 ## Decisions
 
-The table of a program has a row for each decision: its name, its kind, its domain and its present value. Names begin
-with the block's. What each kind of value says:
+Each decision of a program has a name, a kind, a domain and a value. The name begins with the block. The kinds are:
 
 | kind | a value is |
 |---|---|
 """
 
 PRIMITIVES = """\
-How the table comes about is told in [how-it-works.md](how-it-works.md#the-space-decisions-with-names).
+[how-it-works.md](how-it-works.md#the-space) explains where decisions come from.
 
 ## Primitives
 
-They are for what no decision can say. A program has at most {most} of them. They come after the decisions and before
-MetaSchedule's postprocessors, which then make parallel, vectorize and unroll what nobody has decided about. When a
-later transformation changes a decision, the program's primitives are applied again, and those that no longer fit are
-left out: what a program has is what was applied, with every argument filled in.
+Primitives do what no decision can. A program has at most {most} of them. They follow the decisions and precede
+MetaSchedule's postprocessors, which then parallelize, vectorize and unroll what is left. When a later transformation
+changes a decision, the primitives are applied again, and those that no longer fit are dropped. A program stores its
+primitives as applied, with all arguments filled in.
 
-Blocks, loops and buffers are named as the program shows them after its decisions, or as primitives before made them. A
-loop is named with its block, as `C.k_1`. In JSON, a primitive is a list of its name and its arguments:
+Blocks, loops and buffers have the names that the program shows after its decisions and earlier primitives. A loop is
+named with its block, such as `C.k_1`. In JSON, a primitive is a list of its name and arguments:
 `["split", "C.k_1", [null, 4]]`. In the examples below, block `C` reads the buffers `A` and `B`.
 
-Who uses them: a language model, which is told their names; and the expert, where its analysis favours them much (sums
-that run scalar). Random proposals have none. The paper's preset has none either, as in the paper.
+Language models use primitives, and the expert does where its analysis clearly favours them (scalar reductions). Random
+proposals and the paper's preset do not.
 
 """
 
@@ -104,7 +103,7 @@ def _section(signature: Signature) -> str:
             "",
             f"`{signature}`: {signature.does}{made}",
             "",
-            f"`{json.dumps(example.to_json())}` is told as “{example.words}”:",
+            f"`{json.dumps(example.to_json())}` is described as “{example.words}”:",
             "",
             "```text",
             *_side_by_side(signature.before.splitlines(), signature.after.splitlines()),
