@@ -2,7 +2,7 @@
 
     for k: for i: for j:                                               # a register tile, marked with `DOT`
         for lane: for term: C_local[i, 16 * j + lane] += A[i, 4 * k + term] * B_packed[k, j, lane, term]
-    for k: for i (unrolled): for j (unrolled):
+    for k: for each i, for each j:
         C_local[i, 16 * j : +16] = vpdpbusd(C_local[i, 16 * j : +16], broadcast(A[i, 4 * k : +4]), B_packed[k, j])
 
 Signed bytes times signed bytes have no instruction of AVX-512. There A_shift = A + 128 stands in for A, unsigned, and
@@ -19,13 +19,13 @@ which moreover rounds each of its steps to odd (Arm's manual, BFDOT, where FPCR.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import tvm
 
-from reasoning_compiler.codegen.marked_tile import Place, Tile, substituted, variables_in
+from reasoning_compiler.codegen.marked_tile import Place, Tile, points, substituted, variables_in
 from reasoning_compiler.codegen.matrix_tiles import MatrixTile, ask_for_tiles, configured
 from reasoning_compiler.ir.dots import DOT, Dot, dot_named
 from reasoning_compiler.ir.walk import annotations_in, blocks, with_block, with_loops
@@ -97,34 +97,26 @@ class _VectorTile(Tile):
 
     def summed(self, allocated: list[Any]) -> Any:
         """Returns what takes the place of the reducing loops; adds the buffers that it needs to `allocated`."""
-        body = [self._nest(self.loops, self._multiplied)]
+        body = [self._multiplied(at) for at in points(self.loops)]
         before, after = [], []
         if self.dot.shifted:
-            columns = [loop for loop in self.loops if loop.loop_var in variables_in(self.right[1])]
-            size = math.prod(int(loop.extent) for loop in columns) * self.dot.lanes
-            extra = tvm.tirx.decl_buffer((size,), self.dot.sums, f"{self.sums[0].name}_shift", scope="local")
+            moving = [loop for loop in self.loops if loop.loop_var in variables_in(self.right[1])]
+            columns, place = points(moving), tvm.tirx.const(0, "int32")
+            extra = tvm.tirx.decl_buffer(
+                (len(columns) * self.dot.lanes,), self.dot.sums, f"{self.sums[0].name}_shift", scope="local"
+            )
             allocated.append(extra)
-            place: Any = tvm.tirx.const(0, "int32")
-            for loop in columns:
+            for loop in moving:
                 place = place * loop.extent + loop.loop_var
             shift = (extra, [place * self.dot.lanes])
             zeros = tvm.tirx.Broadcast(tvm.tirx.const(0, self.dot.sums), self.dot.lanes)
             shifts = tvm.tirx.Broadcast(tvm.tirx.const(_SHIFTS, "int32"), self.dot.lanes)
-            before = [self._nest(columns, lambda at: self._store(shift, zeros, at))]
-            body.insert(0, self._nest(columns, lambda at: self._store(shift, self._dot(shift, shifts, at), at)))
-            after = [self._nest(self.loops, lambda at: self._store(self.sums, self._without(shift, at), at))]
+            before = [self._store(shift, zeros, at) for at in columns]
+            body = [*(self._store(shift, self._dot(shift, shifts, at), at) for at in columns), *body]
+            after = [self._store(self.sums, self._without(shift, at), at) for at in points(self.loops)]
         inner = tvm.tirx.SeqStmt(body) if len(body) > 1 else body[0]
         inner = self.in_reducing_loops(inner, _bfloat16_code(self.dot) if self.dot.left == "bfloat16" else "")
         return tvm.tirx.SeqStmt([*before, inner, *after]) if before else inner
-
-    def _nest(self, loops: Sequence[Any], body: Callable[[Mapping[Any, Any]], Any]) -> Any:
-        """Returns unrolled loops like some of the tile's around a body, which is given the variables in their place."""
-        fresh = [tvm.tirx.Var(str(loop.loop_var.name), "int32") for loop in loops]
-        at = {loop.loop_var: variable for loop, variable in zip(loops, fresh, strict=True)}
-        made = body(at)
-        for loop, variable in zip(reversed(loops), reversed(fresh), strict=True):
-            made = tvm.tirx.For(variable, 0, loop.extent, tvm.tirx.ForKind.UNROLLED, made)
-        return made
 
     def _multiplied(self, at: Mapping[Any, Any]) -> Any:
         group = tvm.tirx.reinterpret("int32", _vector(self.left, self.dot.terms, at))

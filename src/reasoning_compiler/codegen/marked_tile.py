@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,13 @@ class Tile:
             notes = {**loop.annotations, **imports}
             inner = tvm.tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, inner, None, notes)
         return inner
+
+
+def points(loops: Sequence[Any]) -> list[dict[Any, int]]:
+    """Returns the values of the loops' variables in each iteration, in order."""
+    variables_of_loops = [loop.loop_var for loop in loops]
+    extents = (range(int(loop.extent)) for loop in loops)
+    return [dict(zip(variables_of_loops, values, strict=True)) for values in itertools.product(*extents)]
 
 
 def _steps(dot: Dot) -> tuple[tuple[int | None, ...], ...]:

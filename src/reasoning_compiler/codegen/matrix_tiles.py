@@ -26,7 +26,7 @@ from typing import Any
 
 import tvm
 
-from reasoning_compiler.codegen.marked_tile import Place, Tile, substituted, variables_in
+from reasoning_compiler.codegen.marked_tile import Place, Tile, points, substituted, variables_in
 from reasoning_compiler.ir.dots import TILE_REGISTERS, Dot
 
 _NAME = "reasoning_compiler_tiles"
@@ -78,21 +78,17 @@ class MatrixTile(Tile):
 
     def summed(self, allocated: list[Any]) -> Any:
         """Returns what takes the place of the reducing loops; None where there are too few registers."""
-        variables = [loop.loop_var for loop in self.loops]
-        points = [
-            dict(zip(variables, values, strict=True))
-            for values in itertools.product(*(range(int(loop.extent)) for loop in self.loops))
-        ]
-        sums = [self._moved(self.sums, self.inner[0], at) for at in points]
+        places = points(self.loops)
+        sums = [self._moved(self.sums, self.inner[0], at) for at in places]
         operands: dict[Any, int] = {}
         step, code = [], []
-        for register, at in enumerate(points):
+        for register, at in enumerate(places):
             read = []
             for place, row in zip((self.left, self.right), self.inner, strict=True):
                 moving = variables_in(place[1])
                 key = (row, *(value for variable, value in at.items() if variable in moving))
                 if key not in operands:
-                    operands[key] = len(points) + len(operands)
+                    operands[key] = len(places) + len(operands)
                     step.append(_call(f"{_LOAD}_{operands[key]}", *self._moved(place, row, at)))
                 read.append(operands[key])
             step.append(_call(f"{self.dot.name}_{register}_{read[0]}_{read[1]}"))
