@@ -25,10 +25,10 @@ from typing import Any
 
 import tvm
 
-from reasoning_compiler.codegen.marked_tile import Place, Tile, points, substituted, variables_in
+from reasoning_compiler.codegen.marked_tile import Place, Tile, points, variables_in
 from reasoning_compiler.codegen.matrix_tiles import MatrixTile, ask_for_tiles, configured
 from reasoning_compiler.ir.dots import DOT, Dot, dot_named
-from reasoning_compiler.ir.walk import annotations_in, blocks, with_block, with_loops
+from reasoning_compiler.ir.walk import annotations_in, blocks, substituted, with_block, with_loops
 
 _SHIFTS = -0x7F7F7F80  # 0x80808080, 128 in each of four unsigned bytes, -128 in signed ones
 _FIRST_BIT = {"int8": -0x80, "uint8": 0x80}

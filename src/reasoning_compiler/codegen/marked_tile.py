@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import tvm
-import tvm_ffi
 
 from reasoning_compiler.ir.dots import Dot
-from reasoning_compiler.ir.walk import bindings, bound_variables, factors, variables
+from reasoning_compiler.ir.walk import bindings, bound_variables, factors, substituted, variables
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -114,16 +113,6 @@ def _moves(place: Place, inner: Mapping[Any, int], steps: Sequence[int | None]) 
         if whole != one * (extent - 1) or step not in (None, one):
             return False
     return True
-
-
-def substituted(expr: Any, values: Mapping[Any, Any]) -> Any:
-    """Returns an expression with values in place of some variables."""
-
-    def value(variable: Any) -> Any:
-        found = values.get(variable, variable)
-        return tvm.tirx.const(found, str(variable.ty.dtype)) if isinstance(found, int) else found
-
-    return tvm_ffi.structural_map(expr, (tvm.tirx.Var, value))
 
 
 def _offset(buffer: Any, indices: Sequence[Any], at: Mapping[Any, int]) -> int:

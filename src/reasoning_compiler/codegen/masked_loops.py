@@ -8,12 +8,10 @@ the same thing, so that what one of them has not written no other reads.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from reasoning_compiler.ir.marks import SETTLED, SKIP_MASKED
-from reasoning_compiler.ir.walk import annotations_in, bindings
+from reasoning_compiler.ir.walk import annotations_in, bindings, substituted
 from reasoning_compiler.machine.toolchain import import_tvm
 
 _PARALLEL = 1  # in TVM's ForKind
@@ -89,11 +87,6 @@ def _indices(tvm: Any, loop: Any, access: int, row_dim: int, column_dim: int, la
     written = realize.block.writes[0]
     others = [region for region in realize.block.reads if not region.source.same_as(written.source)]
     region = (written if access < 0 else others[access]).region
-    known = partial(_known, bindings(realize))
+    bound = bindings(realize)
     column = region[column_dim].min if lanes == 1 else region[column_dim].min * lanes + region[column_dim + 1].min
-    row, column = (tvm_ffi.structural_map(index, (tvm.tirx.Var, known)) for index in (region[row_dim].min, column))
-    return row, column
-
-
-def _known(values: Mapping[Any, Any], variable: Any) -> Any:
-    return values.get(variable, variable)
+    return substituted(region[row_dim].min, bound), substituted(column, bound)

@@ -26,8 +26,9 @@ from typing import Any
 
 import tvm
 
-from reasoning_compiler.codegen.marked_tile import Place, Tile, points, substituted, variables_in
+from reasoning_compiler.codegen.marked_tile import Place, Tile, points, variables_in
 from reasoning_compiler.ir.dots import TILE_REGISTERS, Dot
+from reasoning_compiler.ir.walk import substituted
 
 _NAME = "reasoning_compiler_tiles"
 _ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILE_DATA = 158, 0x1023, 18

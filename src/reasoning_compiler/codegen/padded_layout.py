@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from reasoning_compiler.ir.marks import LAID_OUT_AHEAD, PACKED
-from reasoning_compiler.ir.walk import bindings, blocks, constants
+from reasoning_compiler.ir.walk import bindings, blocks, constants, substituted
 from reasoning_compiler.machine.toolchain import import_tvm
 
 _THEIRS = "RewriteLayout"
@@ -109,7 +109,7 @@ def _lay_out(sch: Any, block: Any, position: int) -> None:
     tvm_ffi.structural_walk(block.body, (tvm.ir.TensorLoad, loads.append), order="pre")
     load = next(load for load in loads if load.source.same_as(buffer))
     bound = bindings(realize)
-    indices = [tvm_ffi.structural_map(index, (tvm.tirx.Var, lambda v: bound.get(v, v))) for index in load.indices]
+    indices = [substituted(index, bound) for index in load.indices]
     selecting = [i for i, index in enumerate(indices) if type(index).__name__ == "TensorLoad"]
     walked = [i for i in range(len(indices)) if i not in selecting]
     one = tvm.tirx.decl_buffer([buffer.shape[i] for i in walked], buffer.dtype) if selecting else buffer

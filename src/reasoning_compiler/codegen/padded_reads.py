@@ -15,7 +15,7 @@ from typing import Any
 
 from reasoning_compiler.ir.marks import PADDED
 from reasoning_compiler.ir.nest import read_paddings
-from reasoning_compiler.ir.walk import SPATIAL, annotations_in, with_block
+from reasoning_compiler.ir.walk import SPATIAL, annotations_in, substituted, with_block
 from reasoning_compiler.machine.toolchain import import_tvm
 
 
@@ -46,7 +46,7 @@ def _without_conditions(realize: Any) -> Any:
         if any((number + 1, extents.get(variable)) not in made for variable, number in last.items()):
             return call  # a condition of the kernel's own
         clamped = {variable: tvm.tirx.min(variable, number) for variable, number in last.items()}
-        return tvm_ffi.structural_map(call.args[1], (tvm.tirx.Var, lambda v: clamped.get(v, v)))
+        return substituted(call.args[1], clamped)
 
     return with_block(realize, tvm_ffi.structural_map(block.body, (tvm.ir.Call, unconditional)))
 

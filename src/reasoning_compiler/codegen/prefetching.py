@@ -14,11 +14,10 @@ from __future__ import annotations
 from typing import Any
 
 import tvm
-import tvm_ffi
 
 from reasoning_compiler.ir.extract import item_bytes, nests
 from reasoning_compiler.ir.nest import PREFETCH, Nest
-from reasoning_compiler.ir.walk import annotations_in, bindings, blocks, with_loops
+from reasoning_compiler.ir.walk import annotations_in, bindings, blocks, substituted, with_loops
 
 _LINE_BYTES = 64
 _MAX_LINES = 8  # per iteration of the loop that they stand in
@@ -64,15 +63,13 @@ def with_prefetches(func: Any) -> Any:
 
 def _calls(nest: Nest, loop: int, realize: Any, inside: set[Any], distance: int) -> list[Any]:
     """Returns the calls for one iteration of the loop with that index."""
-    bound = bindings(realize)
-    zero = tvm.tirx.const(0, "int32")
+    bound, first = bindings(realize), dict.fromkeys(inside, 0)
     calls = []
     for region in realize.block.reads:
         access = next((a for a in nest.streams(loop) if a.buffer == str(region.source.name)), None)
         if access is None:
             continue
-        start = [tvm_ffi.structural_map(part.min, (tvm.tirx.Var, lambda v: bound.get(v, v))) for part in region.region]
-        start = [tvm_ffi.structural_map(i, (tvm.tirx.Var, lambda v: zero if v in inside else v)) for i in start]
+        start = [substituted(substituted(part.min, bound), first) for part in region.region]
         keep = _USED_AGAIN if nest.reads_again(access) else _USED_ONCE
         num_bytes = nest.footprint_elements(access, loop + 1) * access.item_bytes
         for line in range(min(_MAX_LINES, max(1, num_bytes // _LINE_BYTES))):

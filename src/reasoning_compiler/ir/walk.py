@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 SPATIAL, REDUCTION = 0, 2
@@ -113,6 +113,18 @@ def variables(expr: Any) -> list[Any]:
     import tvm
 
     return [expr] if isinstance(expr, tvm.tirx.Var) else tvm.tirx.analysis.undefined_vars(expr)[:]
+
+
+def substituted(expr: Any, values: Mapping[Any, Any]) -> Any:
+    """Returns an expression with values, expressions or whole numbers, in place of some variables."""
+    import tvm
+    import tvm_ffi
+
+    def value(variable: Any) -> Any:
+        found = values.get(variable, variable)
+        return tvm.tirx.const(found, str(variable.ty.dtype)) if isinstance(found, int) else found
+
+    return tvm_ffi.structural_map(expr, (tvm.tirx.Var, value))
 
 
 def bound_variables(realize: Any, *, spatial: bool) -> set[Any]:
