@@ -24,6 +24,8 @@ pytest.importorskip("tvm")
 
 import reasoning_compiler as rc
 from fake_instrument import UNTUNED_SECS, FakeInstrument, failing, lasting
+from reasoning_compiler import codegen
+from reasoning_compiler.codegen.signature import read_signature
 from reasoning_compiler.core.errors import (
     DeviceError,
     EnvironmentMismatchError,
@@ -121,7 +123,15 @@ class TestARealRun:
         schedule = import_tvm().s_tir.Schedule(workload.mod)
         trace = json.loads((real.folder / "best" / "trace.json").read_text())
         import_tvm().s_tir.Trace.apply_json_to_schedule(trace, schedule)
-        assert schedule.mod.script() == (real.folder / "best" / "schedule.py").read_text().rstrip("\n")
+        script = (real.folder / "best" / "schedule.py").read_text()
+        assert schedule.mod.script() == script.rstrip("\n")
+
+    def test_the_best_schedule_and_the_pipeline_make_the_measured_library(self, real: Result, tmp_path: Path) -> None:
+        signature = read_signature(real.library)
+        assert saved(real.folder)["pipeline"] == signature.pipeline == codegen.PIPELINE_VERSION
+        mod = import_tvm().script.from_source((real.folder / "best" / "schedule.py").read_text())
+        rebuilt = codegen.compile(mod, signature.target).link(tmp_path / "kernel.so")
+        assert rebuilt.read_bytes() == real.library.read_bytes()
 
     def test_time_is_accounted_for(self, real: Result) -> None:
         known = {"propose", "apply", "predict", "build", "run", "verify", "wait"}
@@ -131,7 +141,8 @@ class TestARealRun:
     def test_the_database_is_tvms_own(self, real: Result, tmp_path: Path) -> None:
         space = space_of(real.run)
         count = export_database([(real.run, space)], tmp_path / "db")
-        assert count == sum(s.measurement.counts for s in real.run.steps if s.node and s.measurement)
+        steps = [s for s in real.run.steps if s.node and s.measurement and s.measurement.counts]
+        assert count == len(steps)
         from tvm.s_tir import meta_schedule as ms
 
         database = ms.database.JSONDatabase(work_dir=str(tmp_path / "db"))
@@ -139,6 +150,13 @@ class TestARealRun:
         schedule = ms.tir_integration.compile_tir(database, load_workload(real.run).mod, space.target)
         assert schedule is not None
         assert import_tvm().compile(schedule.mod, target=space.target) is not None
+        told = json.loads((tmp_path / "db" / "database_pipeline.json").read_text())
+        assert told["pipeline"] == codegen.PIPELINE_VERSION
+        assert [each["node"] for each in told["records"]] == [step.node for step in steps]
+        records = (tmp_path / "db" / "database_tuning_record.json").read_text().splitlines()
+        for step, each, record in zip(steps, told["records"], records, strict=True):
+            assert json.loads(record)[1][1] == list(step.measurement.latencies_secs), "in the database's order"
+            assert each["needs"] == list(codegen.needed_passes(space.schedule(step.program).mod, space.target))
         with pytest.raises(UsageError, match="holds a database already"):
             export_database([(real.run, space)], tmp_path / "db")
 

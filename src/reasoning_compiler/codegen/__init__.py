@@ -14,8 +14,9 @@ from reasoning_compiler.codegen.pipeline import (
     PIPELINE_VERSION,
     Compiled,
     compile,
+    needed_passes,
     rewritten,
     tir_pipeline,
 )
 
-__all__ = ["PIPELINE_VERSION", "Compiled", "compile", "rewritten", "tir_pipeline"]
+__all__ = ["PIPELINE_VERSION", "Compiled", "compile", "needed_passes", "rewritten", "tir_pipeline"]

@@ -55,8 +55,10 @@ def link(module: Any, library: Path, *, target: str) -> None:
 
 def _link(compiler: Sequence[str], code: Path, library: Path) -> None:
     # TVM's own way, `g++ -shared`, takes three to four times as long: it looks at start-up code and libstdc++, of
-    # which a kernel, which is called and never started, uses nothing.
-    command = [*compiler, "-shared", "-nostdlib", "-o", str(library), str(code), "-lm", "-lc", "-lgcc"]
+    # which a kernel, which is called and never started, uses nothing. Line numbers, which modules read from TVMScript
+    # have and others do not, are left out: equal modules have equal libraries.
+    libraries = ["-lm", "-lc", "-lgcc"]
+    command = [*compiler, "-shared", "-nostdlib", "-o", str(library), str(code), *libraries, "-Wl,--strip-debug"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
         raise Refused("build", f"linking failed: {' '.join(done.stderr.split())}")

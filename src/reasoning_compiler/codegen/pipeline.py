@@ -22,6 +22,7 @@ from reasoning_compiler.codegen.stack_buffers import with_stack_buffers
 from reasoning_compiler.codegen.vector_math import with_vector_math
 from reasoning_compiler.codegen.vnni_operands import with_operands_as_bytes
 from reasoning_compiler.core.arguments import Argument
+from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.machine.toolchain import import_tvm
 
 PIPELINE_VERSION = 1
@@ -87,9 +88,12 @@ def tir_pipeline() -> str:
     """Returns the name of the pipeline, for the argument `tir_pipeline` of TVM's and Relax's own build functions.
 
     It changes no function's arguments: constant weights whose packing has not been split off are packed in each call.
-    It is for targets of kind `llvm`.
+    It is for targets of kind `llvm`; a build for another one raises `UsageError`.
     """
     tvm = import_tvm()
+    import tvm_ffi
+
+    tvm_ffi.register_error("UsageError", UsageError)  # else what a pass raises comes out as a RuntimeError
     tvm.tirx.compilation_pipeline.register_tir_pipeline(_NAME, _pipeline)
     return _NAME
 
@@ -98,6 +102,27 @@ def rewritten(mod: Any) -> Any:
     """Returns a scheduled module after `REWRITES`, as the analysis reads it."""
     functions = {name: _after(REWRITES, func) for name, func in mod.functions.items()}
     return import_tvm().IRModule(functions, attrs=mod.attrs)
+
+
+def needed_passes(mod: Any, target: Any) -> tuple[str, ...]:
+    """Returns the names of the passes of ours that change a scheduled module: without them TVM builds other code of it.
+
+    Args:
+        mod: an IRModule with one PrimFunc `main`.
+        target: the `tvm.target.Target`.
+    """
+    tvm = import_tvm()
+    import tvm_ffi
+
+    packed = split_packing(mod)
+    found = [split_packing.__name__] if packed.packers else []
+    before = tvm.tirx.transform.BindTarget(target.with_host(target))(packed.library)
+    for each in _passes() if target.kind.name == "llvm" else REWRITES:
+        after = _as_pass(each)(before)
+        if not isinstance(each, tvm.transform.Pass) and not tvm_ffi.structural_equal(before, after):
+            found.append(each.__name__)
+        before = after
+    return tuple(found)
 
 
 def _after(rewrites: Sequence[Rewrite], func: Any) -> Any:
@@ -109,17 +134,26 @@ def _after(rewrites: Sequence[Rewrite], func: Any) -> Any:
 def _pipeline() -> tuple[Any, Any, Any]:
     """Returns the passes, those that finish the host's code, and those that finish a device's: none."""
     tvm = import_tvm()
+    tirx, sequential = tvm.tirx.transform, tvm.transform.Sequential
+    finish = [tirx.LowerTVMBuiltin(), tirx.LowerIntrin()]
+    return sequential([_as_pass(each) for each in _passes()]), lambda: sequential(finish), lambda: sequential([])
+
+
+def _passes() -> list[Any]:
+    """Returns the pipeline: functions are passes of ours, the others TVM's."""
+    tvm = import_tvm()
     # They import TVM, which costs seconds.
     from reasoning_compiler.codegen.dot_products import with_dot_products
     from reasoning_compiler.codegen.prefetching import with_prefetches
 
-    tirx, s_tir, sequential = tvm.tirx.transform, tvm.s_tir.transform, tvm.transform.Sequential
-    passes = [
+    tirx, s_tir = tvm.tirx.transform, tvm.s_tir.transform
+    return [
+        _checked,
         # What a schedule has marked, over blocks.
-        *map(_pass, REWRITES),
-        _pass(with_prefetches),
-        _pass(with_dot_products),
-        _pass(with_operands_as_bytes),
+        *REWRITES,
+        with_prefetches,
+        with_dot_products,
+        with_operands_as_bytes,
         # From blocks to loops over flat buffers.
         s_tir.CanonicalizeLoop(),
         s_tir.LowerInitBlock(),
@@ -136,7 +170,7 @@ def _pipeline() -> tuple[Any, Any, Any]:
         tirx.NarrowDataType(32),
         s_tir.LoopPartition(),
         # From vectorized loops to vectors of one register each.
-        _pass(with_register_vectors),
+        with_register_vectors,
         tirx.ConvertSSA(),
         s_tir.StmtSimplify(),
         tirx.VectorizeLoop(),
@@ -157,12 +191,26 @@ def _pipeline() -> tuple[Any, Any, Any]:
         tirx.MakePackedAPI(),
         tirx.FP8StorageLegalize(),
         tirx.BF16StorageLegalize(),
-        _pass(with_stack_buffers),
+        with_stack_buffers,
     ]
-    finish = [tirx.LowerTVMBuiltin(), tirx.LowerIntrin()]
-    return sequential(passes), lambda: sequential(finish), lambda: sequential([])
 
 
-def _pass(rewrite: Rewrite) -> Any:
+def _checked(func: Any) -> Any:
+    """Returns a PrimFunc for a CPU as it is.
+
+    Raises:
+        UsageError: it is for another target.
+    """
+    kind = func.attrs["target"].kind.name
+    if kind != "llvm":
+        raise UsageError(f"`target` is of kind `{kind}`; this `tir_pipeline` is for `llvm`: leave it out for others")
+    return func
+
+
+def _as_pass(each: Any) -> Any:
+    """Returns a pass of TVM's as it is, and a function on PrimFuncs as a pass."""
+    transform = import_tvm().transform
+    if isinstance(each, transform.Pass):
+        return each
     function_pass = import_tvm().tirx.transform.prim_func_pass
-    return function_pass(lambda func, _mod, _context: rewrite(func), opt_level=0, name=rewrite.__name__)
+    return function_pass(lambda func, _mod, _context: each(func), opt_level=0, name=each.__name__)

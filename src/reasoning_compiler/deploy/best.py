@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reasoning_compiler.codegen.signature import read_signature
 from reasoning_compiler.core.errors import JournalError
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.core.whole_files import checksum, write_together
@@ -22,7 +23,8 @@ def save_best(
     """Writes the library, the program, its trace and its TVMScript in place of those that were there before.
 
     The program's file holds the checksums of the others: after a kill between two of them, `saved_node` says that there
-    is none, and a resumed run writes them again.
+    is none, and a resumed run writes them again. It also names the pipeline's version: `schedule.py`, compiled by that
+    version for the target in the library's signature, is the library's code.
 
     Args:
         folder: the run's `best/`.
@@ -44,6 +46,7 @@ def save_best(
         record = {
             "node": step.node,
             "program": step.program.to_json(),
+            "pipeline": read_signature(artifact).pipeline,
             "measurement": measurement,
             "sha256": {path.name: checksum(data) for path, data in files.items()},
         }
