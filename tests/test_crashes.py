@@ -17,7 +17,7 @@ pytest.importorskip("tvm")
 import reasoning_compiler as rc
 from fake_instrument import FakeInstrument, lasting
 from journal_examples import old_journal
-from reasoning_compiler.core.crash_markers import Crash, Risk
+from reasoning_compiler.core.crash_markers import Crash, CrashMarker
 from reasoning_compiler.core.errors import IllegalProgramError
 from reasoning_compiler.core.programs import UNTUNED, Transformation
 from reasoning_compiler.machine import detect, tvm_target
@@ -90,7 +90,7 @@ def test_a_program_that_ends_the_process_is_left_out_and_the_run_goes_on(
     assert run.num_samples == 12 and run.ended.reason == "samples"
     assert (told["samples"]["total"], told["num_crashes"]) == (12, 2)
     assert [crash.how for crash in run.crashes] == ["SIGSEGV", "SIGSEGV"]
-    assert all(crash.risk is not None and "postprocess" in crash.where for crash in run.crashes)
+    assert all(crash.marker is not None and "postprocess" in crash.where for crash in run.crashes)
     refused = [each.why for each in run.rejected if "TVM crashes" in each.why]
     assert refused
     deaths = (tmp_path / "deaths").read_text().split()
@@ -119,7 +119,7 @@ class TestWhatIsFatal:
         free = Space(mod, target)
         edit = Transformation((("unroll", 64),))
         deadly = free.edit(UNTUNED, edit)
-        space = Space(mod, target, fatal=[Risk(deadly)])
+        space = Space(mod, target, fatal=[CrashMarker(deadly)])
         back = Transformation((("unroll", free.start.values["unroll"]),))
         for way in (
             lambda: space.edit(UNTUNED, edit),
@@ -134,7 +134,7 @@ class TestWhatIsFatal:
 
     def test_an_edit_is_refused_and_no_other(self, target: object) -> None:
         mod = parse(GEMM).mod
-        space = Space(mod, target, fatal=[Risk(Space(mod, target).start, (("unroll", 64),))])
+        space = Space(mod, target, fatal=[CrashMarker(Space(mod, target).start, (("unroll", 64),))])
         with pytest.raises(IllegalProgramError, match="TVM crashes"):
             space.edit(UNTUNED, Transformation((("unroll", 64),)))
         assert space.edit(UNTUNED, Transformation((("unroll", 512),))).values["unroll"] == 512
@@ -143,7 +143,7 @@ class TestWhatIsFatal:
         mod = parse(GEMM).mod
         free = Space(mod, target)
         drawn = free.sample(5)
-        assert Space(mod, target, fatal=[Risk(drawn)]).sample(5) != drawn
+        assert Space(mod, target, fatal=[CrashMarker(drawn)]).sample(5) != drawn
 
 
 def test_a_program_of_the_tree_that_turns_out_fatal_fails_as_a_crash(fake: Callable[..., None], tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_program_of_the_tree_that_turns_out_fatal_fails_as_a_crash(fake: Calla
     measured = [step for step in run.steps if step.measurement is not None and step.node]
     with old_journal(folder) as journal:
         for step in (*waiting, measured[0]):
-            journal.crashed(Crash("SIGSEGV", Risk(step.program)))
+            journal.crashed(Crash("SIGSEGV", CrashMarker(step.program)))
         journal.asked([waiting[0].node])
     after = rc.resume(folder, samples=8).run
     failure = after.step(waiting[0].node).measurement.failure

@@ -20,12 +20,12 @@ from reasoning_compiler.core.errors import EnvironmentMismatchError, IllegalProg
 from reasoning_compiler.core.programs import UNTUNED, ChoiceDomain, Decision, Program, Transformation
 from reasoning_compiler.experiment import ablate, compare, fidelity
 from reasoning_compiler.experiment.experiment import PLAN_FILE, in_turn
-from reasoning_compiler.experiment.fidelity import agreement, of_landscape
-from reasoning_compiler.experiment.landscape import Landscape
-from reasoning_compiler.experiment.landscape_file import header_json, read_landscape, row_json, write_landscape
+from reasoning_compiler.experiment.fidelity import agreement, of_benchmark
 from reasoning_compiler.experiment.outcome import Outcome
-from reasoning_compiler.experiment.places import Recorded
 from reasoning_compiler.experiment.tables import curves_svg, page_of, to_html, to_text
+from reasoning_compiler.experiment.tabular import TabularBenchmark
+from reasoning_compiler.experiment.tabular_file import header_json, read_benchmark, row_json, write_benchmark
+from reasoning_compiler.experiment.testbeds import Recorded
 from reasoning_compiler.experiment.variants import ABLATIONS, METHODS, VALUES, ablation, methods
 from reasoning_compiler.journal import read_run
 from reasoning_compiler.session import LLMSettings, Settings
@@ -38,8 +38,8 @@ MODEL = LLMSettings("openai:none")
 
 
 @pytest.fixture(scope="module")
-def landscape() -> Landscape:
-    return read_landscape(GEMM)
+def landscape() -> TabularBenchmark:
+    return read_benchmark(GEMM)
 
 
 def run(out: Path, *names: str, repeats: int = 2, settings: Settings = SMALL) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def run(out: Path, *names: str, repeats: int = 2, settings: Settings = SMALL) ->
 # -- a landscape ------------------------------------------------------------------------------------------------------
 
 
-def test_every_program_is_reached_by_edits_and_nothing_else_is(landscape: Landscape) -> None:
+def test_every_program_is_reached_by_edits_and_nothing_else_is(landscape: TabularBenchmark) -> None:
     for entry in landscape.entries.values():
         whole = Transformation((*entry.program.structure, *entry.program.decisions))
         if entry.is_legal:
@@ -68,7 +68,7 @@ def test_every_program_is_reached_by_edits_and_nothing_else_is(landscape: Landsc
             landscape.edit(UNTUNED, Transformation(tuple((n, v) for n, v in edits)))
 
 
-def with_another_structure(landscape: Landscape) -> Landscape:
+def with_another_structure(landscape: TabularBenchmark) -> TabularBenchmark:
     """Returns the landscape with its programs once more, under another structure that leaves out one decision."""
     (structure,) = landscape.tables
     site = Decision("C tiling", "structure", ChoiceDomain(("direct", "cached")), "direct")
@@ -83,7 +83,7 @@ def with_another_structure(landscape: Landscape) -> Landscape:
     return replace(landscape, tables=tables, entries=entries)
 
 
-def test_what_is_not_edited_is_carried_over(landscape: Landscape) -> None:
+def test_what_is_not_edited_is_carried_over(landscape: TabularBenchmark) -> None:
     two = with_another_structure(landscape)
     one = two.edit(UNTUNED, Transformation((("C.i tile", (16, 8)), ("unroll", 64))))
     moved = two.edit(one, Transformation((("C tiling", "cached"),)))
@@ -97,20 +97,20 @@ def test_what_is_not_edited_is_carried_over(landscape: Landscape) -> None:
     assert {program.structure for program in drawn} == set(two.tables)
 
 
-def test_samples_are_legal_and_spread(landscape: Landscape) -> None:
+def test_samples_are_legal_and_spread(landscape: TabularBenchmark) -> None:
     drawn = [landscape.sample(seed) for seed in range(200)]
     assert all(landscape.entries[program].is_legal for program in drawn) and len(set(drawn)) > 100
 
 
-def test_a_landscape_is_the_same_after_it_was_written(landscape: Landscape, tmp_path: Path) -> None:
+def test_a_landscape_is_the_same_after_it_was_written(landscape: TabularBenchmark, tmp_path: Path) -> None:
     def rewritten(name: str) -> Path:
         rows = [row_json(e.program, e.measurement, e.nests()) for e in some]
-        write_landscape(tmp_path / name, header_json(landscape), rows)
+        write_benchmark(tmp_path / name, header_json(landscape), rows)
         return tmp_path / name
 
     some = list(landscape.entries.values())[:200]
     path = rewritten("a.landscape.gz")
-    again = read_landscape(path)
+    again = read_benchmark(path)
     assert path.read_bytes() == rewritten("b.landscape.gz").read_bytes()
     assert again.tables == landscape.tables and again.start == landscape.start
     assert again.tile_groups == landscape.tile_groups and again.workload == landscape.workload
@@ -295,7 +295,7 @@ def test_an_ablation_changes_one_setting() -> None:
     assert [v.settings.search.exploration for v in chosen if v.settings] == [math.sqrt(2), 0.0]
 
 
-def test_random_grows_no_tree(landscape: Landscape, tmp_path: Path) -> None:
+def test_random_grows_no_tree(landscape: TabularBenchmark, tmp_path: Path) -> None:
     run(tmp_path / "out", "random", repeats=1, settings=replace(SMALL, samples=24))
     (folder,) = (path for path in (tmp_path / "out" / "cells").iterdir() if path.is_dir())
     made = read_run(folder)
@@ -454,7 +454,7 @@ def test_agreement_by_hand() -> None:
     assert agreement([[(1.0, 1.0)]]).tau is None
 
 
-def test_fidelity_of_runs_results_and_recordings(tmp_path: Path, landscape: Landscape) -> None:
+def test_fidelity_of_runs_results_and_recordings(tmp_path: Path, landscape: TabularBenchmark) -> None:
     run(tmp_path / "out", "mcts", "expert", settings=replace(SMALL, samples=20))
     folder = next((tmp_path / "out" / "cells").glob("*expert-0"))
     found, transfers = fidelity([str(tmp_path / "out"), str(GEMM)])
@@ -463,19 +463,19 @@ def test_fidelity_of_runs_results_and_recordings(tmp_path: Path, landscape: Land
     assert [stage.name for stage in runs.stages] == ["samples 1 to 16", "samples 17 to 32"]
     assert fidelity([folder])[0][0].total.num_programs == 20
     assert recording.stages[0].name == "0 seen" and recording.stages[0].agreement.error is not None
-    again = of_landscape(landscape)
+    again = of_benchmark(landscape)
     assert again == recording
     # What the surrogate has learnt must be worth more than the analysis alone.
     assert recording.total.tau is not None and recording.stages[0].agreement.tau is not None
     assert recording.total.tau > recording.stages[0].agreement.tau > 0.3
 
 
-def test_two_machines_are_compared(tmp_path: Path, landscape: Landscape) -> None:
+def test_two_machines_are_compared(tmp_path: Path, landscape: TabularBenchmark) -> None:
     some = list(landscape.entries.values())[:60]
     rows = [row_json(e.program, e.measurement, e.nests()) for e in some]
     other = header_json(landscape)
     other["machine"]["name"] = "Another CPU"
     other["fingerprint"] = other["fingerprint"] | {"cpu": "Another CPU"}
-    write_landscape(tmp_path / "other.landscape.gz", other, rows)
+    write_benchmark(tmp_path / "other.landscape.gz", other, rows)
     _, (transfer,) = fidelity([GEMM, tmp_path / "other.landscape.gz"])
     assert transfer.tau == 1.0 and transfer.other == "Another CPU" and transfer.num_programs == len(some)

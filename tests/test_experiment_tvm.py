@@ -21,8 +21,8 @@ from reasoning_compiler.core.errors import EnvironmentMismatchError, UsageError
 from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.core.programs import UNTUNED, Transformation
 from reasoning_compiler.experiment import compare, record
-from reasoning_compiler.experiment.landscape_file import read_landscape
 from reasoning_compiler.experiment.restrict import restrict
+from reasoning_compiler.experiment.tabular_file import read_benchmark
 from reasoning_compiler.journal import JOURNAL_FILE, read_run
 from reasoning_compiler.machine import detect
 from reasoning_compiler.measure import instrument
@@ -83,7 +83,7 @@ def test_an_interrupted_recording_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
         return gzip.decompress(path.read_bytes()).splitlines()[1:]
 
     whole = record(TINY, samples=100, out=tmp_path / "whole.landscape.gz")
-    landscape = read_landscape(whole)
+    landscape = read_benchmark(whole)
     assert len(landscape.entries) > 20 and {e.measurement.ok for e in landscape.entries.values()} == {True, False}
 
     def stop(recording: Any) -> None:
@@ -112,7 +112,7 @@ def test_an_interrupted_recording_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("path", LANDSCAPES, ids=lambda path: path.name.partition(".")[0])
 def test_the_landscapes_of_the_tests_fit_their_kernels(path: Path) -> None:
-    landscape = read_landscape(path)
+    landscape = read_benchmark(path)
     workload = parse(landscape.workload.spec)
     assert workload.key == landscape.workload.key
     assert path.stat().st_size < 1_000_000 and len(landscape.measured) > 250

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from journal_examples import MACHINE
-from reasoning_compiler.core.crash_markers import Risk
+from reasoning_compiler.core.crash_markers import CrashMarker
 from reasoning_compiler.core.errors import IllegalProgramError
 from reasoning_compiler.core.primitives import MAX_PRIMITIVES, SIGNATURES, Primitive
 from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.cost.analysis import analyze
-from reasoning_compiler.experiment.landscape_file import read_landscape
+from reasoning_compiler.experiment.tabular_file import read_benchmark
 from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.expert.sums import SumsInLanes
 from reasoning_compiler.proposer.protocol import Context
@@ -362,16 +362,16 @@ def _parts(program: Program) -> tuple[Any, Any]:
 
 def test_what_tvm_has_crashed_over_is_not_tried_again() -> None:
     change = (Primitive("unroll", ("C.k_1",)),)
-    risk = Risk(space("gemm+relu").start, primitives=change)
-    assert Risk.from_json(json.loads(risk.text)) == risk and risk.changes
-    made = Space(kernel("gemm+relu").mod, this_machine(), fatal=[risk])
+    marker = CrashMarker(space("gemm+relu").start, primitives=change)
+    assert CrashMarker.from_json(json.loads(marker.text)) == marker and marker.changes
+    made = Space(kernel("gemm+relu").mod, this_machine(), fatal=[marker])
     with pytest.raises(IllegalProgramError, match="TVM crashes when this is applied"):
         made.edit(UNTUNED, Transformation((), primitives=change))
     made.edit(UNTUNED, then(["unroll", "C.i_2"]))
 
 
 def test_a_recording_refuses_them(tmp_path: Any) -> None:
-    landscape = read_landscape(Path(__file__).parent / "landscapes" / "gemm.landscape.gz")
+    landscape = read_benchmark(Path(__file__).parent / "landscapes" / "gemm.landscape.gz")
     with pytest.raises(IllegalProgramError, match=r"unroll\(C.k_1\) needs hardware"):
         landscape.edit(UNTUNED, then(["unroll", "C.k_1"]))
 

@@ -22,7 +22,7 @@ import pytest
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.statistics import kendall_tau
 from reasoning_compiler.cost.analysis import analyze
-from reasoning_compiler.experiment.landscape_file import read_landscape
+from reasoning_compiler.experiment.tabular_file import read_benchmark
 from reasoning_compiler.ir.nest import Access, Loop, Nest, Padding
 
 HERE = Path(__file__).parent
@@ -102,7 +102,7 @@ def test_recordings_are_ranked_better_on_the_whole() -> None:
 
 @cache
 def tau_of(kernel: str) -> float:
-    place = read_landscape(HERE / "landscapes" / f"{kernel}.landscape.gz")
+    place = read_benchmark(HERE / "landscapes" / f"{kernel}.landscape.gz")
     pairs = [(analyze(e.nests(), place.machine).secs, e.measurement.latency_secs) for e in place.measured]
     found = kendall_tau([predicted for predicted, _ in pairs], [secs for _, secs in pairs])
     assert found is not None

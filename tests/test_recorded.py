@@ -29,9 +29,9 @@ import pytest
 
 from reasoning_compiler.core.statistics import signed_rank_p
 from reasoning_compiler.experiment.cell import Cell, cell_of
-from reasoning_compiler.experiment.landscape import Landscape
-from reasoning_compiler.experiment.landscape_file import read_landscape
 from reasoning_compiler.experiment.recorded import search
+from reasoning_compiler.experiment.tabular import TabularBenchmark
+from reasoning_compiler.experiment.tabular_file import read_benchmark
 from reasoning_compiler.experiment.variants import methods
 from reasoning_compiler.search.config import SearchConfig
 from reasoning_compiler.session.settings import Settings
@@ -46,8 +46,8 @@ NOT_WORSE = -0.03  # on a single kernel; together they must be better
 
 
 @cache
-def landscape(kernel: str) -> Landscape:
-    return read_landscape(LANDSCAPES / f"{kernel}.landscape.gz")
+def landscape(kernel: str) -> TabularBenchmark:
+    return read_benchmark(LANDSCAPES / f"{kernel}.landscape.gz")
 
 
 @cache

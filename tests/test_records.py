@@ -17,7 +17,7 @@ from journal_examples import MACHINE, measurements, programs, transformations, v
 from reasoning_compiler.core import phases as stages
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.measurements import Failure, Measurement
-from reasoning_compiler.core.phases import Stopwatch
+from reasoning_compiler.core.phases import PhaseTimer
 from reasoning_compiler.core.programs import (
     UNTUNED,
     ChoiceDomain,
@@ -262,7 +262,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_each_second_counts_once(clock: Clock) -> None:
-    watch = Stopwatch()
+    watch = PhaseTimer()
     clock.now += 5  # nobody's
     with watch.stage("search"):
         clock.now += 1
@@ -276,7 +276,7 @@ def test_each_second_counts_once(clock: Clock) -> None:
 
 
 def test_what_is_taken_is_not_taken_again(clock: Clock) -> None:
-    watch = Stopwatch()
+    watch = PhaseTimer()
     with watch.stage("run"):
         clock.now += 1
         assert watch.take() == {"run": 1.0}
@@ -285,7 +285,7 @@ def test_what_is_taken_is_not_taken_again(clock: Clock) -> None:
 
 
 def test_a_stage_ends_with_an_exception(clock: Clock) -> None:
-    watch = Stopwatch()
+    watch = PhaseTimer()
 
     def fail(secs: float) -> None:
         clock.now += secs

@@ -82,7 +82,7 @@ def test_no_more_is_proposed_than_is_wanted() -> None:
     assert len(search.tree) - 1 == 4, "but as many as a node may have are asked for at once, where a call has its price"
 
 
-def test_the_most_promising_come_first_and_stand_ins_last() -> None:
+def test_the_most_promising_come_first_and_fillers_last() -> None:
     space = ToySpace()
     proposal = Proposal(
         "llm",
@@ -96,7 +96,7 @@ def test_the_most_promising_come_first_and_stand_ins_last() -> None:
             names = [next(n for n, v in p.values.items() if v != space.start.values[n]) for p in programs]
             return [predicted[name] for name in names]
 
-    search = TreeSearch(space, Script(), Told(), stand_ins=("expert",), config=SearchConfig(explore_share=0.0))
+    search = TreeSearch(space, Script(), Told(), fillers=("expert",), config=SearchConfig(explore_share=0.0))
     expansion = search.next_expansion()
     assert expansion is not None
     search.expand(expansion, proposal)
@@ -394,7 +394,7 @@ def test_what_is_not_predicted_follows_the_predictions_above_it() -> None:
             return [self.secs if p.values["C"] == "plain" else None for p in programs]
 
     predictor = Told()
-    search = TreeSearch(ToySpace(), Script(), predictor, stand_ins=("expert",), config=SearchConfig(root_branching=1))
+    search = TreeSearch(ToySpace(), Script(), predictor, fillers=("expert",), config=SearchConfig(root_branching=1))
     for who, change in (("expert", edit(unroll=16)), ("llm", edit(C="packed"))):
         expansion = search.next_expansion()
         assert expansion is not None

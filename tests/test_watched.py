@@ -16,7 +16,7 @@ import pytest
 import reasoning_compiler
 from journal_examples import new_journal, ok, old_journal, step
 from reasoning_compiler.cli import watched
-from reasoning_compiler.core.crash_markers import Crash, Note, Risk, at_risk, keep
+from reasoning_compiler.core.crash_markers import Crash, CrashMarker, Note, keep, marked
 from reasoning_compiler.core.programs import Program
 from reasoning_compiler.journal import read_run
 
@@ -30,7 +30,7 @@ if "reasoning_compiler.cli.watched:work" in sys.orig_argv:
     from reasoning_compiler.journal import Journal
     from reasoning_compiler.core.measurements import Measurement
     from reasoning_compiler.core.programs import Program
-    from reasoning_compiler.core.crash_markers import Risk, at_risk, works_on
+    from reasoning_compiler.core.crash_markers import CrashMarker, marked, works_on
     starts = pathlib.Path("starts")
     with starts.open("a") as file:
         file.write(" ".join(json.loads(sys.orig_argv[5])[1]) + chr(10))
@@ -160,19 +160,19 @@ DEADLY = Program((("C", "tiled"),), (("C.i tile", (2, 8)), ("unroll", 16)))
 
 def test_after_a_crash_the_next_process_goes_on(start: Start, tmp_path: Path) -> None:
     begin(tmp_path / "run")
-    risk = f"Risk(Program.from_json({DEADLY.to_json()!r}), (('unroll', 64),))"
-    body = f"{CRASH_ONCE}with at_risk({risk}): crash()"
+    marker = f"CrashMarker(Program.from_json({DEADLY.to_json()!r}), (('unroll', 64),))"
+    body = f"{CRASH_ONCE}with marked({marker}): crash()"
     code, out, err = end(start(body, "--debug", "tune", "gemm", "--samples", "3", "--json"))
     assert (code, out, err) == (0, "{}\n", "")
     assert (tmp_path / "starts").read_text().splitlines()[1].endswith(f"--debug resume {tmp_path / 'run'} --json")
     (crash,) = read_run(tmp_path / "run").crashes
-    assert (crash.how, crash.risk) == ("SIGSEGV", Risk(DEADLY, (("unroll", 64),)))
+    assert (crash.how, crash.marker) == ("SIGSEGV", CrashMarker(DEADLY, (("unroll", 64),)))
     assert "crash (sitecustomize.py:" in crash.where
 
 
 def test_people_are_told(start: Start, tmp_path: Path) -> None:
     begin(tmp_path / "run")
-    body = f"{CRASH_ONCE}with at_risk(Risk(None, seed=3)): os.abort()"
+    body = f"{CRASH_ONCE}with marked(CrashMarker(None, seed=3)): os.abort()"
     _, _, err = end(start(body))
     assert err == "reasonc: TVM ended the process (SIGABRT); what it was applying is left out, and the run goes on\n"
 
@@ -188,7 +188,7 @@ def test_crashes_of_which_nothing_is_known_end_the_run(start: Start, tmp_path: P
 
 def test_a_run_cannot_crash_for_ever(start: Start, tmp_path: Path) -> None:
     begin(tmp_path / "run")
-    body = RUN + "with at_risk(Risk(None, seed=num_starts)): crash()"
+    body = RUN + "with marked(CrashMarker(None, seed=num_starts)): crash()"
     code, _, err = end(start(body, "tune", "gemm", "-q"))
     assert code == 5 and "TVM crashed 10 times in a row" in err
     assert len(read_run(tmp_path / "run").crashes) == 10
@@ -199,7 +199,7 @@ def test_a_run_that_measures_between_its_crashes_goes_on(start: Start, tmp_path:
     body = (
         f"if num_starts == 13: sys.exit(0)\n{RUN}"
         "with Journal.resume('run') as journal: journal.task('gemm').measured(0, Measurement((1e-3,)))\n"
-        "with at_risk(Risk(None, seed=num_starts)): crash()"
+        "with marked(CrashMarker(None, seed=num_starts)): crash()"
     )
     assert end(start(body, "tune", "gemm", "-q"))[0] == 0
     assert len(read_run(tmp_path / "run").crashes) == 12
@@ -219,7 +219,7 @@ def test_a_crash_after_the_end_is_of_no_interest(start: Start) -> None:
 
 def test_who_is_stuck_is_ended(start: Start, tmp_path: Path) -> None:
     begin(tmp_path / "run")
-    body = f"{CRASH_ONCE}with at_risk(Risk(None, seed=1)): time.sleep(60)"
+    body = f"{CRASH_ONCE}with marked(CrashMarker(None, seed=1)): time.sleep(60)"
     watcher = "watched._STUCK_SECS, watched._LOOK_SECS = 1.0, 0.1"
     assert end(start(body, "tune", "gemm", "-q", watcher=watcher))[0] == 0
     assert [crash.how for crash in read_run(tmp_path / "run").crashes] == ["no end after 1 s"]
@@ -231,19 +231,19 @@ def test_who_is_stuck_is_ended(start: Start, tmp_path: Path) -> None:
 def test_a_note_says_the_innermost_of_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reasoning_compiler.core.crash_markers._note", None)
     note = Note.create()
-    outer, inner = Risk(DEADLY, (("unroll", 64), ("C.i tile", (4, 4)))), Risk(DEADLY)
-    with at_risk(outer):
-        assert note.risk is None  # nobody watches
+    outer, inner = CrashMarker(DEADLY, (("unroll", 64), ("C.i tile", (4, 4)))), CrashMarker(DEADLY)
+    with marked(outer):
+        assert note.marker is None  # nobody watches
     keep(note)
-    with at_risk(outer):
-        with pytest.raises(ValueError, match="as planned"), at_risk(inner):
-            assert note.risk is not None and note.risk[0] == inner
+    with marked(outer):
+        with pytest.raises(ValueError, match="as planned"), marked(inner):
+            assert note.marker is not None and note.marker[0] == inner
             raise ValueError("as planned")
-        assert note.risk is not None
-        assert note.risk[0] == outer and 0 <= note.risk[1] < 5
-    assert note.risk is None and note.where == ""
-    with at_risk(Risk(DEADLY, (("unroll", {1, 2}),))):  # nonsense that somebody proposes is noted, too
-        assert note.risk is not None
+        assert note.marker is not None
+        assert note.marker[0] == outer and 0 <= note.marker[1] < 5
+    assert note.marker is None and note.where == ""
+    with marked(CrashMarker(DEADLY, (("unroll", {1, 2}),))):  # nonsense that somebody proposes is noted, too
+        assert note.marker is not None
     note.write("folder", "x" * 600_000)
     assert note.read("folder") == ""
     note.write("folder", "Größe")
@@ -251,10 +251,12 @@ def test_a_note_says_the_innermost_of_what_is_under_way(monkeypatch: pytest.Monk
     note.close()
 
 
-@pytest.mark.parametrize("risk", [None, Risk(None, seed=7), Risk(DEADLY), Risk(DEADLY, (("unroll", 64),))])
-def test_a_crash_survives_the_journal(tmp_path: Path, risk: Risk | None) -> None:
+@pytest.mark.parametrize(
+    "marker", [None, CrashMarker(None, seed=7), CrashMarker(DEADLY), CrashMarker(DEADLY, (("unroll", 64),))]
+)
+def test_a_crash_survives_the_journal(tmp_path: Path, marker: CrashMarker | None) -> None:
     begin(tmp_path / "run")
-    crash = Crash("SIGBUS", risk, "postprocess (postprocess.py:36)")
+    crash = Crash("SIGBUS", marker, "postprocess (postprocess.py:36)")
     with old_journal(tmp_path / "run") as journal:
         journal.crashed(crash)
     assert read_run(tmp_path / "run").crashes == (crash,)
@@ -267,9 +269,9 @@ def test_what_is_at_risk_may_end_while_the_watcher_looks() -> None:
         read = 0
 
         @property
-        def risk(self) -> tuple[Risk, float] | None:
+        def marker(self) -> tuple[CrashMarker, float] | None:
             self.read += 1
-            return (Risk(Program()), 1e9) if self.read == 1 else None
+            return (CrashMarker(Program()), 1e9) if self.read == 1 else None
 
     class Signals:
         secs_since_pause = float("inf")

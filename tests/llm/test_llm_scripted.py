@@ -81,10 +81,10 @@ class Contest:
         search = self.search(proposer, seed)
         return self.best(search, search)
 
-    def guided(self, respond: Respond, stand_in: Proposer, seed: int, *, share: float) -> tuple[float, LLMStats]:
+    def guided(self, respond: Respond, fallback: Proposer, seed: int, *, share: float) -> tuple[float, LLMStats]:
         """Returns the best latency of a search with a model, and what the model did."""
         self.num_runs += 1
-        search = self.search(stand_in, seed)
+        search = self.search(fallback, seed)
         shape = {"m": self.m, "n": self.n, "k": self.k}
         with FakeServer(respond=respond) as server:
             model = MeteredModel(
@@ -96,11 +96,11 @@ class Contest:
                 kernel=Kernel("gemm", PROGRAM.format(**shape), notes=tiling_notes(self.space.tile_groups)),
                 machine=MACHINE,
                 check=self.why_not,
-                fallback=stand_in,
+                fallback=fallback,
             )
             most = int(share * SAMPLES)
             thinker = Thinker(
-                search, proposer, concurrency=4, children=4, stand_in=stand_in if share else None, max_stood_in=most
+                search, proposer, concurrency=4, children=4, filler=fallback if share else None, max_filled=most
             )
             thinker.first_look()
             best = self.best(thinker, search)
@@ -146,10 +146,10 @@ def test_a_model_that_reasons_beats_chance(tmp_path: Path) -> None:
     ratios = []
     for shape, seed in zip(SHAPES, SEEDS, strict=True):
         contest = Contest(shape, tmp_path)
-        stand_in = RandomProposer(contest.space)
-        guided, stats = contest.guided(served(engineer, seed=seed), stand_in, seed, share=0.0)
+        fallback = RandomProposer(contest.space)
+        guided, stats = contest.guided(served(engineer, seed=seed), fallback, seed, share=0.0)
         assert stats.fallback_rate < 0.4
-        ratios.append(guided / contest.alone(stand_in, seed))
+        ratios.append(guided / contest.alone(fallback, seed))
     assert geomean(ratios) < 0.92
 
 
@@ -158,9 +158,9 @@ def test_a_model_that_draws_is_no_better_than_chance(tmp_path: Path) -> None:
     ratios = []
     for shape, seed in zip(SHAPES, SEEDS, strict=True):
         contest = Contest(shape, tmp_path)
-        stand_in = RandomProposer(contest.space)
-        guided, _ = contest.guided(served(chance, seed=seed), stand_in, seed, share=0.0)
-        ratios.append(guided / contest.alone(stand_in, seed))
+        fallback = RandomProposer(contest.space)
+        guided, _ = contest.guided(served(chance, seed=seed), fallback, seed, share=0.0)
+        ratios.append(guided / contest.alone(fallback, seed))
     assert geomean(ratios) > 0.9
 
 
@@ -168,8 +168,8 @@ def test_a_model_that_talks_nonsense_costs_the_expert_little(tmp_path: Path) -> 
     ratios = []
     for shape, seed in zip(SHAPES, SEEDS, strict=True):
         contest = Contest(shape, tmp_path)
-        stand_in = Expert(contest.space, MACHINE)
-        guided, stats = contest.guided(served(nonsense, seed=seed), stand_in, seed, share=0.5)
+        fallback = Expert(contest.space, MACHINE)
+        guided, stats = contest.guided(served(nonsense, seed=seed), fallback, seed, share=0.5)
         assert stats.fallback_rate > 0.9
         ratios.append(guided / contest.alone(Expert(contest.space, MACHINE), seed))
     assert geomean(ratios) < 1.1

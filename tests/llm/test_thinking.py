@@ -76,7 +76,7 @@ class Slow:
 class Rig:
     """A search, a thinker over it, and what was refused."""
 
-    def __init__(self, proposer: Slow, *, stand_in: bool = True, most: int = 12, **options: Any) -> None:
+    def __init__(self, proposer: Slow, *, filler: bool = True, most: int = 12, **options: Any) -> None:
         self.refused: list[tuple[int, str, Transformation | None, str]] = []
         space = ToySpace()
         expert = RandomProposer(space)
@@ -85,11 +85,11 @@ class Rig:
             expert,
             Blind(),
             fallback=expert,
-            stand_ins=("random",),
+            fillers=("random",),
             on_expanded=each(id, lambda *event: self.refused.append(event)),
         )
         given = {"concurrency": 3, "children": 4} | options
-        self.thinker = Thinker(self.search, proposer, stand_in=expert if stand_in else None, max_stood_in=most, **given)
+        self.thinker = Thinker(self.search, proposer, filler=expert if filler else None, max_filled=most, **given)
 
     def round(self, num: int = 4) -> list[str]:
         """Measures one batch and returns who proposed it."""
@@ -129,7 +129,7 @@ def test_the_hardware_has_work_while_the_model_thinks(close: Any) -> None:
     assert slow.num_answered == 0
 
 
-def test_the_stand_in_leaves_the_model_its_share(close: Any) -> None:
+def test_the_filler_leaves_the_model_its_share(close: Any) -> None:
     slow = Slow(gate=True)
     rig = Rig(slow, most=8)
     close(rig)
@@ -139,9 +139,9 @@ def test_the_stand_in_leaves_the_model_its_share(close: Any) -> None:
     assert rig.thinker.waited_secs > 0.1
 
 
-def test_without_a_stand_in_it_waits(close: Any) -> None:
+def test_without_a_filler_it_waits(close: Any) -> None:
     slow = Slow(gate=True)
-    rig = Rig(slow, stand_in=False)
+    rig = Rig(slow, filler=False)
     close(rig)
     threading.Timer(0.1, lambda: slow.permits.release(100)).start()
     assert rig.round() == ["llm"] * 4
@@ -197,7 +197,7 @@ def test_a_proposer_that_fails_costs_an_answer_and_not_the_run(close: Any) -> No
     def fail(context: Context, num: int, rng: np.random.Generator) -> Proposal:
         raise ZeroDivisionError("by sk-abcdefghijklmnop")
 
-    rig = Rig(Slow(fail), stand_in=False)
+    rig = Rig(Slow(fail), filler=False)
     close(rig)
     assert rig.round() == ["random"] * 4
     assert (0, "llm", None, "the proposer failed with ZeroDivisionError: by [key]") in rig.refused
@@ -252,7 +252,7 @@ def test_the_first_look_goes_on_until_the_model_is_asked(close: Any) -> None:
 
     slow = Slow(ask_at_depth_2)
     slow.calls = False
-    rig = Rig(slow, stand_in=False, concurrency=1, settled=False)
+    rig = Rig(slow, filler=False, concurrency=1, settled=False)
     close(rig)
     with pytest.raises(LLMSetupError):
         rig.thinker.first_look()

@@ -31,7 +31,7 @@ def record(
     quiet: Quiet = False,
 ) -> None:
     """Record a tabular benchmark: measure every program of a restricted space. Resumes an interrupted recording."""
-    from reasoning_compiler.experiment.record import record as record_landscape
+    from reasoning_compiler.experiment.record import record as record_benchmark
     from reasoning_compiler.report.units import time_text
 
     said_at = 0.0
@@ -45,7 +45,7 @@ def record(
         sys.stderr.write(f"{recording.num_done}/{recording.num_programs} programs, tiles {recording.tiling}{best}\n")
 
     try:
-        path = record_landscape(
+        path = record_benchmark(
             workload,
             samples=samples,
             out=out,

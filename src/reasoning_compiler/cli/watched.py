@@ -49,7 +49,7 @@ def watch(arguments: list[str], command: str) -> int:
         note = Note.create()
         try:
             code, stuck = _run(arguments, note, signals)
-            ended, risk, where = note.read("ended"), note.risk, note.where
+            ended, marker, where = note.read("ended"), note.marker, note.where
             folder = note.read("folder") or ("" if experiments else folder)
         finally:
             note.close()
@@ -58,7 +58,7 @@ def watch(arguments: list[str], command: str) -> int:
         if -code not in _CRASHES and not stuck:
             return _killed(-code, folder, "the same command and its `--out`" if experiments else "")
         how = f"no end after {_STUCK_SECS:.0f} s" if stuck else signal_name(-code)
-        crash = Crash(how, risk[0] if risk else None, where)
+        crash = Crash(how, marker[0] if marker else None, where)
         try:
             before, num_measured = num_measured, _keep(crash, folder)
             crashes = [crash] if num_measured > before else [*crashes, crash]
@@ -66,7 +66,7 @@ def watch(arguments: list[str], command: str) -> int:
         except ReasoningCompilerError as error:
             return _say(str(error), error.exit_code)
         if not flags:
-            left_out = "; what it was applying is left out" if risk else ""
+            left_out = "; what it was applying is left out" if marker else ""
             _say(f"TVM ended the process ({how}){left_out}, and the run goes on", 0)
         if experiments:
             arguments = [*given, "--out", str(Path(folder).parents[1])]
@@ -103,8 +103,8 @@ def _run(arguments: list[str], note: Note, signals: _Signals) -> tuple[int, bool
 
 
 def _is_stuck(note: Note, signals: _Signals) -> bool:
-    risk = note.risk  # read once: the process that it is about goes on writing
-    return risk is not None and min(risk[1], signals.secs_since_pause) > _STUCK_SECS
+    marker = note.marker  # read once: the process that it is about goes on writing
+    return marker is not None and min(marker[1], signals.secs_since_pause) > _STUCK_SECS
 
 
 class _Signals:
@@ -162,7 +162,7 @@ def _keep(crash: Crash, folder: str) -> int:
 def _check(crashes: Sequence[Crash], folder: str) -> None:
     """Raises CrashedError where the next process would only crash again."""
     last = crashes[-1]
-    unknown = [crash for crash in crashes[-_MAX_UNKNOWN:] if crash.risk is None]
+    unknown = [crash for crash in crashes[-_MAX_UNKNOWN:] if crash.marker is None]
     if len(crashes) < _MAX_CRASHES and len(unknown) < _MAX_UNKNOWN:
         return
     where = f", in {last.where}" if last.where else ""

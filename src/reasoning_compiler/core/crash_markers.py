@@ -29,19 +29,19 @@ _LENGTH_BYTES = 4
 _NUM_FRAMES = 3
 _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (\S+)$', re.MULTILINE)
 
-Slot = Literal["folder", "risk", "ended"]
-_SLOTS: tuple[Slot, ...] = ("folder", "risk", "ended")
+Slot = Literal["folder", "marker", "ended"]
+_SLOTS: tuple[Slot, ...] = ("folder", "marker", "ended")
 
 
 @dataclass(frozen=True)
-class Risk:
-    """Something that TVM is asked to do.
+class CrashMarker:
+    """Records what TVM is asked to do, in case it crashes.
 
     Args:
-        program: what it is about; None for a program yet to be drawn.
-        edits: what the program is being changed by; empty where it is just applied.
+        program: the program that is applied or changed; None for one yet to be drawn.
+        edits: the changes of decisions; empty if the program is only applied.
         seed: of the program to be drawn.
-        primitives: what else the program is being changed by.
+        primitives: the primitives that are added.
     """
 
     program: Program | None
@@ -61,12 +61,12 @@ class Risk:
 
     @property
     def text(self) -> str:
-        """The risk as JSON text, equal for equal risks."""
+        """The marker as JSON text, equal for equal markers."""
         # A model may propose values of any kind, of which not all can be hashed, or be JSON.
         return json.dumps(self.to_json(), separators=(",", ":"), default=str)
 
     @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> Risk:
+    def from_json(cls, obj: dict[str, Any]) -> CrashMarker:
         return cls(
             program=Program.from_json(obj["program"]) if obj["program"] else None,
             edits=tuple((str(n), as_value(v)) for n, v in obj["edits"]),
@@ -81,20 +81,20 @@ class Crash:
 
     Args:
         how: by what it ended, as "SIGSEGV", or why it was ended.
-        risk: what TVM was being asked to do; None where it was nothing about a program.
+        marker: what TVM was being asked to do; None where it was nothing about a program.
         where: the innermost Python functions at that moment, innermost first; may be empty.
     """
 
     how: str
-    risk: Risk | None = None
+    marker: CrashMarker | None = None
     where: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {"how": self.how, "risk": self.risk and self.risk.to_json(), "where": self.where}
+        return {"how": self.how, "risk": self.marker and self.marker.to_json(), "where": self.where}
 
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> Crash:
-        return cls(str(obj["how"]), Risk.from_json(obj["risk"]) if obj["risk"] else None, str(obj["where"]))
+        return cls(str(obj["how"]), CrashMarker.from_json(obj["risk"]) if obj["risk"] else None, str(obj["where"]))
 
 
 class Note:
@@ -134,13 +134,13 @@ class Note:
         return self._memory[at : at + length].decode(errors="replace")
 
     @property
-    def risk(self) -> tuple[Risk, float] | None:
+    def marker(self) -> tuple[CrashMarker, float] | None:
         """What TVM is being asked to do, and for how many seconds it has been at it; None for nothing."""
-        text = self.read("risk")
+        text = self.read("marker")
         if not text:
             return None
-        since, _, risk = text.partition(" ")
-        return Risk.from_json(json.loads(risk)), time.monotonic() - float(since)
+        since, _, marker = text.partition(" ")
+        return CrashMarker.from_json(json.loads(marker)), time.monotonic() - float(since)
 
     @property
     def where(self) -> str:
@@ -185,14 +185,14 @@ def has_ended(code: int) -> None:
 
 
 @contextmanager
-def at_risk(risk: Risk) -> Iterator[None]:
+def marked(marker: CrashMarker) -> Iterator[None]:
     """Notes, until the block's end, what TVM is being asked to do. Blocks may be nested: the innermost counts."""
     if _note is None:
         yield
         return
-    before = _note.read("risk")
-    _note.write("risk", f"{time.monotonic()} {risk.text}")
+    before = _note.read("marker")
+    _note.write("marker", f"{time.monotonic()} {marker.text}")
     try:
         yield
     finally:
-        _note.write("risk", before)
+        _note.write("marker", before)

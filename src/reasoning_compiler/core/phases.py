@@ -1,4 +1,4 @@
-"""Where the time of a run goes: a stopwatch whose stages may be nested, each second counted once."""
+"""Where the time of a run goes: a phase timer whose stages may be nested, each second counted once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Stopwatch:
+class PhaseTimer:
     """Seconds by stage. A stage inside another stops the outer one's clock while it lasts.
 
-    Only what happens in the thread that made the stopwatch counts: the others' time is not the run's.
+    Only what happens in the thread that made the timer counts: the others' time is not the run's.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Experiments that anyone can repeat: methods compared, settings ablated, predictions judged, landscapes recorded."""
+"""Experiments that anyone can repeat: methods compared, settings ablated, predictions judged, benchmarks recorded."""
 
 from __future__ import annotations
 

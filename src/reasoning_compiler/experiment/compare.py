@@ -11,9 +11,9 @@ from typing import Any
 from reasoning_compiler.core.errors import JournalError, UsageError
 from reasoning_compiler.experiment import variants
 from reasoning_compiler.experiment.experiment import Watched, run_experiment
-from reasoning_compiler.experiment.landscape_file import is_landscape
-from reasoning_compiler.experiment.places import Recorded, open_place
 from reasoning_compiler.experiment.tables import curves_svg, page_of, to_html, to_text
+from reasoning_compiler.experiment.tabular_file import is_benchmark
+from reasoning_compiler.experiment.testbeds import Recorded, open_testbed
 from reasoning_compiler.experiment.variants import BASELINE, Variant
 from reasoning_compiler.session.settings import LLMSettings, Settings
 
@@ -44,7 +44,7 @@ def compare(
         repeats: how many seeds.
         reference: samples of a long run of TVM's search, made once for each workload after all others; None for none.
         llm: the model of `llm` and `paper`.
-        replays: run folders that these two repeat in place of asking a model.
+        replays: run folders that these two repeat instead of asking a model.
         out: the results folder, also of an interrupted comparison; None for a new one below `experiments/`.
         command: the command line, for the results.
         watch: is called whenever there is something new.
@@ -116,22 +116,22 @@ def _run(
             from reasoning_compiler.session.model import checked_client
 
             checked_client(variant.settings)  # says now what is wrong with the model, its key or its budget
-    if len({is_landscape(each) for each in workloads}) > 1:
+    if len({is_benchmark(each) for each in workloads}) > 1:
         raise UsageError("`workloads` has recordings and workloads to be measured; compare them one after the other")
-    places = [open_place(os.fspath(each), settings) for each in workloads]
+    testbeds = [open_testbed(os.fspath(each), settings) for each in workloads]
     lines = [] if reference is None else [variants.line_to_reach(reference)]
-    for place in places:
+    for testbed in testbeds:
         for variant in [*chosen, *lines]:
             if variant.replays:
-                variant.seeded(settings.seed, key=place.key)
-            if isinstance(place, Recorded):
-                place.check(variant)
-        if isinstance(place, Recorded):
-            place.check_kernel()
+                variant.seeded(settings.seed, key=testbed.key)
+            if isinstance(testbed, Recorded):
+                testbed.check(variant)
+        if isinstance(testbed, Recorded):
+            testbed.check_kernel()
     folder = Path(out) if out is not None else new_folder(kind)
     results = run_experiment(
         kind,
-        places,
+        testbeds,
         chosen,
         baseline=baseline,
         samples=settings.samples,

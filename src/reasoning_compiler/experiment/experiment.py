@@ -12,7 +12,7 @@ from typing import Any
 from reasoning_compiler.core.errors import EnvironmentMismatchError, JournalError, NothingMeasuredError, UsageError
 from reasoning_compiler.core.whole_files import write_whole
 from reasoning_compiler.experiment.cell import Cell
-from reasoning_compiler.experiment.places import Place, failed_cell
+from reasoning_compiler.experiment.testbeds import Testbed, failed_cell
 from reasoning_compiler.experiment.variants import Variant, line_to_reach
 from reasoning_compiler.journal import package_version
 from reasoning_compiler.machine import differences
@@ -42,7 +42,7 @@ class Watched:
 
 def run_experiment(
     kind: str,
-    places: Sequence[Place],
+    testbeds: Sequence[Testbed],
     variants: Sequence[Variant],
     *,
     baseline: str,
@@ -62,7 +62,7 @@ def run_experiment(
 
     Args:
         kind: "compare" or "ablate".
-        places: the workloads.
+        testbeds: the workloads.
         variants: what is compared.
         baseline: the variant that the others are compared with.
         samples: programs that each run measures.
@@ -79,29 +79,29 @@ def run_experiment(
         EnvironmentMismatchError: the folder is from another machine or version.
         KeyboardInterrupt: Ctrl-C; what is done is kept.
     """
-    keys = [place.key for place in places]
+    keys = [testbed.key for testbed in testbeds]
     if len(set(keys)) < len(keys):
         raise UsageError("`workload`: the same kernel is given twice; give each once")
-    for place in places:
-        lines = differences(places[0].fingerprint, place.fingerprint)
+    for testbed in testbeds:
+        lines = differences(testbeds[0].fingerprint, testbed.fingerprint)
         if lines:
             raise UsageError(f"`workload`: these were recorded in different environments ({'; '.join(lines)})")
-    plan = _plan(kind, places, variants, baseline=baseline, samples=samples, seed=seed, command=command)
-    plan["references"] = {} if reference is None else {place.spec: reference for place in places}
+    plan = _plan(kind, testbeds, variants, baseline=baseline, samples=samples, seed=seed, command=command)
+    plan["references"] = {} if reference is None else {testbed.spec: reference for testbed in testbeds}
     plan = _adopt(out, plan)
-    lines_to_reach = {n: plan["references"][p.spec] for n, p in enumerate(places) if p.spec in plan["references"]}
+    lines_to_reach = {n: plan["references"][p.spec] for n, p in enumerate(testbeds) if p.spec in plan["references"]}
     seeds = range(seed, seed + repeats)
-    num_cells, num_done = len(places) * len(variants) * repeats + len(lines_to_reach), 0
+    num_cells, num_done = len(testbeds) * len(variants) * repeats + len(lines_to_reach), 0
     cells: list[Cell] = []
     references: list[Cell] = []
     finals: list[dict[str, Any]] = []
 
-    def cell_at(place: Place, variant: Variant, seed: int, samples: int) -> Cell:
+    def cell_at(testbed: Testbed, variant: Variant, seed: int, samples: int) -> Cell:
         nonlocal num_done
-        name, done = f"{place.spec}, {variant.name}, seed {seed}", num_done
+        name, done = f"{testbed.spec}, {variant.name}, seed {seed}", num_done
         watch(Watched(name, done, num_cells))
         cell = _run(
-            place,
+            testbed,
             variant,
             seed,
             out,
@@ -112,9 +112,9 @@ def run_experiment(
         num_done += 1
         return cell
 
-    def final_at(place: Place, seed: int, variants: Sequence[Variant], cells: Sequence[Cell]) -> dict[str, Any]:
-        watch(Watched(f"{place.spec}, seed {seed}: timing the winners in turns", num_done, num_cells))
-        return _retime(place, variants, cells, seed, out)
+    def final_at(testbed: Testbed, seed: int, variants: Sequence[Variant], cells: Sequence[Cell]) -> dict[str, Any]:
+        watch(Watched(f"{testbed.spec}, seed {seed}: timing the winners in turns", num_done, num_cells))
+        return _retime(testbed, variants, cells, seed, out)
 
     def results_now(repeats: int) -> dict[str, Any]:
         found = {"cells": [c.to_json() for c in cells], "references": [c.to_json() for c in references]}
@@ -123,14 +123,14 @@ def run_experiment(
         return results
 
     for number, each in enumerate(seeds):
-        for place in places:
-            cells += [cell_at(place, variant, each, samples) for variant in in_turn(variants, number)]
-            finals.append(final_at(place, each, variants, cells))
+        for testbed in testbeds:
+            cells += [cell_at(testbed, variant, each, samples) for variant in in_turn(variants, number)]
+            finals.append(final_at(testbed, each, variants, cells))
             results = results_now(number + 1)
     for index, to_samples in lines_to_reach.items():
         line = line_to_reach(to_samples)
-        references.append(cell_at(places[index], line, seed, to_samples))
-        finals[index] = final_at(places[index], seed, [*variants, line], [*cells, *references])
+        references.append(cell_at(testbeds[index], line, seed, to_samples))
+        finals[index] = final_at(testbeds[index], seed, [*variants, line], [*cells, *references])
         results = results_now(repeats)
     return results
 
@@ -146,7 +146,7 @@ def in_turn(variants: Sequence[Variant], number: int) -> list[Variant]:
 
 
 def _run(
-    place: Place,
+    testbed: Testbed,
     variant: Variant,
     seed: int,
     out: Path,
@@ -155,41 +155,43 @@ def _run(
     command: str,
     watch: Callable[[Progress], None],
 ) -> Cell:
-    folder = _folder(out, place, variant.name, seed)
+    folder = _folder(out, testbed, variant.name, seed)
     record = folder.with_name(f"{folder.name}.json")  # a variant's name may hold dots
     if record.exists():
         return Cell.from_json(json.loads(record.read_text(encoding="utf-8")))
     try:
-        cell = place.run(variant, seed, folder, samples=samples, command=command, watch=watch)
+        cell = testbed.run(variant, seed, folder, samples=samples, command=command, watch=watch)
     except NothingMeasuredError as error:
-        cell = failed_cell(place, variant, seed, error)
+        cell = failed_cell(testbed, variant, seed, error)
     _write(record, cell.to_json())
     return cell
 
 
-def _retime(place: Place, variants: Sequence[Variant], cells: Sequence[Cell], seed: int, out: Path) -> dict[str, Any]:
+def _retime(
+    testbed: Testbed, variants: Sequence[Variant], cells: Sequence[Cell], seed: int, out: Path
+) -> dict[str, Any]:
     """Returns the latencies of one seed's winners; taken again when there are others than before."""
-    mine = [c for c in cells if c.seed == seed and c.workload == place.spec and c.samples]
+    mine = [c for c in cells if c.seed == seed and c.workload == testbed.spec and c.samples]
     names = sorted(c.variant for c in mine)
-    record = out / _FINALS / f"{_safe(place)}-{seed}.json"
+    record = out / _FINALS / f"{_safe(testbed)}-{seed}.json"
     if record.exists():
         stored = json.loads(record.read_text(encoding="utf-8"))
         if set(names) <= set(stored["of"]):
             return stored | {"of": names, "secs": {n: s for n, s in stored["secs"].items() if n in {*names, "untuned"}}}
-    folders = {name: _folder(out, place, name, seed) for name in names}
-    final = {"workload": place.spec, "seed": seed, "of": names, "secs": place.retime(folders, seed=seed)}
+    folders = {name: _folder(out, testbed, name, seed) for name in names}
+    final = {"workload": testbed.spec, "seed": seed, "of": names, "secs": testbed.retime(folders, seed=seed)}
     _write(record, final)
     return final
 
 
-def _folder(out: Path, place: Place, variant: str, seed: int) -> Path:
+def _folder(out: Path, testbed: Testbed, variant: str, seed: int) -> Path:
     safe = "".join(c if c.isalnum() or c in "+-=." else "_" for c in variant)
-    return out / _CELLS / f"{_safe(place)}-{safe}-{seed}"
+    return out / _CELLS / f"{_safe(testbed)}-{safe}-{seed}"
 
 
-def _safe(place: Place) -> str:
-    name = place.spec.partition("[")[0].rpartition("/")[2]
-    return f"{''.join(c if c.isalnum() or c in '-_' else '_' for c in name)}-{place.key}"
+def _safe(testbed: Testbed) -> str:
+    name = testbed.spec.partition("[")[0].rpartition("/")[2]
+    return f"{''.join(c if c.isalnum() or c in '-_' else '_' for c in name)}-{testbed.key}"
 
 
 # -- the folder -------------------------------------------------------------------------------------------------------
@@ -197,7 +199,7 @@ def _safe(place: Place) -> str:
 
 def _plan(
     kind: str,
-    places: Sequence[Place],
+    testbeds: Sequence[Testbed],
     variants: Sequence[Variant],
     *,
     baseline: str,
@@ -210,13 +212,13 @@ def _plan(
         "kind": kind,
         "command": command,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": places[0].machine.to_json(),
-        "fingerprint": places[0].fingerprint,
+        "machine": testbeds[0].machine.to_json(),
+        "fingerprint": testbeds[0].fingerprint,
         "package_version": package_version(),
         "samples": samples,
         "seed": seed,
         "baseline": baseline,
-        "workloads": {place.spec: place.key for place in places},
+        "workloads": {testbed.spec: testbed.key for testbed in testbeds},
         "variants": [variant.to_json() for variant in variants],
     }
 

@@ -1,4 +1,4 @@
-"""How well predictions agree with the hardware: from run folders, from results, and from recorded landscapes.
+"""How well predictions agree with the hardware: from run folders, from results, and from recorded benchmarks.
 
 Of a run, the prediction is what was said of a program when it was proposed. Of a recording, the surrogate is asked of
 every program after it has seen none, and some, of the others' latencies: the first line is the analysis alone.
@@ -18,8 +18,8 @@ from reasoning_compiler.core.rng import stream
 from reasoning_compiler.core.statistics import kendall_tau
 from reasoning_compiler.core.steps import Known
 from reasoning_compiler.experiment.experiment import PLAN_FILE, RESULTS_FILE
-from reasoning_compiler.experiment.landscape import Landscape
-from reasoning_compiler.experiment.landscape_file import is_landscape, read_landscape
+from reasoning_compiler.experiment.tabular import TabularBenchmark
+from reasoning_compiler.experiment.tabular_file import is_benchmark, read_benchmark
 from reasoning_compiler.journal import JOURNAL_FILE, Run, read_session
 from reasoning_compiler.report.fidelity import Agreement, Stage, agreement, of_runs, predicts_scores
 
@@ -67,31 +67,31 @@ def fidelity(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[Fidelity], l
     """
     if not paths:
         raise UsageError("nothing to look at: give run folders, results folders or recordings")
-    landscapes = [read_landscape(path) for path in paths if is_landscape(path)]
-    runs = [run for path in paths if not is_landscape(path) for run in _runs(Path(path))]
-    found = [*_of_runs(runs), *map(of_landscape, landscapes)]
+    benchmarks = [read_benchmark(path) for path in paths if is_benchmark(path)]
+    runs = [run for path in paths if not is_benchmark(path) for run in _runs(Path(path))]
+    found = [*_of_runs(runs), *map(of_benchmark, benchmarks)]
     if not found:
         raise UsageError("in none of these runs was anything predicted and measured: there is nothing to compare")
-    return found, _transfers(landscapes)
+    return found, _transfers(benchmarks)
 
 
-def of_landscape(landscape: Landscape, *, seed: int = 0) -> Fidelity:
+def of_benchmark(benchmark: TabularBenchmark, *, seed: int = 0) -> Fidelity:
     """Returns the agreement of the surrogate with a recording, after it has seen none or some of its programs.
 
     Args:
-        landscape: the recording.
+        benchmark: the recording.
         seed: of the draw of what it sees; the rest is what it is asked about.
     """
     from reasoning_compiler.session.settings import Settings
     from reasoning_compiler.session.task import Task
 
-    entries = landscape.measured
+    entries = benchmark.measured
     order = stream(seed, "fidelity").permutation(len(entries))
     known = [Known.of(entries[i].program, entries[i].measurement) for i in order]
     stages = []
     for num in (n for n in _SEEN if n <= len(known) // 2):
-        workload: Any = landscape.workload
-        task = Task(landscape.workload.key, workload, landscape.machine, Settings(seed=seed), landscape)
+        workload: Any = benchmark.workload
+        task = Task(benchmark.workload.key, workload, benchmark.machine, Settings(seed=seed), benchmark)
         surrogate: Any = task.surrogate
         asked = [each.program for each in known[num:]]
         for upto in range(8, num + 1, 8):  # in batches, as in a run: only what was predicted before can be judged
@@ -101,7 +101,7 @@ def of_landscape(landscape: Landscape, *, seed: int = 0) -> Fidelity:
         predicted = surrogate.predict(asked, [None] * len(asked))
         pairs = [(secs, each.secs) for secs, each in zip(predicted, known[num:], strict=True)]
         stages.append(Stage(f"{num} seen", agreement([pairs])))
-    return Fidelity(landscape.workload.spec, landscape.machine.name, "recording", stages[-1].agreement, tuple(stages))
+    return Fidelity(benchmark.workload.spec, benchmark.machine.name, "recording", stages[-1].agreement, tuple(stages))
 
 
 # -- runs -------------------------------------------------------------------------------------------------------------
@@ -130,9 +130,9 @@ def _of_runs(runs: Sequence[Run]) -> Iterator[Fidelity]:
             yield Fidelity(spec, machine, of, total, stages)
 
 
-def _transfers(landscapes: Sequence[Landscape]) -> list[Transfer]:
+def _transfers(benchmarks: Sequence[TabularBenchmark]) -> list[Transfer]:
     found = []
-    for one, other in itertools.combinations(landscapes, 2):
+    for one, other in itertools.combinations(benchmarks, 2):
         if one.workload.key != other.workload.key or one.fingerprint == other.fingerprint:
             continue
         theirs = {entry.program: entry.measurement.latency_secs for entry in other.measured}

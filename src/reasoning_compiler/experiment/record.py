@@ -1,4 +1,4 @@
-"""Recording a landscape: every program of a restricted space built, verified and timed once."""
+"""Recording a benchmark: every program of a restricted space built, verified and timed once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from reasoning_compiler.core.errors import EnvironmentMismatchError, IllegalProg
 from reasoning_compiler.core.measurements import Failure, Measurement
 from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
 from reasoning_compiler.core.rng import stream
-from reasoning_compiler.experiment.landscape import Landscape, RecordedWorkload
-from reasoning_compiler.experiment.landscape_file import SUFFIX, header_json, read_rows, row_json, write_landscape
 from reasoning_compiler.experiment.restrict import Restricted, restrict
+from reasoning_compiler.experiment.tabular import RecordedWorkload, TabularBenchmark
+from reasoning_compiler.experiment.tabular_file import SUFFIX, header_json, read_rows, row_json, write_benchmark
 from reasoning_compiler.machine import detect, differences, fingerprint, tvm_target
 from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.instrument import Instrument
@@ -58,7 +58,7 @@ def record(
     command: str = "",
     on_progress: Callable[[Recording], None] = lambda recording: None,
 ) -> Path:
-    """Returns the file of a recorded landscape; a recording that was interrupted goes on where it was.
+    """Returns the file of a tabular benchmark; a recording that was interrupted goes on where it was.
 
     Args:
         workload: as `tune` takes it.
@@ -87,11 +87,11 @@ def record(
     machine = with_threads(found, threads or found.num_cores)
     about = {"command": command, "seed": seed, "samples": samples}
     restricted = restrict(made, machine, max_programs=samples)
-    landscape = _empty(made, machine, restricted, about | {"created": _now()})
+    benchmark = _empty(made, machine, restricted, about | {"created": _now()})
     partial = path.with_name(f"{path.name}.partial")
-    done = _earlier(partial, landscape, about)
-    rows = _record(made, landscape, restricted, partial, done, seed, path=path, on_progress=on_progress)
-    write_landscape(path, rows[0], rows[1:])
+    done = _earlier(partial, benchmark, about)
+    rows = _record(made, benchmark, restricted, partial, done, seed, path=path, on_progress=on_progress)
+    write_benchmark(path, rows[0], rows[1:])
     partial.unlink()
     on_progress(Recording(path, len(rows) - 1, len(rows) - 1, restricted.tiling, None, is_complete=True))
     return path
@@ -99,7 +99,7 @@ def record(
 
 def _record(
     workload: Any,
-    landscape: Landscape,
+    benchmark: TabularBenchmark,
     restricted: Restricted,
     partial: Path,
     done: list[dict[str, Any]],
@@ -109,7 +109,7 @@ def _record(
     on_progress: Callable[[Recording], None],
 ) -> list[dict[str, Any]]:
     """Returns the header and the rows of all programs."""
-    target = tvm_target(landscape.machine)
+    target = tvm_target(benchmark.machine)
     space = restricted.space
     programs = list(restricted.programs())
     order = stream(seed, "record").permutation(len(programs))
@@ -118,12 +118,12 @@ def _record(
     best_secs: float | None = None
 
     with (
-        LocalExecutor(num_threads=landscape.machine.num_cores) as executor,
+        LocalExecutor(num_threads=benchmark.machine.num_cores) as executor,
         Instrument(workload, target, executor, seed=seed) as instrument,
     ):
         if not rows:
-            landscape.untuned = instrument.measure_untuned().measurement
-            rows.append(_append(partial, header_json(landscape)))
+            benchmark.untuned = instrument.measure_untuned().measurement
+            rows.append(_append(partial, header_json(benchmark)))
         left = _legal(space, (programs[i] for i in order), known, lambda row: rows.append(_append(partial, row)))
         while batch := list(islice(left, _BATCH)):
             modules = [space.schedule(program).mod for program in batch]
@@ -150,8 +150,8 @@ def _legal(
             refuse(row_json(program, failure, ()))
 
 
-def _empty(workload: Any, machine: Any, restricted: Restricted, about: dict[str, Any]) -> Landscape:
-    """Returns the landscape before anything was measured."""
+def _empty(workload: Any, machine: Any, restricted: Restricted, about: dict[str, Any]) -> TabularBenchmark:
+    """Returns the benchmark before anything was measured."""
     described = RecordedWorkload(
         workload.name,
         workload.spec,
@@ -162,7 +162,7 @@ def _empty(workload: Any, machine: Any, restricted: Restricted, about: dict[str,
         workload.mod["main"].script(),
     )
     unmeasured = Measurement(failure=Failure("illegal", "not measured yet"))
-    return Landscape(
+    return TabularBenchmark(
         workload=described,
         machine=machine,
         fingerprint=fingerprint(machine, machine.num_cores),
@@ -176,7 +176,7 @@ def _empty(workload: Any, machine: Any, restricted: Restricted, about: dict[str,
     )
 
 
-def _earlier(partial: Path, landscape: Landscape, about: dict[str, Any]) -> list[dict[str, Any]]:
+def _earlier(partial: Path, benchmark: TabularBenchmark, about: dict[str, Any]) -> list[dict[str, Any]]:
     """Returns what an interrupted recording holds, what was torn at its end cut off; nothing where there is none.
 
     Raises:
@@ -187,18 +187,18 @@ def _earlier(partial: Path, landscape: Landscape, about: dict[str, Any]) -> list
     if not rows:
         return []
     header = rows[0]
-    lines = differences(header["fingerprint"], landscape.fingerprint)
+    lines = differences(header["fingerprint"], benchmark.fingerprint)
     if lines:
         raise EnvironmentMismatchError(
             f"`{partial}` was begun in another environment ({'; '.join(lines)}); remove it to record anew"
         )
     same = {name: header["about"].get(name) for name in ("seed", "samples")}
-    if header["workload"]["key"] != landscape.workload.key or same != {n: about[n] for n in same}:
+    if header["workload"]["key"] != benchmark.workload.key or same != {n: about[n] for n in same}:
         raise UsageError(
             f"`{partial}` is a recording of {header['workload']['spec']} with {same['samples']} samples and seed "
             f"{same['seed']}; go on with these, or remove it"
         )
-    now = json.loads(json.dumps(header_json(landscape)))
+    now = json.loads(json.dumps(header_json(benchmark)))
     if any(header[name] != now[name] for name in ("tiling", "start", "tables")):
         raise UsageError(f"`{partial}` is of another space than this version records; remove it to record anew")
     content = partial.read_bytes()

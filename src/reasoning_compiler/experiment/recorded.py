@@ -1,4 +1,4 @@
-"""A run on a recorded landscape: the search, the proposers, the surrogate and the loop are those of any run."""
+"""A run on a tabular benchmark: the search, the proposers, the surrogate and the loop are those of any run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.core.measurements import Measurement
-from reasoning_compiler.core.phases import Stopwatch
+from reasoning_compiler.core.phases import PhaseTimer
 from reasoning_compiler.core.programs import Program
-from reasoning_compiler.experiment.landscape import Landscape
+from reasoning_compiler.experiment.tabular import TabularBenchmark
 from reasoning_compiler.journal import Header, Journal, Run, read_run
 from reasoning_compiler.measure.instrument import Measured
 from reasoning_compiler.session.opening import Plan, make_seat
@@ -21,7 +21,7 @@ _UNTUNED = Path("untuned")
 
 
 def search(
-    landscape: Landscape,
+    benchmark: TabularBenchmark,
     settings: Settings,
     folder: Path,
     *,
@@ -31,7 +31,7 @@ def search(
     """Returns a run that asks the recording in place of the hardware; its folder is like any run's, without a library.
 
     Args:
-        landscape: what was recorded.
+        benchmark: what was recorded.
         settings: of the run.
         folder: of the run; new.
         command: the command line, for the journal.
@@ -47,17 +47,17 @@ def search(
         from reasoning_compiler.session.model import Model, checked_client
 
         client = checked_client(settings)
-    machine = landscape.machine
-    workload: Any = landscape.workload
+    machine = benchmark.machine
+    workload: Any = benchmark.workload
     header = Header.of(
-        workload, machine=machine, fingerprint=landscape.fingerprint, config=settings.to_json(), command=command
+        workload, machine=machine, fingerprint=benchmark.fingerprint, config=settings.to_json(), command=command
     )
-    clock = Stopwatch()
+    clock = PhaseTimer()
     with Journal.create(folder, [header]) as journal:
         model = Model(settings, client, journal, earlier=None) if client is not None else None
-        instrument: Any = RecordedInstrument(landscape)
+        instrument: Any = RecordedInstrument(benchmark)
         plan = Plan(header, workload)
-        seat = make_seat(plan, machine, settings, landscape, instrument, journal, clock=clock, best=None, model=model)
+        seat = make_seat(plan, machine, settings, benchmark, instrument, journal, clock=clock, best=None, model=model)
         Session([seat], journal, settings, clock=clock, model=model, on_progress=on_progress).run()
     return read_run(folder)
 
@@ -74,8 +74,8 @@ def check(settings: Settings) -> None:
 class RecordedInstrument:
     """Says of a program what was recorded of it; see `Instrument`. Nothing is cut: it is known already."""
 
-    def __init__(self, landscape: Landscape) -> None:
-        self._landscape = landscape
+    def __init__(self, benchmark: TabularBenchmark) -> None:
+        self._benchmark = benchmark
         self._programs: dict[Path, Program] = {}
         self.stage_secs: dict[str, float] = {}
         self.notices: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ class RecordedInstrument:
     ) -> list[Measured]:
         results = []
         for index, program in enumerate(modules):
-            measurement = self._landscape.measurement(program)
+            measurement = self._benchmark.measurement(program)
             artifact = Path(program.key) if measurement.ok else None
             if artifact is not None:
                 self._programs[artifact] = program
@@ -100,12 +100,12 @@ class RecordedInstrument:
         return results
 
     def measure_untuned(self) -> Measured:
-        untuned = self._landscape.untuned
+        untuned = self._benchmark.untuned
         return Measured(untuned, _UNTUNED if untuned.ok else None)
 
     def confirm(self, artifacts: Sequence[Path], *, rounds: int = 10, budget_secs: float = 10.0) -> list[Measurement]:
-        landscape = self._landscape
-        return [landscape.untuned if a == _UNTUNED else landscape.measurement(self._programs[a]) for a in artifacts]
+        benchmark = self._benchmark
+        return [benchmark.untuned if a == _UNTUNED else benchmark.measurement(self._programs[a]) for a in artifacts]
 
     def noise(self, artifact: Path) -> None:
         """Returns None: a record does not vary."""

@@ -14,7 +14,7 @@ from reasoning_compiler.core.programs import UNTUNED, Decision, Program, Transfo
 from reasoning_compiler.core.rng import stream
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.cost.tiling import TileGroup
-from reasoning_compiler.experiment.landscape import Structure, values_of
+from reasoning_compiler.experiment.tabular import Structure, values_of
 from reasoning_compiler.machine import tvm_target
 from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.protocol import Context

@@ -94,7 +94,7 @@ class TreeSearch:
         predictor: the surrogate.
         fallback: takes a node for which the proposer had nothing legal and new; where that has nothing either, or
             for None, decisions are drawn at random.
-        stand_ins: names of proposers that only fill in; their programs are measured when no others wait.
+        fillers: names of proposers that only fill in; their programs are measured when no others wait.
         config: see `SearchConfig`.
         seed: of every random draw.
         max_samples: the run's budget of measurements, told to proposers; None where there is none.
@@ -110,7 +110,7 @@ class TreeSearch:
         predictor: Predictor,
         *,
         fallback: Proposer | None = None,
-        stand_ins: Collection[str] = (),
+        fillers: Collection[str] = (),
         config: SearchConfig | None = None,
         seed: int = 0,
         max_samples: int | None = None,
@@ -134,7 +134,7 @@ class TreeSearch:
         self._num_batches = 0
         self._best: int | None = None
         self._fastest = 0.0  # the greatest value in the tree, in 1/s; kept up to date until there is a best
-        self._waiting = Waiting(stand_ins)
+        self._waiting = Waiting(fillers)
 
     # -- what is known --------------------------------------------------------------------------------------------
 

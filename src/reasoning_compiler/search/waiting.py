@@ -19,11 +19,11 @@ class Waiting:
     """Nodes in order of rank: a stand-in's programs come after all others, and within both, those without a prediction.
 
     Args:
-        stand_ins: names of proposers that only fill in.
+        fillers: names of proposers that only fill in.
     """
 
-    def __init__(self, stand_ins: Collection[str]) -> None:
-        self._stand_ins = frozenset(stand_ins)
+    def __init__(self, fillers: Collection[str]) -> None:
+        self._fillers = frozenset(fillers)
         self._numbers: list[int] = []  # ascending
         self._heap: list[tuple[Rank, int]] = []  # one entry for each node, and left-over ones of nodes that are gone
 
@@ -66,4 +66,4 @@ class Waiting:
     def place(self, step: Step) -> None:
         """Gives a lifted node its place in the order."""
         secs = math.inf if step.predicted_secs is None else step.predicted_secs
-        heapq.heappush(self._heap, ((step.proposer in self._stand_ins, secs), step.node))
+        heapq.heappush(self._heap, ((step.proposer in self._fillers, secs), step.node))

@@ -127,8 +127,8 @@ class Model:
             self.proposer(task),
             concurrency=1 if self._is_paper else max(1, llm.max_concurrent_calls // num_tasks),
             children=llm.children,
-            stand_in=None if self._is_paper or llm.expert_share == 0 else task.proposer,
-            max_stood_in=int(llm.expert_share * (task.max_samples - task.num_samples)),
+            filler=None if self._is_paper or llm.expert_share == 0 else task.proposer,
+            max_filled=int(llm.expert_share * (task.max_samples - task.num_samples)),
             settled=not self._is_paper,
         )
 

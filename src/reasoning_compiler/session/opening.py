@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reasoning_compiler.core.crash_markers import Risk, works_on
+from reasoning_compiler.core.crash_markers import CrashMarker, works_on
 from reasoning_compiler.core.errors import Interrupted, LLMSetupError, UsageError
 from reasoning_compiler.core.machines import Machine
-from reasoning_compiler.core.phases import Stopwatch
+from reasoning_compiler.core.phases import PhaseTimer
 from reasoning_compiler.core.programs import UNTUNED
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.journal import (
@@ -87,7 +87,7 @@ def run_session(
         client = checked_client(settings)
     on_progress(Progress("starting", str(folder) if isinstance(folder, Path) else "", 0, settings.samples))
     crashes = earlier.runs[0].crashes if earlier else ()
-    fatal = [crash.risk for crash in crashes if crash.risk is not None]
+    fatal = [crash.marker for crash in crashes if crash.marker is not None]
     spaces = [make_space(workload, machine, settings, fatal=fatal) for workload in workloads]
     is_new_folder = not isinstance(folder, Path) or not folder.exists()
     folder = folder if isinstance(folder, Path) else folder()
@@ -103,7 +103,7 @@ def run_session(
             )
             instruments = [stack.enter_context(measured_by(executor, workload)) for workload in workloads]
             model = Model(settings, client, journal, earlier=earlier) if client is not None else None
-            clock = Stopwatch()
+            clock = PhaseTimer()
             seats = [
                 make_seat(
                     plan,
@@ -161,10 +161,10 @@ def make_seat(
     journal: Journal,
     *,
     num_tasks: int = 1,
-    clock: Stopwatch,
+    clock: PhaseTimer,
     best: Path | None,
     model: Model | None = None,
-    fatal: Collection[Risk] = (),
+    fatal: Collection[CrashMarker] = (),
     recorded: Run | None = None,
     earlier: Run | None = None,
 ) -> Seat:

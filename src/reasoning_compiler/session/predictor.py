@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from reasoning_compiler.core.interrupts import uninterrupted
-from reasoning_compiler.core.phases import Stopwatch
+from reasoning_compiler.core.phases import PhaseTimer
 from reasoning_compiler.core.programs import Program
 from reasoning_compiler.core.steps import Known
 from reasoning_compiler.search.search import Predictor
@@ -20,7 +20,7 @@ class SparingPredictor:
         fatal: programs over which TVM has ended a process.
     """
 
-    def __init__(self, surrogate: Predictor, clock: Stopwatch, fatal: Collection[Program | None]) -> None:
+    def __init__(self, surrogate: Predictor, clock: PhaseTimer, fatal: Collection[Program | None]) -> None:
         self._surrogate, self._clock, self._fatal = surrogate, clock, fatal
 
     def predict(self, programs: Sequence[Program], anchors: Sequence[Known | None]) -> list[float | None]:

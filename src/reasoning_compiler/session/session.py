@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reasoning_compiler.core.errors import NothingMeasuredError
-from reasoning_compiler.core.phases import Stopwatch
+from reasoning_compiler.core.phases import PhaseTimer
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.journal import Journal
 from reasoning_compiler.session.dealing import Claim, deal
@@ -61,7 +61,7 @@ class Session:
         journal: Journal,
         settings: Settings,
         *,
-        clock: Stopwatch,
+        clock: PhaseTimer,
         model: Model | None,
         on_progress: Callable[[Progress], None],
     ) -> None:
@@ -216,7 +216,7 @@ class Session:
     # -- what others see ----------------------------------------------------------------------------------------------
 
     def _stage_secs(self) -> dict[str, float]:
-        """Returns the seconds so far that no stopwatch of this session's counts."""
+        """Returns the seconds so far that no phase timer of this session's counts."""
         total: Counter[str] = Counter()
         for seat in self._seats:
             total.update(seat.evaluator.instrument.stage_secs)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 
-from reasoning_compiler.core.crash_markers import Risk
+from reasoning_compiler.core.crash_markers import CrashMarker
 from reasoning_compiler.core.interrupts import uninterrupted
 from reasoning_compiler.core.machines import Machine, Peak
-from reasoning_compiler.core.phases import Stopwatch
+from reasoning_compiler.core.phases import PhaseTimer
 from reasoning_compiler.core.programs import Program
 from reasoning_compiler.core.steps import Proposal
 from reasoning_compiler.cost.analysis import peak_of
@@ -41,7 +41,9 @@ def with_threads(machine: Machine, threads: int) -> Machine:
     return replace(machine, num_cores=threads, peak_flops=peak, target=target)
 
 
-def make_space(workload: Workload, machine: Machine, settings: Settings, *, fatal: Collection[Risk] = ()) -> Space:
+def make_space(
+    workload: Workload, machine: Machine, settings: Settings, *, fatal: Collection[CrashMarker] = ()
+) -> Space:
     """Returns the space of a task.
 
     Args:
@@ -74,7 +76,7 @@ class SharedSpace:
     Its work in the main thread is counted as the stage "apply".
     """
 
-    def __init__(self, space: Space, clock: Stopwatch) -> None:
+    def __init__(self, space: Space, clock: PhaseTimer) -> None:
         self._space = space
         self.lock = RLock()
         self.start: Program = space.start
@@ -108,7 +110,7 @@ class SharedSpace:
 class SharedProposer:
     """A quick proposer for several threads, one at a time; its work is counted as the stage "propose"."""
 
-    def __init__(self, proposer: Proposer, lock: RLock, clock: Stopwatch) -> None:
+    def __init__(self, proposer: Proposer, lock: RLock, clock: PhaseTimer) -> None:
         self.name = proposer.name
         self._propose, self._lock = clock.timed("propose", proposer.propose), lock
 

@@ -6,11 +6,11 @@ from collections.abc import Collection
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from reasoning_compiler.core.crash_markers import Risk
+from reasoning_compiler.core.crash_markers import CrashMarker
 from reasoning_compiler.core.errors import IllegalProgramError
 from reasoning_compiler.core.machines import Machine, Peak
 from reasoning_compiler.core.measurements import Measurement
-from reasoning_compiler.core.phases import Stopwatch
+from reasoning_compiler.core.phases import PhaseTimer
 from reasoning_compiler.core.programs import UNTUNED, Program
 from reasoning_compiler.core.rng import stream
 from reasoning_compiler.core.steps import Step
@@ -66,13 +66,13 @@ class Task:
         settings: Settings,
         space: Any,
         *,
-        clock: Stopwatch | None = None,
+        clock: PhaseTimer | None = None,
         weight: float = 1.0,
         max_samples: int | None = None,
-        fatal: Collection[Risk] = (),
+        fatal: Collection[CrashMarker] = (),
         on_expanded: OnExpanded = lambda node, added, refused: None,
     ) -> None:
-        clock = clock or Stopwatch()
+        clock = clock or PhaseTimer()
         self.name, self.workload, self.machine, self.settings = name, workload, machine, settings
         self.weight, self.max_samples = weight, max_samples or settings.samples
         self.space = SharedSpace(space, clock)
@@ -82,14 +82,14 @@ class Task:
         )
         self.proposer = SharedProposer(quick, self.space.lock, clock)
         """The quick proposer: the session's own without a model, the one that stands in for a model with one."""
-        spared = {risk.program for risk in fatal if not risk.changes}
+        spared = {marker.program for marker in fatal if not marker.changes}
         self.surrogate = SparingPredictor(self._make_surrogate(), clock, spared)
         self.search = TreeSearch(
             self.space,
             self.proposer,
             self.surrogate,
             fallback=self.proposer if llm else None,
-            stand_ins=(self.proposer.name, "random") if llm and not paper else (),
+            fillers=(self.proposer.name, "random") if llm and not paper else (),
             config=PAPER_SEARCH if paper else settings.search,
             seed=settings.seed,
             max_samples=self.max_samples,

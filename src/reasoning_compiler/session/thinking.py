@@ -50,8 +50,8 @@ class Thinker:
         proposer: the slow one; called from threads.
         concurrency: nodes under way at once.
         children: transformations asked for at once.
-        stand_in: the quick one; None to wait instead.
-        max_stood_in: most of the programs picked that may be the stand-in's. It may use them all while the first
+        filler: the quick one; None to wait instead.
+        max_filled: most of the programs picked that may be the stand-in's. It may use them all while the first
             answers are under way: later, more of them come at once.
         settled: ask only about programs that have been measured, one question about each at a time; otherwise about
             any, and for as many programs more than are measured as the search's configuration says.
@@ -64,17 +64,17 @@ class Thinker:
         *,
         concurrency: int,
         children: int,
-        stand_in: Proposer | None,
-        max_stood_in: int,
+        filler: Proposer | None,
+        max_filled: int,
         settled: bool = True,
     ) -> None:
         self._search, self._proposer = search, proposer
         self._concurrency, self._children = concurrency, children
-        self._stand_in, self._max_stood_in = stand_in, max_stood_in
+        self._filler, self._max_filled = filler, max_filled
         self._settled = settled
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="proposer")
         self._under_way: list[tuple[Expansion, Future[Proposal]]] = []
-        self._num_stood_in = 0
+        self._num_filled = 0
         self.waited_secs = 0.0
 
     @property
@@ -107,8 +107,8 @@ class Thinker:
         while self._wants_more(num) and (self._fill() or self._wait()):
             self.tend()
         picked = self._search.pick(num)
-        stand_in = self._stand_in.name if self._stand_in else None
-        self._num_stood_in += sum(step.proposer == stand_in for step in picked)
+        filler = self._filler.name if self._filler else None
+        self._num_filled += sum(step.proposer == filler for step in picked)
         return picked
 
     def tend(self) -> None:
@@ -155,13 +155,13 @@ class Thinker:
 
     def _fill(self) -> bool:
         """Lets the stand-in expand one node; returns whether there is more to try."""
-        if self._stand_in is None or self._num_stood_in >= self._max_stood_in:
+        if self._filler is None or self._num_filled >= self._max_filled:
             return False
         expansion = self._search.next_expansion(max_num=self._children)
         if expansion is None:
             return False
         draws = self._search.draws(expansion)
-        self._search.expand(expansion, self._stand_in.propose(expansion.context, expansion.num, draws))
+        self._search.expand(expansion, self._filler.propose(expansion.context, expansion.num, draws))
         return True
 
     def _wait(self) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 
 from reasoning_compiler.codegen.pipeline import rewritten
 from reasoning_compiler.codegen.postprocess import postprocess, repeats_a_reduction
-from reasoning_compiler.core.crash_markers import Risk, at_risk
+from reasoning_compiler.core.crash_markers import CrashMarker, marked
 from reasoning_compiler.core.errors import IllegalProgramError, UsageError
 from reasoning_compiler.core.primitives import Primitive
 from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, Transformation, Value
@@ -73,10 +73,10 @@ class Space:
     takes_primitives = True
 
     def __init__(
-        self, mod: Any, target: Any, *, rules: Sequence[Rule] | None = None, fatal: Collection[Risk] = ()
+        self, mod: Any, target: Any, *, rules: Sequence[Rule] | None = None, fatal: Collection[CrashMarker] = ()
     ) -> None:
         self._tvm = import_tvm()
-        self._fatal = {risk.text for risk in fatal}
+        self._fatal = {marker.text for marker in fatal}
         self.target = self._tvm.target.Target(target)
         theirs = MetaSchedule(mod, self.target)
         self.mod, self._postprocs = theirs.mod, theirs.postprocs
@@ -124,7 +124,7 @@ class Space:
         for _ in range(_MAX_DRAWS):
             draw = int(rng.integers(1, 2**30))
             try:
-                with self._survived(Risk(None, seed=draw)):
+                with self._marked(CrashMarker(None, seed=draw)):
                     replay = self._replayer(sketch).draw(draw)
                     program = _program(sketch, replay)
                     self._finish(program, replay.schedule)
@@ -157,7 +157,7 @@ class Space:
             known = ", ".join(f"`{name}`" for name in (*sites, *replayer.names))
             raise IllegalProgramError(f"there is no decision `{unknown[0]}` here; there are {known}")
         wanted = {**base.values, **edits}
-        with self._survived(Risk(base, tuple(edits.items()), primitives=transformation.primitives)):
+        with self._marked(CrashMarker(base, tuple(edits.items()), primitives=transformation.primitives)):
             if not transformation.primitives and (known := self._known(sketch, wanted, base.primitives)):
                 return known
             replay = replayer.take(wanted, strict=frozenset(edits) - sites) if edits else self._replay(base)
@@ -198,7 +198,7 @@ class Space:
         if program.is_untuned:
             return self._unscheduled.copy()
         schedule = self._replay(program).schedule
-        with self._survived(Risk(program)):
+        with self._marked(CrashMarker(program)):
             apply_primitives(schedule, program.primitives)
         return schedule
 
@@ -224,7 +224,7 @@ class Space:
             return nests(self._unscheduled.mod)
         applied = self._applied(program)
         if applied.nests is None:
-            with self._survived(Risk(program)):
+            with self._marked(CrashMarker(program)):
                 applied.nests = nests(rewritten(applied.schedule.mod))
         return applied.nests
 
@@ -314,7 +314,7 @@ class Space:
         return replace(replay, schedule=replay.schedule.copy())
 
     def _replay_anew(self, program: Program, *, with_locations: bool = False) -> Replay:
-        with self._survived(Risk(program)):
+        with self._marked(CrashMarker(program)):
             replay = self._replayer(self._sketch_of(program)).take(program.values, with_locations=with_locations)
         if tuple(replay.values.items()) != program.decisions:
             names = [n for n, v in program.decisions if replay.values.get(n) != v]
@@ -323,16 +323,16 @@ class Space:
         return replay
 
     @contextmanager
-    def _survived(self, risk: Risk) -> Iterator[None]:
+    def _marked(self, marker: CrashMarker) -> Iterator[None]:
         """Notes what TVM is asked to do until the block's end; refuses what a process has ended over."""
-        if self._fatal and risk.text in self._fatal:
+        if self._fatal and marker.text in self._fatal:
             raise IllegalProgramError("TVM crashes when this is applied")
-        with at_risk(risk):
+        with marked(marker):
             yield
 
     def _finish(self, program: Program, schedule: Any) -> None:
         """Postprocesses a program's schedule and keeps it."""
-        with self._survived(Risk(program)):
+        with self._marked(CrashMarker(program)):
             mod = postprocess(schedule, self._postprocs).mod
             wrong = why_wrong(nests(mod)) if repeats_a_reduction(mod) else None
         if wrong is not None:

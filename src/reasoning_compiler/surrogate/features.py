@@ -18,7 +18,7 @@ class FeatureExtractor:
     """Turns programs into rows, all of the same length.
 
     Each decision has a column per number in its value, given out in the order in which decisions come; a program that
-    lacks a decision has NaN there. On recorded landscapes of the five kernels this ranks as well as MetaSchedule's 164
+    lacks a decision has NaN there. On tabular benchmarks of the five kernels this ranks as well as MetaSchedule's 164
     features of every store or better (`reasonc fidelity`), and costs a hundredth of them.
     """
 

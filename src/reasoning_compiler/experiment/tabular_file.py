@@ -1,4 +1,4 @@
-"""How a landscape looks on disk: gzip, one JSON object a line, the first of them the header.
+"""How a benchmark looks on disk: gzip, one JSON object a line, the first of them the header.
 
 A program's line holds its structure, the values of its decisions in order, its latencies or its failure, and its loop
 nests. What is the same in many lines costs little once it is compressed. A partial recording is the same without
@@ -24,20 +24,20 @@ from reasoning_compiler.core.measurements import Failure, Measurement
 from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, TileDomain, as_value
 from reasoning_compiler.core.whole_files import write_whole
 from reasoning_compiler.cost.tiling import TileGroup
-from reasoning_compiler.experiment.landscape import Entry, Landscape, RecordedWorkload
+from reasoning_compiler.experiment.tabular import Entry, RecordedWorkload, TabularBenchmark
 from reasoning_compiler.ir.nest import Access, Loop, Nest
 
 FORMAT_VERSION = 3
 SUFFIX = ".landscape.gz"
 
 
-def is_landscape(path: str | os.PathLike[str]) -> bool:
-    """Tells whether a path is meant as a recorded landscape, by its name."""
+def is_benchmark(path: str | os.PathLike[str]) -> bool:
+    """Tells whether a path is meant as a tabular benchmark, by its name."""
     return os.fspath(path).endswith(SUFFIX)
 
 
-def write_landscape(path: Path, header: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
-    """Writes a landscape, whole or not at all, with the same bytes whenever it is written.
+def write_benchmark(path: Path, header: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    """Writes a benchmark, whole or not at all, with the same bytes whenever it is written.
 
     Args:
         path: ends in `.landscape.gz`.
@@ -56,8 +56,8 @@ def write_landscape(path: Path, header: dict[str, Any], rows: Sequence[dict[str,
         raise JournalError(f"`{path}` could not be written ({error.strerror})") from error
 
 
-def read_landscape(path: str | os.PathLike[str]) -> Landscape:
-    """Returns the landscape in a file.
+def read_benchmark(path: str | os.PathLike[str]) -> TabularBenchmark:
+    """Returns the benchmark in a file.
 
     Raises:
         UsageError: there is no such file, it is none of ours, or it is damaged or of a newer version.
@@ -70,11 +70,11 @@ def read_landscape(path: str | os.PathLike[str]) -> Landscape:
     except FileNotFoundError:
         raise UsageError(f"there is no recording `{path}`; make one with `reasonc record WORKLOAD`") from None
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"`{path}` is no recorded landscape ({type(error).__name__}); make one anew") from error
+        raise UsageError(f"`{path}` is no tabular benchmark ({type(error).__name__}); make one anew") from error
     if version != FORMAT_VERSION:
         raise UsageError(f"`{path}` has format {version}, known here is {FORMAT_VERSION}; record it anew")
     try:
-        return _landscape(header, [json.loads(line) for line in lines[1:] if line])
+        return _benchmark(header, [json.loads(line) for line in lines[1:] if line])
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UsageError(f"`{path}` is damaged ({type(error).__name__}: {error}); record it anew") from error
 
@@ -89,20 +89,20 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def header_json(landscape: Landscape) -> dict[str, Any]:
-    """Returns everything of a landscape but its programs as JSON values."""
-    workload = landscape.workload
+def header_json(benchmark: TabularBenchmark) -> dict[str, Any]:
+    """Returns everything of a benchmark but its programs as JSON values."""
+    workload = benchmark.workload
     return {
         "landscape": FORMAT_VERSION,
         "workload": asdict(workload),
-        "machine": landscape.machine.to_json(),
-        "fingerprint": landscape.fingerprint,
-        "tiling": landscape.tiling,
-        "start": landscape.start.to_json(),
-        "tables": [[s, [_decision_json(d) for d in table]] for s, table in landscape.tables.items()],
-        "tile_groups": [_group_json(group) for group in landscape.tile_groups],
-        "untuned": _measurement_json(landscape.untuned),
-        "about": landscape.about,
+        "machine": benchmark.machine.to_json(),
+        "fingerprint": benchmark.fingerprint,
+        "tiling": benchmark.tiling,
+        "start": benchmark.start.to_json(),
+        "tables": [[s, [_decision_json(d) for d in table]] for s, table in benchmark.tables.items()],
+        "tile_groups": [_group_json(group) for group in benchmark.tile_groups],
+        "untuned": _measurement_json(benchmark.untuned),
+        "about": benchmark.about,
     }
 
 
@@ -161,13 +161,13 @@ def _group_json(group: TileGroup) -> list[Any]:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def _landscape(header: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Landscape:
+def _benchmark(header: dict[str, Any], rows: Sequence[dict[str, Any]]) -> TabularBenchmark:
     about = header["workload"]
     arguments = tuple(Argument(**(a | {"shape": tuple(a["shape"])})) for a in about["arguments"])
     entries = [_entry(row) for row in rows]
     if len(entries) != header["num_programs"]:
         raise ValueError(f"{len(entries)} of {header['num_programs']} programs")
-    return Landscape(
+    return TabularBenchmark(
         workload=RecordedWorkload(**(about | {"arguments": arguments})),
         machine=Machine.from_json(header["machine"]),
         fingerprint=header["fingerprint"],

@@ -1,4 +1,4 @@
-"""A recorded landscape: all programs of a small space, each measured once. Searches run on it without hardware.
+"""A tabular benchmark: all programs of a small space, each measured once. Searches run on it without hardware.
 
 The space is a restricted one: fewer levels of tiles, and perhaps some decisions fixed, so that all its programs could
 be tried. What a search proposes inside of it has an exact answer; what lies outside, or what TVM refused when it was
@@ -87,7 +87,7 @@ class _Scheduled:
 
 
 @dataclass
-class Landscape:
+class TabularBenchmark:
     """A space whose programs have all been measured.
 
     Args:

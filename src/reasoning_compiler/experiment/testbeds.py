@@ -1,4 +1,4 @@
-"""Where runs are made: a workload on this machine, or a recorded landscape."""
+"""Where runs are made: a workload on this machine, or a tabular benchmark."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.deploy.best import LIBRARY_FILE
 from reasoning_compiler.experiment.cell import Cell, cell_of
-from reasoning_compiler.experiment.landscape_file import is_landscape, read_landscape
 from reasoning_compiler.experiment.recorded import check, search
+from reasoning_compiler.experiment.tabular_file import is_benchmark, read_benchmark
 from reasoning_compiler.experiment.variants import Variant
 from reasoning_compiler.journal import JOURNAL_FILE, read_run, remove_run
 from reasoning_compiler.session.settings import Progress, Settings
@@ -30,7 +30,7 @@ _ROUNDS, _ROUNDS_SECS = 20, 20.0  # of timing the winners of one seed against ea
 Watch = Callable[[Progress], None]
 
 
-class Place(Protocol):
+class Testbed(Protocol):
     """Where the runs of one workload are made.
 
     Args:
@@ -59,17 +59,17 @@ class Place(Protocol):
         ...
 
 
-def open_place(text: str, settings: Settings) -> Place:
-    """Returns the place for a workload's spec or a recording's file.
+def open_testbed(text: str, settings: Settings) -> Testbed:
+    """Returns the testbed for a workload's spec or a recording's file.
 
     Raises:
         UsageError: there is no such workload or recording.
     """
-    return Recorded(text) if is_landscape(text) else Hardware(text, settings)
+    return Recorded(text) if is_benchmark(text) else Hardware(text, settings)
 
 
 class Recorded:
-    """A recorded landscape: exact, repeatable answers in no time. See `Place`.
+    """A tabular benchmark: exact, repeatable answers in no time. See `Testbed`.
 
     Args:
         path: of the recording.
@@ -77,23 +77,23 @@ class Recorded:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._landscape = read_landscape(path)
-        workload = self._landscape.workload
-        self.spec, self.key = f"{workload.spec} (recorded, {self._landscape.tiling})", workload.key
-        self.machine, self.fingerprint = self._landscape.machine, self._landscape.fingerprint
+        self._benchmark = read_benchmark(path)
+        workload = self._benchmark.workload
+        self.spec, self.key = f"{workload.spec} (recorded, {self._benchmark.tiling})", workload.key
+        self.machine, self.fingerprint = self._benchmark.machine, self._benchmark.fingerprint
 
     def run(self, variant: Variant, seed: int, folder: Path, *, samples: int, command: str, watch: Watch) -> Cell:
-        """See `Place.run`; what was interrupted begins anew."""
+        """See `Testbed.run`; what was interrupted begins anew."""
         remove_run(folder)
         settings = variant.seeded(seed, key=self.key)
-        run = search(self._landscape, settings, folder, command=command, on_progress=watch)
+        run = search(self._benchmark, settings, folder, command=command, on_progress=watch)
         return cell_of(run, variant.name, workload=self.spec)
 
     def check_kernel(self) -> None:
         """Raises UsageError where the recording does not fit the workload that its spec names today."""
         from reasoning_compiler.session.tune import as_workload
 
-        workload = self._landscape.workload
+        workload = self._benchmark.workload
         if as_workload(workload.spec).key != workload.key:
             raise UsageError(
                 f"`{self._path}` was recorded of another version of this kernel than `{workload.spec}` is now; "
@@ -108,17 +108,17 @@ class Recorded:
         check(variant.settings)
 
     def retime(self, winners: Mapping[str, Path], *, seed: int) -> dict[str, list[float]]:
-        """See `Place.retime`: the recorded latencies."""
+        """See `Testbed.retime`: the recorded latencies."""
         times = {}
         for name, folder in winners.items():
             step = read_run(folder).outcome.step
             if step is not None:
-                times[name] = list(self._landscape.measurement(step.program).latencies_secs)
-        return times | {"untuned": list(self._landscape.untuned.latencies_secs)}
+                times[name] = list(self._benchmark.measurement(step.program).latencies_secs)
+        return times | {"untuned": list(self._benchmark.untuned.latencies_secs)}
 
 
 class Hardware:
-    """A workload on this machine; one run at a time, so that nothing disturbs its timing. See `Place`.
+    """A workload on this machine; one run at a time, so that nothing disturbs its timing. See `Testbed`.
 
     Args:
         spec: of the workload.
@@ -138,7 +138,7 @@ class Hardware:
         self.fingerprint = fingerprint(found, threads)
 
     def run(self, variant: Variant, seed: int, folder: Path, *, samples: int, command: str, watch: Watch) -> Cell:
-        """See `Place.run`; TVM's own search begins anew where it was interrupted."""
+        """See `Testbed.run`; TVM's own search begins anew where it was interrupted."""
         if variant.settings is None:
             remove_run(folder)
             return self._evolutionary(variant, seed, folder, samples=samples, watch=watch)
@@ -156,7 +156,7 @@ class Hardware:
         return cell_of(run, variant.name, workload=self.spec)
 
     def retime(self, winners: Mapping[str, Path], *, seed: int) -> dict[str, list[float]]:
-        """See `Place.retime`."""
+        """See `Testbed.retime`."""
         names = list(winners)
         with self._instrument(seed) as instrument:
             untuned = instrument.measure_untuned().measurement
@@ -219,9 +219,9 @@ class Hardware:
             yield instrument
 
 
-def failed_cell(place: Place, variant: Variant, seed: int, error: ReasoningCompilerError) -> Cell:
+def failed_cell(testbed: Testbed, variant: Variant, seed: int, error: ReasoningCompilerError) -> Cell:
     """Returns the cell of a run that measured nothing: it counts, as one that found nothing."""
-    return Cell(place.spec, variant.name, seed, (), None, 0.0, ended=str(error))
+    return Cell(testbed.spec, variant.name, seed, (), None, 0.0, ended=str(error))
 
 
 def _latencies(measurement: Measurement) -> list[float]:
