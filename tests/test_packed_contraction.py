@@ -181,7 +181,7 @@ def test_the_expert_opens_with_it_where_memory_bounds() -> None:
     proposal = Expert(made, small).propose(of_root(made), 3, np.random.default_rng(0))
     first = dict(proposal.transformations[0].edits)
     assert first["C contraction"] == IN_REGISTERS and first["C prefetch bytes"] > 0
-    assert "announced" in proposal.transformations[0].reasoning
+    assert "prefetched" in proposal.transformations[0].reasoning
     others = [dict(t.edits).get("C contraction") for t in proposal.transformations]
     assert None in others, "MetaSchedule's own tiling is tried, too"
 

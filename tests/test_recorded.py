@@ -4,7 +4,7 @@ Each file in `landscapes/` holds every program of a small space with the time th
 program is from the best one is the logarithm of its time over the best's. The search has three parts that can be worth
 something, and each is asked alone, since one can hide what another lacks:
 
-1. Predictions. Runs as they are, in which chance proposes and the analysis ranks what it proposes, against programs
+1. Predictions. Runs as they are, with random proposals that the analysis ranks, against programs
    drawn by chance, in how far the best so far is on average over 16 samples.
 2. The expert. The same measure for runs without the analysis' predictions, expert against chance. With them, the expert
    has no clear lead in spaces as small as these: of 16 programs that chance draws before anything is measured, the

@@ -32,12 +32,12 @@ def test_the_words_say_what_can_be_said() -> None:
         return in_words("mine", "theirs", found, p=found.p)
 
     assert "at least 6 workloads" in words([0.5, 0.5, 0.5])
-    assert "more than seeds and noise" in words([0.5, 0.52, 0.51, 0.53, 0.54, 0.55])
+    assert ": significant." in words([0.5, 0.52, 0.51, 0.53, 0.54, 0.55])
     assert "2.00× as fast as theirs (1.00× to 4.00×), the median over 7 workloads" in words(
         [0.5, 0.5, 0.5, 0.5, 0.5, 0.25, 1.0]
     )
-    assert words([0.998] * 6).endswith("make, but less than 1%.")
-    assert "not told from" in words([0.5, 1.9, 0.6, 1.7, 0.9, 1.1])
+    assert words([0.998] * 6).endswith(": significant, but less than 1%.")
+    assert ": not significant." in words([0.5, 1.9, 0.6, 1.7, 0.9, 1.1])
     assert "no workload" in in_words("mine", "theirs", Paired.of([]), p=1.0)
     lost = Paired.of([math.inf] * 7)
     assert "mine is 0.00× as fast" in in_words("mine", "theirs", lost, p=lost.p)

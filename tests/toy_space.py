@@ -206,6 +206,6 @@ def each(on_node: Callable[[Step], Any], on_refused: Callable[..., Any]) -> OnEx
 def chance_search(
     seed: int = 0, *, illegal_share: float = 0.1, predictor: Callable[[], Any] = Noisy, **options: Any
 ) -> TreeSearch:
-    """Returns a search in which chance proposes."""
+    """Returns a search with random proposals."""
     space = ToySpace(illegal_share)
     return TreeSearch(space, RandomProposer(space), predictor(), seed=seed, **options)

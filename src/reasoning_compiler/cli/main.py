@@ -1,7 +1,7 @@
 """The command's entry: its commands, its options for all, and how errors become one line and an exit code.
 
 Exit codes: 0 done; 1 failed; 2 bad input, or an environment that does not fit; 3 nothing could be measured; 4 the run
-folder could not be read or written; 5 TVM crashed again and again; 6 no device could be had; 130 interrupted (what
+folder could not be read or written; 5 TVM crashed repeatedly; 6 no device is available; 130 interrupted (what
 was measured is kept); 137 killed.
 """
 

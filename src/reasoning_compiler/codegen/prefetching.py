@@ -1,7 +1,7 @@
 """Prefetching what a kernel streams from memory: calls in front of the loads, some bytes ahead.
 
 A product with few rows reads each weight once, and its speed is memory's. The hardware's own prefetching ends at each
-page, and the multiply-adds between two loads fill the window in which a core looks ahead; loads that are announced
+page, and the multiply-adds between two loads fill the window in which a core looks ahead; loads that are prefetched
 early keep memory busy. TVM has no schedule primitive for that, so a schedule marks its block with `PREFETCH` and a
 distance in bytes, and this pass puts in the calls. Without them the program is right as well, and slower.
 

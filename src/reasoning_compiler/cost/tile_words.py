@@ -48,7 +48,7 @@ def describe_tiling(group: TileGroup, tiling: Tiling, machine: Machine) -> str:
     if found.strided:
         text += f" (strided vectors in {', '.join(found.strided)})"
     if tiling.prefetch_bytes:
-        text += f"; loads are announced {tiling.prefetch_bytes} bytes ahead"
+        text += f"; loads are prefetched {tiling.prefetch_bytes} bytes ahead"
     text = f"{text}; bound by {found.bound}."
     said = [words for tell in group.words if (words := tell(inner))]
     unsaid = [nest.block for nest in group.copies if nest.output and nest.output.buffer not in group.packed]

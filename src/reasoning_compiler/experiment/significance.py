@@ -68,13 +68,13 @@ def in_words(name: str, other: str, found: Paired, *, p: float) -> str:
     start = f"{name} is {_times(ratio)} as fast as {other}{between}, the median over {workloads}"
     if found.least_p > _ALPHA:
         return (
-            f"{start}. With so few workloads no difference can be told from chance (the smallest possible p is "
+            f"{start}. With so few workloads no difference can be significant (the smallest possible p is "
             f"{found.least_p:.2g}); it takes at least {math.ceil(math.log2(2 / _ALPHA))} workloads."
         )
     if p < _ALPHA:
         small = ", but less than 1%" if abs(ratio - 1) < _SMALL else ""
-        return f"{start}, p = {p:.2g}: more than seeds and noise make{small}."
-    return f"{start}, p = {p:.2g}: not told from what seeds and noise make."
+        return f"{start}, p = {p:.2g}: significant{small}."
+    return f"{start}, p = {p:.2g}: not significant."
 
 
 def _times(ratio: float) -> str:

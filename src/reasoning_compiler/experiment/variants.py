@@ -14,13 +14,13 @@ from reasoning_compiler.search.config import SearchConfig
 from reasoning_compiler.session.settings import LLMSettings, Settings
 
 METHODS = {
-    "evolutionary": "TVM's evolutionary search in TVM's own space, upstream defaults",
+    "evolutionary": "TVM's evolutionary search in TVM's space, with TVM's defaults",
     "evolutionary+space": "TVM's evolutionary search in our space",
-    "random": "programs drawn independently of each other; no tree, no predictions",
-    "mcts": "our tree search; chance proposes",
-    "expert": "our tree search; the expert proposes",
-    "llm": "our tree search; a language model proposes",
-    "paper": "the paper's method: a language model names transformations, chance draws their values",
+    "random": "independent random programs; no tree, no predictions",
+    "mcts": "our tree search with random proposals",
+    "expert": "our tree search with the expert",
+    "llm": "our tree search with a language model",
+    "paper": "the method of the paper: a language model names transformations, values are random",
 }
 BASELINE = "evolutionary"
 _WITH_MODEL = ("llm", "paper")
@@ -137,16 +137,16 @@ def line_to_reach(samples: int) -> Variant:
 # -- ablations --------------------------------------------------------------------------------------------------------
 
 ABLATIONS = {
-    "context-depth": "ancestors that a prompt tells of; 2 is the paper's parent and grandparent",
-    "branching": "children of a node, B",
+    "context-depth": "ancestors included in each prompt; the paper uses 2 (parent and grandparent)",
+    "branching": "maximum number of children of a node, B",
     "model": "the language model",
-    "exploration": "UCT's constant c; √2 is the paper's",
-    "proposals": "concrete values, or names of transformations whose values chance draws",
-    "prior": "whether predictions start from the analysis",
+    "exploration": "exploration constant c of UCT; the paper uses √2",
+    "proposals": "concrete values, or names of transformations with random values",
+    "prior": "analytical prior for predictions",
     "feedback": "whether measured latencies replace predictions in the tree",
-    "nodes": "programs proposed and predicted for each one that is measured",
-    "batch": "programs measured between two looks at the tree",
-    "fallback": "who stands in where the model's proposals are of no use",
+    "nodes": "programs proposed and predicted per measured program",
+    "batch": "programs measured per batch",
+    "fallback": "the proposer that replaces unusable proposals of the model",
 }
 VALUES: dict[str, tuple[str, ...]] = {
     "context-depth": ("0", "1", "2", "3", "5", "8"),

@@ -60,7 +60,7 @@ class Context:
 
 
 class Proposer(Protocol):
-    """Whoever proposes transformations: the expert, chance, a language model."""
+    """Proposes transformations: the expert, a language model, or a random proposer."""
 
     name: str
 

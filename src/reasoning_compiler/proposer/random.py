@@ -24,7 +24,7 @@ _KIND_WEIGHTS = {"tile": 0.80, "location": 0.07, "choice": 0.07, "structure": 0.
 
 
 class SampledSpace(Protocol):
-    """What chance needs of a space."""
+    """What the random proposer needs of a space."""
 
     start: Program
 

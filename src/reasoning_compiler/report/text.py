@@ -269,7 +269,7 @@ def _fidelity(summary: Summary, width: int) -> list[str]:
         )
         for name, each in (("all", fidelity), *((stage.name, stage.agreement) for stage in stages))
     ]
-    text = "τ (Kendall's): 1 is the hardware's order, 0 is chance; fastest and top 5: how many were predicted to be so"
+    text = "Kendall's τ: 1 is the measured order, 0 is random; fastest and top 5: share that was predicted correctly"
     lines = ["Predictions, against what was measured", *table([heads, *rows], align="<>>>>>", width=width)]
     return lines + wrap(text, width, INDENT)
 

@@ -20,8 +20,8 @@ def prefetch_streams(sch: Any, block: Any, *, stream_bytes: int) -> None:
         stream_bytes: what fits into a core's caches is not worth it.
     """
     if _largest_constant_bytes(sch, block) > stream_bytes:
-        chance = 1 / len(_DISTANCES_BYTES)
-        distance = sch.sample_categorical(list(_DISTANCES_BYTES), [chance] * len(_DISTANCES_BYTES))
+        probability = 1 / len(_DISTANCES_BYTES)
+        distance = sch.sample_categorical(list(_DISTANCES_BYTES), [probability] * len(_DISTANCES_BYTES))
         sch.annotate(block, PREFETCH, distance)
 
 

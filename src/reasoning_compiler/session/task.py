@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 NO_PRIOR_SECS = 1.0  # the same for all programs: what is predicted then comes from measurements alone
 
-# The paper's own search (section 3): B = 2, c = √2, rollouts by chance at whose end the cost model is asked, and no
+# The paper's own search (section 3): B = 2, c = √2, random rollouts that the cost model scores, and no
 # measurement in the tree. The depth of a rollout is not in the text; its code's, up to 500 steps, takes minutes.
 PAPER_SEARCH = SearchConfig(
     branching=2, root_branching=3, nodes_per_sample=2, explore_share=0.05, rollout_depth=4, measured_feedback=False

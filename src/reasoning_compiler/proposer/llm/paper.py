@@ -1,4 +1,4 @@
-"""The paper's own proposer, for `--preset paper`: the model names transformations, chance draws their values.
+"""The paper's own proposer, for `--preset paper`: the model names transformations, values are random.
 
 After the text of "Reasoning Compiler: LLM-guided optimizations for efficient model serving" (section 3): the
 prompt holds the program, the traces and predicted scores of the node, its parent and its grandparent, and what

@@ -39,7 +39,7 @@ class LLMSettings:
         stream: read answers as they are written.
         children: transformations asked for in one call.
         expert_share: most of the samples that the expert may fill in while the model thinks, in [0, 1).
-        names_only: the model names transformations, as in the paper, and chance draws their values.
+        names_only: the model names transformations, as in the paper, and values are random.
 
     Raises:
         UsageError: a number is out of its range.
