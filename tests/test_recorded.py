@@ -38,7 +38,7 @@ from reasoning_compiler.session.settings import Settings
 
 LANDSCAPES = Path(__file__).parent / "landscapes"
 KERNELS = ("attention", "conv", "gemm", "mlp", "moe")
-SEEDS = 6
+SEEDS = 10
 AS_IT_IS = Settings(samples=16)
 BLIND = replace(AS_IT_IS, prior=False)
 TREE_ALONE = Settings(samples=32, prior=False, search=SearchConfig(exploration=0.1, nodes_per_sample=1))

@@ -124,9 +124,10 @@ def _plans(seen: Seen) -> list[_Plan]:
     """Returns a plan for each tiled block, made once for a kernel."""
     tiles = {name: choice.extent for name, choice in seen.decisions.items() if choice.kind == "tile"}
     key = repr((seen.cores, seen.lanes, seen.registers, seen.levels, seen.statements, sorted(tiles.items())))
-    if key not in _KNOWN_PLANS:
-        _KNOWN_PLANS[key] = [_Plan(seen, block) for block in seen.levels]
-    return _KNOWN_PLANS[key]
+    with _PLANNING:
+        if key not in _KNOWN_PLANS:
+            _KNOWN_PLANS[key] = [_Plan(seen, block) for block in seen.levels]
+        return _KNOWN_PLANS[key]
 
 
 def _ideas(

@@ -29,9 +29,9 @@ from toy_space import unit
 
 pytest.importorskip("pydantic_ai", reason="the `llm` extra is not installed")
 
-SEEDS = range(5)
+SEEDS = range(10)
 SAMPLES = 32
-SHAPES = [(384, 768, 256), (96, 1536, 640), (640, 320, 512), (192, 192, 2048), (1280, 64, 768)]
+SHAPES = 2 * [(384, 768, 256), (96, 1536, 640), (640, 320, 512), (192, 192, 2048), (1280, 64, 768)]
 MACHINE = machine()
 # What the landscape is made of is not what the analysis is told: smaller caches, fewer registers, slower memory.
 HARDWARE = machine(
