@@ -342,8 +342,10 @@ def test_the_analysis_and_the_expert_know_that_prefetches_pay_for_few_rows() -> 
 
     assert judged(0).bound == "memory" and judged(8192).secs < 0.95 * judged(0).secs
     assert judged(8192).compute_secs > judged(0).compute_secs, "they take load slots"
-    first = dict(Expert(made, small).propose(of_root(made), 3, np.random.default_rng(0)).transformations[0].edits)
-    assert "dot products" in first["C instruction"] and first["C prefetch bytes"] > 0
+    proposed = Expert(made, small).propose(of_root(made), 2, np.random.default_rng(0)).transformations
+    by_instruction = [edits for edits in map(dict, (t.edits for t in proposed)) if "C instruction" in edits]
+    assert by_instruction and "dot products" in by_instruction[0]["C instruction"]
+    assert by_instruction[0]["C prefetch bytes"] > 0
 
 
 def test_a_run_is_compared_with_the_instructions_peak(tmp_path: Path) -> None:

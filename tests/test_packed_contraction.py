@@ -179,11 +179,15 @@ def test_the_expert_opens_with_it_where_memory_bounds() -> None:
     from test_proposers import of_root
 
     proposal = Expert(made, small).propose(of_root(made), 3, np.random.default_rng(0))
-    first = dict(proposal.transformations[0].edits)
-    assert first["C contraction"] == IN_REGISTERS and first["C prefetch bytes"] > 0
-    assert "prefetched" in proposal.transformations[0].reasoning
-    others = [dict(t.edits).get("C contraction") for t in proposal.transformations]
-    assert None in others, "MetaSchedule's own tiling is tried, too"
+    # Prefetching and reading the weight in several runs side by side are worth the same to the cost model.
+    taken, others = {}, {}
+    for transformation in proposal.transformations[:2]:
+        (taken if "C contraction" in dict(transformation.edits) else others).update({transformation: None})
+    (with_prefetches,) = taken
+    edits = dict(with_prefetches.edits)
+    assert edits["C contraction"] == IN_REGISTERS and edits["C prefetch bytes"] > 0
+    assert "announced" in with_prefetches.reasoning or "prefetch" in with_prefetches.reasoning
+    assert others, "MetaSchedule's own tiling is tried, too"
 
 
 def test_the_analysis_knows_registers_and_prefetches() -> None:

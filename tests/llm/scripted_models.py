@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import random
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ _POOL, _KEPT = 6000, 200  # tilings of a block that are looked at, and kept
 _NUM_DRAWN, _FIRST = 60, 0.1  # whole programs for one answer, most of them of the first few tilings
 _CURIOSITY, _UNTRIED = 0.05, (-0.15, 0)  # what has not been tried may be better
 _KNOWN_PLANS: dict[str, list[_Plan]] = {}
+_PLANNING = threading.Lock()
 
 
 def served(model: Callable[[Seen, random.Random], tuple[str, list[tuple[Edits, str]]]], *, seed: int) -> Respond:
