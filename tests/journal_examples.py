@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from reasoning_compiler.core.costs import published_costs
+from reasoning_compiler.core.costs import typical_costs
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.measurements import Comparison, Failure, Measurement, Noise
 from reasoning_compiler.core.primitives import Primitive
@@ -30,7 +30,7 @@ MACHINE = Machine(
     peak_flops=300e9,
     bandwidth_bytes_per_sec=26e9,
     target='{"kind":"llvm"}',
-    costs=published_costs("avx512"),
+    costs=typical_costs("avx512"),
     measured=True,
     features=("avx512f", "fma"),
 )

@@ -1,4 +1,4 @@
-"""The cost model's constants as records: published ones, measured ones, and what fills the gaps."""
+"""The cost model's constants as records: typical ones, measured ones, and what fills the gaps."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from dataclasses import replace
 import pytest
 
 from gemm_nest import gemm, machine
-from reasoning_compiler.core.costs import Costs, Level, costs_of, published_costs
+from reasoning_compiler.core.costs import Costs, Level, costs_of, typical_costs
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.cost.analysis import analyze_block
 from reasoning_compiler.cost.pages import page_cycles
 from reasoning_compiler.cost.register_tile import vectors_of
 from reasoning_compiler.ir.nest import Access, Loop, Nest
+from reasoning_compiler.machine.calibration import agreed
 
-USUAL = published_costs("avx512")
-MEASURED = {"l1": [4.0, 120.0, 110.0], "call_cycles": 9.0, "region_secs": 3e-6, "exposed": 0.0}
+USUAL = typical_costs("avx512")
+MEASURED = {"l1": [4.0, 120.0, 110.0], "call_cycles": 9.0, "region_secs": 3e-6, "split_cycles": 0.0}
 
 
 def test_costs_are_plain_json() -> None:
@@ -25,17 +26,17 @@ def test_costs_are_plain_json() -> None:
     assert Costs.from_json(json.loads(json.dumps(costs.to_json()))) == costs
 
 
-def test_a_machine_from_before_costs_were_measured_has_published_ones() -> None:
+def test_a_machine_from_before_costs_were_measured_has_typical_ones() -> None:
     record = machine().to_json()
     del record["costs"]
     assert Machine.from_json(record).costs == USUAL
 
 
-def test_what_was_measured_counts_and_the_rest_is_published() -> None:
+def test_what_was_measured_counts_and_the_rest_is_typical() -> None:
     costs = costs_of(MEASURED, "avx512")
-    assert (costs.l1, costs.call_cycles, costs.exposed) == (Level(4.0, 120.0, 110.0), 9.0, 0.0)
-    assert costs.l2 == USUAL.l2 and "l2" in costs.published
-    assert not {"l1", "call_cycles", "region_secs", "exposed"} & set(costs.published)
+    assert (costs.l1, costs.call_cycles, costs.split_cycles) == (Level(4.0, 120.0, 110.0), 9.0, 0.0)
+    assert costs.l2 == USUAL.l2 and "l2" in costs.typical
+    assert not {"l1", "call_cycles", "region_secs", "split_cycles"} & set(costs.typical)
 
 
 @pytest.mark.parametrize(
@@ -45,12 +46,19 @@ def test_what_was_measured_counts_and_the_rest_is_published() -> None:
         ("call_cycles", 0.0),
         ("region_secs", math.nan),
         ("far_page_cycles", math.inf),
+        ("l1", [12.0, 120.0, 110.0]),
         ("l2", [14.0, 48.0, 4000.0]),
     ],
 )
 def test_an_implausible_figure_is_replaced_and_named(name: str, value: object) -> None:
     costs = costs_of(MEASURED | {name: value}, "avx512")
-    assert getattr(costs, name) == getattr(USUAL, name) and name in costs.published
+    assert getattr(costs, name) == getattr(USUAL, name) and name in costs.typical
+
+
+def test_figures_that_do_not_repeat_are_left_out() -> None:
+    first = {"l1 latency": 5.0, "call_cycles": 10.0, "split_cycles": 0.0, "region_secs": 1e-6}
+    second = {"l1 latency": 5.2, "call_cycles": 12.0, "split_cycles": 0.4, "region_secs": 3e-6}
+    assert agreed(first, second) == pytest.approx({"l1 latency": 5.1, "split_cycles": 0.2})
 
 
 # -- what the analysis makes of them ----------------------------------------------------------------------------------

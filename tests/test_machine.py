@@ -8,7 +8,10 @@ import os
 import subprocess
 import sys
 import threading
+from collections import namedtuple
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +19,7 @@ from reasoning_compiler import machine
 from reasoning_compiler.core.errors import ReasoningCompilerError, UsageError
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.processes.call import ChildError, call_in_child
-from reasoning_compiler.machine import cgroup, cores, cpu, doctor, peaks, probe, targets, toolchain
+from reasoning_compiler.machine import cgroup, cores, cpu, doctor, other_load, peaks, probe, targets, toolchain
 
 MEASURED = {
     "target": {"kind": "llvm", "mcpu": "znver5", "num-cores": 2},
@@ -325,6 +328,21 @@ def test_a_disturbed_measurement_is_not_remembered(probed, monkeypatch, tmp_path
     monkeypatch.setitem(MEASURED, "disturbed", True)
     assert machine.detect().measured
     assert not (tmp_path / "cache").exists()
+    machine.detect()
+    assert len(probed) == 2
+
+
+def test_the_load_of_others_is_what_is_neither_idle_nor_ours(monkeypatch):
+    busy = namedtuple("busy", "user system idle steal")
+    now = {"monotonic": 10.0, "process_time": 1.0, "cpu_times": busy(50.0, 5.0, 900.0, 0.0)}
+    clocks = {name: partial(lambda key: now[key], name) for name in ("monotonic", "process_time")}
+    monkeypatch.setattr(other_load, "time", SimpleNamespace(**clocks))
+    monkeypatch.setattr(other_load.psutil, "cpu_times", lambda: now["cpu_times"])
+    monkeypatch.setattr(other_load.psutil, "cpu_count", lambda: 4)
+    load = other_load.OtherLoad()
+    # In 2 seconds of 4 CPUs: 4.5 busy, 3 of them ours, and 0.5 stolen by the host.
+    now |= {"monotonic": 12.0, "process_time": 4.0, "cpu_times": busy(54.0, 5.5, 903.0, 0.5)}
+    assert load.share() == pytest.approx(2 / 8)
 
 
 def test_a_failed_measurement_says_what_to_do(probed, monkeypatch):

@@ -203,6 +203,53 @@ def test_extensions_of_a_cpu_that_llvm_does_not_know_are_used():
     assert "%ymm" in compile_for(target).mod.inspect_source("asm")
 
 
+# -- calibration -------------------------------------------------------------------------------------------
+
+
+def figures_of_one_core() -> dict[str, float]:
+    """Returns what calibration finds with one thread, so that one free core is enough."""
+    machine.import_tvm()
+    from reasoning_compiler.machine import calibration, cpu
+
+    machine.use_threads(1)
+    host_cpu = cpu.read_cpu()
+    target, features = targets.host_target(1, sorted(host_cpu.features))
+    lanes = targets.vector_unit(features).vector_bytes // 4
+    sizes = host_cpu.caches
+    host = calibration.Host(target, 1, lanes, 1e9, (sizes.l1_bytes, sizes.l2_bytes, 0), 128 << 20)
+    return {
+        **calibration.Chases(host).latencies(),
+        **calibration.Walks(host).figures(),
+        **calibration.SmallKernels(host).figures(),
+    }
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict[str, float]:
+    return call_in_child(f"{__name__}:figures_of_one_core", timeout_secs=60)
+
+
+def test_a_dependent_load_takes_longer_from_each_level(figures):
+    l1, l2, memory = (figures[name] for name in ("l1 latency", "l2 latency", "memory_latency_cycles"))
+    assert l1 < l2 < memory and memory > 5 * l1
+
+
+def test_a_stream_from_the_first_level_is_faster_than_from_memory(figures):
+    assert figures["l1 read"] > 2 * figures["lone_bytes_per_cycle"]
+
+
+def test_a_dependent_load_takes_longer_than_one_in_a_stream(figures):
+    assert figures["l1 latency"] > 2 * 4 / figures["l1 read"]
+
+
+def test_strided_elements_take_longer_than_contiguous_ones(figures):
+    assert figures["gather_cycles"] > 2 * 4 / figures["l1 read"]
+
+
+def test_a_visit_to_a_far_page_takes_longer_than_to_a_near_one(figures):
+    assert figures["far_page_cycles"] > figures["near_page_cycles"]
+
+
 # -- the whole ---------------------------------------------------------------------------------------------
 
 

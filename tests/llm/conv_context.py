@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reasoning_compiler.core.arguments import Argument
-from reasoning_compiler.core.costs import published_costs
+from reasoning_compiler.core.costs import typical_costs
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.measurements import Failure, Measurement
 from reasoning_compiler.core.primitives import Primitive
@@ -27,7 +27,7 @@ MACHINE = Machine(
     peak_flops=300e9,
     bandwidth_bytes_per_sec=25e9,
     target="{}",
-    costs=published_costs("avx512"),
+    costs=typical_costs("avx512"),
     measured=True,
 )
 

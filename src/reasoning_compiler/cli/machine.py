@@ -63,8 +63,8 @@ def machine(
     typer.echo(found.name)
     for name, text in rows:
         typer.echo(f"  {name:8} {text}")
-    if found.measured and costs.published:
-        typer.echo(f"  Not measured, typical of {found.isa}: {', '.join(costs.published)}")
+    if found.measured and costs.typical:
+        typer.echo(f"  Typical of {found.isa}, not of this machine: {', '.join(costs.typical)}.")
 
 
 def _rates(level: Level) -> str:

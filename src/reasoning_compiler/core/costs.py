@@ -1,10 +1,9 @@
-"""What loads, pages, threads and calls cost on a machine: measured once on this one, published for others."""
+"""What loads, pages, threads and calls cost: measured once on this machine, typical of their class for others."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 
@@ -35,7 +34,7 @@ class Costs:
         memory_update: bandwidth of reading and writing back, both directions counted, relative to reading.
         lone_bytes_per_cycle: read from memory in order by one core while the others rest.
         side_by_side: time to read from memory in four streams at once, relative to one stream per core.
-        exposed: share that shows of the shorter one of arithmetic and data transfer.
+        exposed: share that shows of the shorter one of arithmetic and data transfer; never measured.
         fma_latency_cycles: until a multiply-add may use the result of another.
         near_page_cycles: extra time of a load in another page, where data and translation are in the core's caches.
         far_page_cycles: extra time to read two lines of a page far away in memory: translation and a stream that no
@@ -44,7 +43,7 @@ class Costs:
         gather_cycles: per element of a vector that is loaded with a stride.
         call_cycles: of a scalar function of the C library, as `expf`.
         region_secs: to start a parallel region and wait for its end.
-        published: names of the fields that were not measured.
+        typical: names of the fields that were not measured.
     """
 
     l1: Level
@@ -62,84 +61,107 @@ class Costs:
     gather_cycles: float
     call_cycles: float
     region_secs: float
-    published: tuple[str, ...] = ()
+    typical: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"published": list(self.published)}
+        return asdict(self) | {"typical": list(self.typical)}
 
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> Costs:
         levels = {name: Level(**obj[name]) for name in LEVELS}
-        return cls(**(obj | levels | {"published": tuple(obj["published"])}))
+        return cls(**(obj | levels | {"typical": tuple(obj["typical"])}))
 
 
 LEVELS = ("l1", "l2", "l3")
+_FIGURES = tuple(field.name for field in fields(Costs) if field.name != "typical")
 
-_FACTOR = 5.0  # between plausible figures and published ones
-_MAY_BE_ZERO = ("exposed", "near_page_cycles", "far_page_cycles", "split_cycles")
-
+# Typical of the class, in round numbers, and of no product in particular. Latencies of L1 and L2 are near those that
+# makers give in their optimization guides; rates are what streams of loads sustain, which is below the width of the
+# path; those of L3 and memory vary most between products.
 _CACHES = {
-    # Ice Lake and Sapphire Rapids servers; Intel, "Optimization Reference Manual"; sustained rates and the mesh's
-    # latency as in Alappat et al., "Performance modeling of streaming kernels …", 2022.
+    # servers from Ice Lake on
     "avx512": (Level(5, 128, 128), Level(14, 48, 40), Level(70, 12, 10), 330, 6.0),
-    # Zen 3 and Skylake; Fog, "The microarchitecture of Intel, AMD and VIA CPUs", and AMD's optimization guide 56665.
+    # Skylake clients and Zen 3
     "avx2": (Level(4, 64, 64), Level(13, 32, 28), Level(46, 20, 16), 300, 7.0),
-    # Neoverse N1; Arm, "Neoverse N1 Software Optimization Guide", and its technical reference manual.
+    # Neoverse N1
     "neon": (Level(4, 32, 32), Level(11, 16, 16), Level(80, 10, 8), 260, 8.0),
 }
 
+_PAGE_WALK_CYCLES = 26  # two dependent loads of page tables from the second-level cache
+_LINES_AWAITED = 12  # by a core at once: its fill buffers
 
-def published_costs(isa: str) -> Costs:
-    """Returns typical costs of machines with a vector instruction set, from their makers' manuals.
+_ASSUMED: dict[str, float] = {
+    # One bus carries both directions.
+    "memory_update": 1.0,
+    # A prefetcher stops at the end of a page. While one of several streams waits there, the others go on.
+    "side_by_side": 0.9,
+    # Between 0, where all transfers overlap with arithmetic, and 1, where none does. Streams in order would measure
+    # the best case only, and a program's loads are less regular.
+    "exposed": 0.25,
+    "fma_latency_cycles": 4,
+    # A translation from the second-level TLB.
+    "near_page_cycles": 7,
+    # A second access to the cache.
+    "split_cycles": 1,
+    # A load, and its share of the shuffles that put elements into a vector.
+    "gather_cycles": 1.5,
+    "call_cycles": 12,
+    # TVM's pool of threads, which spin for a while when they have no work.
+    "region_secs": 4e-6,
+}
+"""What stands for figures that were not measured, whatever the machine. These are assumptions."""
+
+_PLAUSIBLE = {
+    "l1": ((3, 6), (16, 200), (16, 200)),
+    "l2": ((8, 30), (8, 130), (8, 130)),
+    "l3": ((25, 200), (2, 70), (2, 70)),
+    "memory_latency_cycles": (120, 1500),
+    "memory_update": (0.4, 1.0),
+    "lone_bytes_per_cycle": (1, 40),
+    "side_by_side": (0.5, 1.0),
+    "fma_latency_cycles": (3, 6),
+    "near_page_cycles": (0, 40),
+    "far_page_cycles": (0, 600),
+    "split_cycles": (0, 10),
+    "gather_cycles": (0.25, 8),
+    "call_cycles": (3, 60),
+    "region_secs": (2e-7, 1e-4),
+}
+"""The least and the most that a measurement may say, for each number of a level; beyond it measured something else."""
+
+
+def typical_costs(isa: str) -> Costs:
+    """Returns costs of the class of machines that have a vector instruction set: estimates, in round numbers.
 
     Args:
         isa: as `Machine.isa`; one without figures of its own has those of AVX2.
     """
     l1, l2, l3, memory_latency_cycles, lone_bytes_per_cycle = _CACHES.get(isa, _CACHES["avx2"])
-    # Two lines that no prefetcher brings: a page walk (26 cycles in Intel's metrics of TLB overhead), and the memory's
-    # latency shared by the dozen lines that a core waits for at once (Little's law with 12 fill buffers).
-    far_page_cycles = 26 + 2 * memory_latency_cycles / 12
     return Costs(
         l1,
         l2,
         l3,
         memory_latency_cycles,
-        memory_update=1.0,
         lone_bytes_per_cycle=lone_bytes_per_cycle,
-        side_by_side=0.9,  # a prefetcher stops at the end of a page, one of several streams does not wait for it
-        exposed=0.25,
-        fma_latency_cycles=4,
-        near_page_cycles=7,  # a translation from the second-level TLB (Intel and AMD: 7 or 8)
-        far_page_cycles=far_page_cycles,
-        split_cycles=1,  # a second access to the cache
-        gather_cycles=1.5,  # a load and its share of the shuffles
-        call_cycles=12,
-        region_secs=4e-6,  # TVM's pool of spinning threads
-        published=tuple(field.name for field in fields(Costs) if field.name != "published"),
+        # Two lines that no prefetcher brings share the latency with the others that are awaited (Little's law).
+        far_page_cycles=_PAGE_WALK_CYCLES + 2 * memory_latency_cycles / _LINES_AWAITED,
+        typical=_FIGURES,
+        **_ASSUMED,
     )
 
 
 def costs_of(measured: Mapping[str, Any], isa: str) -> Costs:
-    """Returns measured costs, with published ones in place of what is missing or implausible.
+    """Returns measured costs, with typical ones in place of what is missing or implausible.
 
     Args:
         measured: some fields of `Costs`, levels as lists.
         isa: as `Machine.isa`.
     """
-    usual = published_costs(isa)
-    values: dict[str, Any] = {}
-    published = []
-    for name in (field.name for field in fields(Costs) if field.name != "published"):
-        value, expected = measured.get(name), getattr(usual, name)
-        pairs = zip(value, astuple(expected), strict=True) if value and name in LEVELS else [(value, expected)]
-        if value is not None and all(_is_plausible(v, e, may_be_zero=name in _MAY_BE_ZERO) for v, e in pairs):
-            values[name] = Level(*value) if name in LEVELS else value
-        else:
-            values[name] = expected
-            published.append(name)
-    return Costs(**values, published=tuple(published))
+    kept = {name: value for name, value in measured.items() if _is_plausible(name, value)}
+    values = {name: Level(*value) if name in LEVELS else value for name, value in kept.items()}
+    return replace(typical_costs(isa), **values, typical=tuple(name for name in _FIGURES if name not in kept))
 
 
-def _is_plausible(value: float, expected: float, *, may_be_zero: bool) -> bool:
-    least = 0.0 if may_be_zero else expected / _FACTOR
-    return math.isfinite(value) and least <= value <= expected * _FACTOR
+def _is_plausible(name: str, value: Any) -> bool:
+    pairs = zip(value, _PLAUSIBLE[name], strict=True) if name in LEVELS else [(value, _PLAUSIBLE[name])]
+    return all(least <= number <= most for number, (least, most) in pairs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from reasoning_compiler.core.costs import Costs, published_costs
+from reasoning_compiler.core.costs import Costs, typical_costs
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Machine:
         peak_flops: float32 FLOP/s of all cores together.
         bandwidth_bytes_per_sec: main memory, reading, all cores together.
         target: the TVM target as JSON text.
-        costs: what the cost model counts with.
+        costs: what the cost model counts with; on presets typical of the class.
         measured: whether the two peaks were measured here.
         features: instruction-set extensions, sorted.
     """
@@ -53,8 +53,8 @@ class Machine:
 
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> Machine:
-        """Returns the machine of a record; one from before costs were measured has published ones."""
-        costs = Costs.from_json(obj["costs"]) if "costs" in obj else published_costs(obj["isa"])
+        """Returns the machine of a record; one from before costs were measured has typical ones."""
+        costs = Costs.from_json(obj["costs"]) if "costs" in obj else typical_costs(obj["isa"])
         return cls(**(obj | {"features": tuple(obj["features"]), "costs": costs}))
 
 

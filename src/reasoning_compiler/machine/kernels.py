@@ -13,20 +13,15 @@ GATHERS = 4
 Kernel = Callable[..., Any]
 
 
-def reading_walk(
-    target: dict[str, Any], *, shape: tuple[int, int], lanes: int, vectors: int, room: int, fmas: int = 0
-) -> Kernel:
+def reading_walk(target: dict[str, Any], *, shape: tuple[int, int], lanes: int, vectors: int, room: int) -> Kernel:
     """Returns a kernel that sums up a few vectors: (data, out, threads, rounds, rows, round_step, row_step, at).
 
     Every thread walks through its own row of `data`, which has this shape, and starts at element `at`. Each round and
-    each row goes on by so many elements. `out` has room for this number of vectors in each of its rows. With `fmas`,
-    every vector takes part in so many multiply-adds.
+    each row goes on by so many elements. `out` has room for this number of vectors in each of its rows.
     """
     from tvm.script import tirx as T
 
     width = vectors * lanes
-    times = max(1, fmas)
-    factor = 0.5 if fmas else 1.0  # TVM leaves a multiplication by one out
 
     @T.prim_func
     def walk(
@@ -46,12 +41,11 @@ def reading_walk(
                     sums[c * lanes + lane] = T.float32(0)
             for r, row in T.grid(rounds, rows):
                 for c in T.unroll(vectors):
-                    for _ in T.unroll(times):
-                        for lane in T.vectorized(lanes):
-                            sums[c * lanes + lane] = (
-                                sums[c * lanes + lane] * T.float32(factor)
-                                + data[thread, at + r * round_step + row * row_step + c * lanes + lane]
-                            )
+                    for lane in T.vectorized(lanes):
+                        sums[c * lanes + lane] = (
+                            sums[c * lanes + lane]
+                            + data[thread, at + r * round_step + row * row_step + c * lanes + lane]
+                        )
             for c in T.unroll(vectors):
                 for lane in T.vectorized(lanes):
                     out[thread, c * lanes + lane] = sums[c * lanes + lane]
@@ -87,12 +81,15 @@ def updating_walk(target: dict[str, Any], *, shape: tuple[int, int], lanes: int,
 
 
 def chase(target: dict[str, Any], *, size: int) -> Kernel:
-    """Returns a kernel that follows indices in an array of this size, from `end` on: (successors, end, steps)."""
+    """Returns a kernel that follows indices in an array of this size, from `end` on: (successors, end, steps).
+
+    Indices have 64 bits: to extend the sign of shorter ones takes a cycle of its own on some CPUs.
+    """
     from tvm.script import tirx as T
 
     @T.prim_func
-    def follow(successors: T.Buffer((size,), "int32"), end: T.Buffer((1,), "int32"), steps: T.int32):
-        place = T.alloc_buffer((1,), "int32")
+    def follow(successors: T.Buffer((size,), "int64"), end: T.Buffer((1,), "int64"), steps: T.int32):
+        place = T.alloc_buffer((1,), "int64")
         place[0] = end[0]
         for _ in T.serial(steps):
             place[0] = successors[place[0]]

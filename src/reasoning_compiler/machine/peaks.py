@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from reasoning_compiler.machine.calibration import Host, measure_costs
+from reasoning_compiler.machine.calibration import REPEATABLE, Host, measure_costs
+from reasoning_compiler.machine.other_load import OtherLoad
 from reasoning_compiler.machine.slices import best_secs, compile_kernel, secs_of
 from reasoning_compiler.machine.targets import host_target, vector_unit
 from reasoning_compiler.machine.toolchain import use_threads
 
+_MAX_OTHER_LOAD = 0.1  # of all CPUs' time
+_BUDGET_SECS = 0.15  # for each figure
 _SLICE_SECS = 0.7e-3  # well below a scheduler's turn, well above waking TVM's threads
 _MIN_READ_BYTES = 256 << 20
 _MAX_READ_BYTES = 1 << 30
@@ -28,8 +31,9 @@ def measure_peaks(
 ) -> dict[str, Any]:
     """Returns what only compiled code can tell of this machine, as JSON: its target, features, peaks and costs.
 
-    To be called in a process of its own: it starts TVM's threads and runs for about ten seconds. Where
-    other programs held some core all the time, "disturbed" is true and the peak is one core's, multiplied.
+    To be called in a process of its own: it starts TVM's threads and runs for about four seconds. "disturbed" is true
+    where other programs were in the way. Costs are then left out, all or those that did not repeat; where others held
+    some core all the time, the peak is one core's, multiplied.
 
     Args:
         num_cores: threads to run, one per physical core.
@@ -39,6 +43,7 @@ def measure_peaks(
     """
     import tvm  # noqa: F401, so that the threads are set in the running runtime
 
+    others = OtherLoad()
     use_threads(num_cores)
     target, features = host_target(num_cores, os_features)
     unit = vector_unit(features)
@@ -55,20 +60,26 @@ def measure_peaks(
         expected_flops=num_cores * core_flops,
     )
     # All cores together clock lower than one alone, but not by half: others were in the way all the time.
-    disturbed = peak_flops < 0.55 * num_cores * core_flops
+    lacks_cores = peak_flops < 0.55 * num_cores * core_flops
     read_bytes = min(max(_MIN_READ_BYTES, 8 * caches_bytes[2]), _MAX_READ_BYTES, max_read_bytes)
+    read = _reader(target, num_cores, lanes, read_bytes)
     fmas = fma_per_cycle(core_flops / chain_flops)
     *core_caches, l3_bytes = caches_bytes
     clock_hz = core_flops / (fmas * lanes * 2)
+    bandwidth = read()
     host = Host(target, num_cores, lanes, clock_hz, (*core_caches, l3_bytes // num_cores), read_bytes)
+    costs, repeats = measure_costs(host)
+    later_bandwidth = read()
+    repeats = repeats and math.isclose(bandwidth, later_bandwidth, rel_tol=REPEATABLE)
+    is_busy = lacks_cores or others.share() > _MAX_OTHER_LOAD
     return {
         "target": target,
         "features": features,
         "fma_per_cycle": fmas,
-        "costs": measure_costs(host) | {"fma_latency_cycles": core_flops / chain_flops / fmas},
-        "peak_flops": num_cores * core_flops if disturbed else peak_flops,
-        "bandwidth_bytes_per_sec": _read_bandwidth(target, num_cores, lanes, read_bytes),
-        "disturbed": disturbed,
+        "costs": {} if is_busy else costs | {"fma_latency_cycles": core_flops / chain_flops / fmas},
+        "peak_flops": num_cores * core_flops if lacks_cores else peak_flops,
+        "bandwidth_bytes_per_sec": max(bandwidth, later_bandwidth),
+        "disturbed": is_busy or not repeats,
     }
 
 
@@ -111,10 +122,12 @@ def _fma_flops(
         num_rounds *= 2
     flop = 2.0 * num_threads * width * num_rounds
     slices = itertools.repeat(partial(kernel, state, num_rounds))
-    return flop / best_secs(slices, expected_secs=flop / expected_flops if expected_flops else math.inf)
+    expected_secs = flop / expected_flops if expected_flops else math.inf
+    return flop / best_secs(slices, expected_secs=expected_secs, budget_secs=_BUDGET_SECS)
 
 
-def _read_bandwidth(target: dict[str, Any], num_threads: int, lanes: int, num_bytes: int) -> float:
+def _reader(target: dict[str, Any], num_threads: int, lanes: int, num_bytes: int) -> Callable[[], float]:
+    """Returns a function that measures how fast memory is read, in bytes a second."""
     import tvm
     from tvm.script import tirx as T
 
@@ -154,4 +167,5 @@ def _read_bandwidth(target: dict[str, Any], num_threads: int, lanes: int, num_by
     compile_kernel(fill, target)(data)  # each thread touches its own part first, so that it lies in its own memory
     kernel = compile_kernel(read, target)
     slices = itertools.cycle(partial(kernel, data, out, part) for part in range(num_slices))
-    return num_threads * num_rows * width * _FLOAT_BYTES / best_secs(slices)
+    slice_bytes = num_threads * num_rows * width * _FLOAT_BYTES
+    return lambda: slice_bytes / best_secs(slices, budget_secs=_BUDGET_SECS)

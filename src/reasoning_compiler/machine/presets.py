@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from reasoning_compiler.core.costs import published_costs
+from reasoning_compiler.core.costs import typical_costs
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.machine.targets import VectorUnit
@@ -60,7 +60,7 @@ def _machine(
         peak_flops=num_cores * clock_ghz * _GIGA * fma_per_cycle * lanes * 2,
         bandwidth_bytes_per_sec=bandwidth_gb_per_sec * _GIGA,
         target=json.dumps(target | ({"mattr": list(attributes)} if attributes else {})),
-        costs=published_costs(unit.isa),
+        costs=typical_costs(unit.isa),
         features=features,
     )
 

@@ -23,14 +23,15 @@ from reasoning_compiler.machine.targets import vector_unit
 from reasoning_compiler.machine.toolchain import TVM_VERSION, why_not_tvm
 
 # Raised when the probe measures or records something else than before.
-_PROBE_VERSION = 2
+_PROBE_VERSION = 3
 
 
 def detect(refresh: bool = False, *, threads: int | None = None) -> Machine:
-    """Returns this machine with measured peaks: at once if it was probed before, in about 10 seconds if not.
+    """Returns this machine with measured peaks: at once if it was probed before, in about 5 seconds if not.
 
     What was measured is kept as JSON in `cache_dir()`, for each CPU, number of usable cores and TVM version.
-    If other programs held some core all the time, the peak is estimated from one core and nothing is kept.
+    If other programs disturbed the measurement, what did not repeat is typical of the CPU's class, and nothing is kept:
+    the next call measures anew. If they held some core all the time, the peak is estimated from one core.
 
     Args:
         refresh: measure again, as after a busy moment, and remember that.

@@ -16,9 +16,7 @@ def compile_kernel(function: Any, target: dict[str, Any]) -> Callable[..., Any]:
     return tvm.compile(module, target=target)["main"]
 
 
-def best_secs(
-    slices: Iterator[Callable[[], Any]], *, expected_secs: float = math.inf, budget_secs: float = 0.3
-) -> float:
+def best_secs(slices: Iterator[Callable[[], Any]], *, expected_secs: float = math.inf, budget_secs: float) -> float:
     """Returns the time of the fastest slice in `budget_secs`, or in 2 seconds while none is as fast as expected."""
     start = time.perf_counter()
     best = math.inf
