@@ -69,7 +69,7 @@ def _probe(cpu: Cpu, num_cores: int, num_used: int) -> tuple[Machine, bool]:
     wrong = why_not_tvm()
     if wrong is not None:
         raise UsageError(wrong)
-    room_bytes = min(psutil.virtual_memory().available, memory_limit_bytes() or 1 << 62) // 4
+    room_bytes = min(psutil.virtual_memory().available, memory_limit_bytes() or 1 << 62) // 6
     try:
         measured = call_in_child(
             "reasoning_compiler.machine.peaks:measure_peaks",
