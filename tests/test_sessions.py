@@ -181,7 +181,7 @@ def test_a_task_that_cannot_be_verified_does_not_stop_the_others(
     assert session.tasks[0].best is not None and session.tasks[1].best is None
     assert [task.run.ended.reason for task in session.tasks] == ["samples", "nothing to compare with"]
     assert [progress.notice for progress in told if progress.notice] == ["gemm-2: nothing can be verified"]
-    with pytest.raises(NothingMeasuredError, match="^nothing can be verified$"):
+    with pytest.raises(NothingMeasuredError, match=r"^nothing can be verified$"):
         rc.tune(TWO[1], out=tmp_path / "alone", samples=4)
 
 
