@@ -165,10 +165,9 @@ def test_a_rule_of_a_package_is_found_explained_and_prompted_like_ours(installed
 
 
 def test_a_rule_of_a_package_takes_part_in_a_run(installed: Path, tmp_path: Path) -> None:
-    from reasoning_compiler.session.stored import explained
-
     import reasoning_compiler as rc
     from reasoning_compiler.journal import read_run
+    from reasoning_compiler.session.stored import explained
 
     settings = {"samples": 4, "seed": 1, "threads": 1}
     rc.tune(transposition().mod, out=tmp_path / "run", **settings)
