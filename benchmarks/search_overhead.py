@@ -19,7 +19,8 @@ from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, Transformation
 from reasoning_compiler.core.steps import Known, Proposal, Step
 from reasoning_compiler.proposer.protocol import Context
-from reasoning_compiler.search.search import SearchConfig, TreeSearch
+from reasoning_compiler.search.config import SearchConfig
+from reasoning_compiler.search.search import TreeSearch
 
 BATCH = 4
 LIMIT_MS = 5.0

@@ -17,11 +17,11 @@ from faulty_kernels import WRONG, module
 from measure_kernels import scheduled, target, tvm
 from reasoning_compiler.core.processes.serving import Refused
 from reasoning_compiler.machine import use_threads
+from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.timing.racing import Race
 from reasoning_compiler.measure.verification.data import Data
 from reasoning_compiler.measure.workers.builder import Builder
 from reasoning_compiler.measure.workers.runner import Runner
-from reasoning_compiler.measure.workers.store import Store
 from reasoning_compiler.space.space import Space
 from reasoning_compiler.workload import parse
 from test_workload_tvm import SMALL
@@ -31,25 +31,27 @@ SCHEDULES = 4
 
 def judge(workload: Any, func: Any, folder: Path, *, times: int) -> list[str]:
     """Returns the kind of failure, "passed" for none, of each time that a kernel is run, verified and checked."""
-    folder.mkdir()
-    store = Store(folder)
+    with LocalExecutor(num_threads=2, scratch_dir=folder) as executor:
+        return _judge(workload, func, executor, times=times)
+
+
+def _judge(workload: Any, func: Any, executor: LocalExecutor, *, times: int) -> list[str]:
     mod = func if isinstance(func, tvm.IRModule) else module(func)
     arguments = [asdict(argument) for argument in workload.arguments]
     try:
-        kernel = Builder(store).build(module=tvm.ir.save_json(mod), target=str(target()), arguments=arguments)
+        kernel = Builder(executor.store).build(module=tvm.ir.save_json(mod), target=str(target()), arguments=arguments)
     except Refused as refusal:
         return [f"{refusal.kind}: {refusal}"] * times
-    (folder / "data").mkdir()
-    data = Data(workload, str(target()), 0, folder / "data", num_threads=2)
+    data = Data(workload, str(target()), 0, executor)
     said = []
     for _ in range(times):
-        runner = Runner(store, lambda *limit, **instead: None, lambda **facts: None)
+        runner = Runner(executor.store, lambda *limit, **instead: None, lambda **facts: None)
         runner.prepare(key="workload", **data.payload())
         on = {"workload": "workload", "kernel": kernel, "verify": True}
         race = asdict(Race(repeats=3, max_repeats=3, min_timing_secs=1e-4))
         try:
             runner.run(**on, race=race)
-            runner.check(**on, sets=data.sets(), inputs=data.input_files())
+            runner.check(**on, sets=data.sets(), inputs=data.inputs())
             said.append("passed")
         except Refused as refusal:
             said.append(f"{refusal.kind}: {refusal}")

@@ -21,7 +21,7 @@ from reasoning_compiler.core.measurements import Failure, Measurement
 from reasoning_compiler.core.programs import Program
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.machine.presets import preset
-from reasoning_compiler.search.search import Refused
+from reasoning_compiler.search.protocol import Refused
 from reasoning_compiler.session.settings import Settings
 from reasoning_compiler.session.spaces import make_space, with_threads
 from reasoning_compiler.session.task import Task

@@ -21,7 +21,8 @@ from reasoning_compiler.core.programs import UNTUNED, Decision, Program, TileDom
 from reasoning_compiler.core.steps import Known, Proposal
 from reasoning_compiler.proposer.protocol import Context, Proposer
 from reasoning_compiler.proposer.random import RandomProposer, draw, mutate
-from reasoning_compiler.search.search import SearchConfig, TreeSearch
+from reasoning_compiler.search.config import SearchConfig
+from reasoning_compiler.search.search import TreeSearch
 from toy_space import Blind, unit
 
 SEEDS = 40

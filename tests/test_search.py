@@ -21,7 +21,8 @@ from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
 from reasoning_compiler.core.steps import Known, Proposal
 from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.proposer.random import RandomProposer
-from reasoning_compiler.search.search import SearchConfig, TreeSearch
+from reasoning_compiler.search.config import SearchConfig
+from reasoning_compiler.search.search import TreeSearch
 from reasoning_compiler.surrogate.surrogate import Description, Surrogate
 from toy_space import (
     Blind,

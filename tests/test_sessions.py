@@ -162,6 +162,29 @@ def test_a_task_that_fails_does_not_stop_the_others(tmp_path: Path, monkeypatch:
         rc.tune(["gemm[32,48,16]", "gemm[16,16,16]"], out=tmp_path / "none", samples=4)
 
 
+class OneHasNoReference(FakeInstrument):
+    """Knows what one of the tasks must compute, and not what the other must."""
+
+    def measure(self, *args: Any, **options: Any) -> Any:
+        if self._workload.flops < 1e5:
+            raise NothingMeasuredError("nothing can be verified")
+        return super().measure(*args, **options)
+
+
+def test_a_task_that_cannot_be_verified_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instrument, "Instrument", OneHasNoReference)
+    told: list[Progress] = []
+    session = rc.tune(TWO, out=tmp_path / "run", samples=8, on_progress=told.append)
+    assert [task.run.num_samples for task in session.tasks] == [8, 0]
+    assert session.tasks[0].best is not None and session.tasks[1].best is None
+    assert [task.run.ended.reason for task in session.tasks] == ["samples", "nothing to compare with"]
+    assert [progress.notice for progress in told if progress.notice] == ["gemm-2: nothing can be verified"]
+    with pytest.raises(NothingMeasuredError, match=r"^nothing can be verified$"):
+        rc.tune(TWO[1], out=tmp_path / "alone", samples=4)
+
+
 def test_a_session_is_replayed_task_by_task(fake: Callable[..., None], tmp_path: Path) -> None:
     first = rc.tune(TWO, out=tmp_path / "first", samples=8)
     again = rc.tune(TWO[::-1], out=tmp_path / "again", samples=8, proposer=f"replay:{tmp_path / 'first'}")

@@ -768,3 +768,17 @@ def test_programs_with_a_tensor_intrinsic_compute_the_right_result() -> None:
     made = Space(kernel("vnni gemm").mod, this_machine())
     for program in (made.start, *(made.sample(seed) for seed in range(4))):
         assert_right("vnni gemm", made.schedule(program).mod)
+
+
+def test_a_rule_that_tvm_cannot_apply_leaves_the_block_as_it_is() -> None:
+    class Refused(Rule):
+        name, phase = "refused", Phase.TILE
+
+        def offer(self, sch: Any, block: Any) -> list[Offer]:
+            sch.cache_write(block, 7, "global")  # there is no such buffer: a ScheduleError
+            return [Offer(sch)]
+
+    mod = kernel("gemm").mod
+    usual = own_rules_of_tvm(mod, target())
+    made = Space(mod, target(), rules=[Refused(Scheduled(mod, target())), *usual])
+    assert made.start == Space(mod, target(), rules=usual).start

@@ -27,6 +27,7 @@ from reasoning_compiler.ir.races import racing_loop
 from reasoning_compiler.measure import instrument as instrument_module
 from reasoning_compiler.measure.bench import Ran
 from reasoning_compiler.measure.executors.artifacts import write_artifact
+from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.executors.protocol import Kernel
 from reasoning_compiler.measure.instrument import Instrument
 from reasoning_compiler.measure.timing.racing import Race
@@ -35,10 +36,9 @@ from reasoning_compiler.measure.workers.builder import Builder
 from reasoning_compiler.measure.workers.loaded import LoadedKernel
 from reasoning_compiler.measure.workers.memory import Fenced
 from reasoning_compiler.measure.workers.runner import Runner
-from reasoning_compiler.measure.workers.store import Store
 from reasoning_compiler.measure.workers.workspaces import FILLS, Workspaces, compile_workspaces
 from reasoning_compiler.space.space import Space
-from reasoning_compiler.workload import CATALOGUE, parse
+from reasoning_compiler.workload import CATALOGUE, Workload, from_tvm, parse
 from test_workload_tvm import SMALL
 
 pytestmark = pytest.mark.tvm
@@ -299,35 +299,54 @@ class TestFences:
         assert done.stdout.split() == ["0", "-11", "-11", "-11"]
 
 
+@pytest.mark.parametrize("workload", [parse("gemm[m=8,n=8,k=8]"), from_tvm(fused_gemm())], ids=["named", "a user's"])
+def test_a_workloads_data_are_named_by_keys_and_dropped_with_it(workload: Workload, tmp_path: Path) -> None:
+    with LocalExecutor(num_threads=2, scratch_dir=tmp_path) as executor:
+        workloads = [Data(workload, str(target()), 0, executor) for _ in range(2)]
+        told = [json.dumps([data.payload(), data.inputs(), data.sets()]) for data in workloads]
+        assert told[0] == told[1] and str(tmp_path) not in told[0]
+        kept = sorted(executor.store.folder.iterdir())
+        workloads[0].close()
+        assert kept and sorted(executor.store.folder.iterdir()) == kept
+        workloads[1].close()
+        assert not any(executor.store.folder.iterdir())
+
+
 class TestWorkspaces:
     """In the memory that a kernel takes for itself: ours while it is verified, TVM's while it is timed."""
 
     @pytest.fixture
-    def kernel(self, tmp_path: Path) -> dict[str, Any]:
+    def executor(self, tmp_path: Path) -> Iterator[LocalExecutor]:
+        with LocalExecutor(num_threads=2, scratch_dir=tmp_path) as executor:
+            yield executor
+
+    @pytest.fixture
+    def kernel(self, executor: LocalExecutor) -> dict[str, Any]:
         module = tvm.ir.save_json(rows_of_threads(beside=False))
         arguments = [asdict(argument) for argument in GEMM.arguments]
-        return Builder(Store(tmp_path)).build(module=module, target=str(target()), arguments=arguments)
+        return Builder(executor.store).build(module=module, target=str(target()), arguments=arguments)
 
-    def test_who_allocates(self, kernel: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_who_allocates(
+        self, kernel: dict[str, Any], executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         allocators: list[int] = []
         run = LoadedKernel._timed
 
         def noted(self: Any, *args: Any) -> float:
-            loaded = ctypes.CDLL(str(tmp_path / kernel["code"]), mode=os.RTLD_NOLOAD)
+            loaded = ctypes.CDLL(str(executor.store.path(kernel["code"])), mode=os.RTLD_NOLOAD)
             allocators.append(ctypes.c_void_p.in_dll(loaded, "__TVMBackendAllocWorkspace").value or 0)
             return run(self, *args)
 
         monkeypatch.setattr(LoadedKernel, "_timed", noted)
-        (tmp_path / "data").mkdir()
-        data = Data(GEMM, str(target()), 0, tmp_path / "data", num_threads=2)
-        runner = Runner(Store(tmp_path), lambda *limit, **instead: None, lambda **facts: None)
+        data = Data(GEMM, str(target()), 0, executor)
+        runner = Runner(executor.store, lambda *limit, **instead: None, lambda **facts: None)
         runner.prepare(key="gemm", **data.payload())
         on = {"workload": "gemm", "verify": True}
         runner.run(**on, kernel=kernel, race=asdict(Race(repeats=3)))
         ours, tvms = allocators[:2]
         assert ours != tvms and len(allocators) > 4 and set(allocators[1:]) == {tvms}
         allocators.clear()
-        runner.check(**on, kernel=kernel, sets=data.sets(), inputs=data.input_files())
+        runner.check(**on, kernel=kernel, sets=data.sets(), inputs=data.inputs())
         num_fenced = len(data.sets()) + len(FILLS)
         assert allocators[:num_fenced] == [ours] * num_fenced
         assert len(allocators) > num_fenced and set(allocators[num_fenced:]) == {tvms}

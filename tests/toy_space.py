@@ -15,7 +15,8 @@ from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, Ti
 from reasoning_compiler.core.steps import Known, Proposal, Step
 from reasoning_compiler.proposer.protocol import Context
 from reasoning_compiler.proposer.random import RandomProposer, draw
-from reasoning_compiler.search.search import OnExpanded, Refused, TreeSearch
+from reasoning_compiler.search.protocol import OnExpanded, Refused
+from reasoning_compiler.search.search import TreeSearch
 
 DOMAINS: dict[str, TileDomain | ChoiceDomain] = {
     "C": ChoiceDomain(("plain", "packed")),

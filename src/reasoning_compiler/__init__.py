@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from reasoning_compiler.journal import read_run as read_run
     from reasoning_compiler.journal import read_session as read_session
     from reasoning_compiler.machine import detect as detect
-    from reasoning_compiler.search.search import SearchConfig as SearchConfig
+    from reasoning_compiler.search.config import SearchConfig as SearchConfig
     from reasoning_compiler.session import Result as Result
     from reasoning_compiler.session import SessionResult as SessionResult
     from reasoning_compiler.session import Settings as Settings
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Result": "session",
-    "SearchConfig": "search.search",
+    "SearchConfig": "search.config",
     "SessionResult": "session",
     "Settings": "session",
     "detect": "machine",

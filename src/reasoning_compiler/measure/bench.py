@@ -77,8 +77,7 @@ class Bench:
         self._data: Data | None = None
         executor.start_runners()
         if workload is not None:
-            folder = executor.new_folder()
-            self._data = Data(workload, target, seed, folder, num_threads=executor.num_threads)
+            self._data = Data(workload, target, seed, executor)
 
     @property
     def has_reference(self) -> bool:
@@ -149,7 +148,7 @@ class Bench:
             "workload": self._key,
             "kernel": kernel.to_json(),
             "sets": sets,
-            "inputs": self._data.input_files(),
+            "inputs": self._data.inputs(),
             "verify": again and self.has_reference,
         }
         # None of these runs takes longer than the first, which had this time too.
@@ -166,7 +165,7 @@ class Bench:
         return time.perf_counter() - started
 
     def _preparation(self) -> Preparation | None:
-        """Returns what a runner must have done before it can take our requests; waits until all files are written."""
+        """Returns what a runner must have done before it can take our requests; waits until its data are there."""
         if self._prepared is None and self._data is not None:
             payload = self._data.payload()
             key = hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:16]
@@ -293,7 +292,7 @@ class Bench:
         return Request("run", payload, timeout_secs or self._timeout_secs)
 
     def close(self) -> None:
-        """Stops what is still computed; the executor goes on. May be called again."""
+        """Stops what is still computed and drops the workload's data; the executor goes on. May be called again."""
         if self._data is not None:
             self._data.close()
 

@@ -9,20 +9,21 @@ given to it, and everything that it does is an event that a journal can keep and
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from reasoning_compiler.core.errors import IllegalProgramError
 from reasoning_compiler.core.measurements import Measurement
-from reasoning_compiler.core.programs import UNTUNED, Decision, Program, Transformation
+from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
 from reasoning_compiler.core.rng import stream
 from reasoning_compiler.core.steps import Known, Proposal, Step
 from reasoning_compiler.proposer.protocol import SAME_PROGRAM, Context, Proposer, Rejection
 from reasoning_compiler.proposer.random import mutate
 from reasoning_compiler.search.config import SearchConfig
+from reasoning_compiler.search.predictions import Predictions
+from reasoning_compiler.search.protocol import Expansion, OnExpanded, Predictor, Refused, SearchSpace
 from reasoning_compiler.search.tree import Tree
 from reasoning_compiler.search.waiting import Waiting
 
@@ -31,58 +32,6 @@ _NOTHING = "nothing was proposed"
 _NEWEST_TOLD = 16
 _MAX_LOSSES = 3  # devices lost over one program, before it is asked for no more
 _REFRESHED = 1024  # unmeasured programs, best first, whose prediction follows every new measurement
-
-
-class SearchSpace(Protocol):
-    """What the search needs of a space."""
-
-    def table(self, program: Program) -> tuple[Decision, ...]:
-        """Returns a program's decisions."""
-        ...
-
-    def edit(self, program: Program, transformation: Transformation) -> Program:
-        """Returns the program that a transformation leads to, or raises IllegalProgramError."""
-        ...
-
-
-Refused = tuple[str, Transformation | None, str]
-"""Who proposed, the refused transformation (None where nothing was proposed), and why it was refused."""
-
-OnExpanded = Callable[[int, Sequence[Step], Sequence[Refused]], None]
-
-
-class Predictor(Protocol):
-    """What the search needs of a surrogate."""
-
-    def predict(self, programs: Sequence[Program], anchors: Sequence[Known | None]) -> Sequence[float | None]:
-        """Returns predicted latencies in seconds; None where nothing can be said.
-
-        Args:
-            programs: to be predicted.
-            anchors: for each, its nearest measured ancestor, or None.
-        """
-        ...
-
-    def learn(self, known: Sequence[Known]) -> None:
-        """Takes in all measured programs so far."""
-        ...
-
-
-@dataclass(frozen=True)
-class Expansion:
-    """A node waiting for a proposal: what `next_expansion` hands out and `expand` takes back.
-
-    Args:
-        node: its number.
-        num: how many children are wanted.
-        context: what the proposer may look at.
-        draw: which expansion of the node this is; names its random streams.
-    """
-
-    node: int
-    num: int
-    context: Context
-    draw: int
 
 
 class TreeSearch:
@@ -126,6 +75,7 @@ class TreeSearch:
             branching=self.config.branching,
             root_branching=self.config.root_branching,
         )
+        self._predictions = Predictions(space, predictor, self.tree, rollout_depth=self.config.rollout_depth, seed=seed)
         self._node_of: dict[Program, int] = {UNTUNED: 0}
         self._rejected: dict[int, list[Rejection]] = {}
         self._measured: tuple[Step, ...] = ()
@@ -289,7 +239,7 @@ class TreeSearch:
         """
         for step in nodes:
             assert step.parent is not None
-            self._predict(step.program, step.parent)
+            self._predictions.predict(step.program, step.parent)
             self._insert(replace(step, measurement=None))
         for number, transformation, why in rejected:
             self._remember_refusal(number, transformation, why)
@@ -302,7 +252,7 @@ class TreeSearch:
         """
         assert step.parent is not None and step.transformation is not None and step.node == len(self.tree)
         program = self._space.edit(self.tree.nodes[step.parent].step.program, step.transformation)
-        predicted_secs = self._predict(program, step.parent)
+        predicted_secs = self._predictions.predict(program, step.parent)
         step = replace(step, program=program, predicted_secs=predicted_secs, measurement=None)
         self._insert(step)
         self._on_expanded(step.parent, [step], [])
@@ -360,7 +310,7 @@ class TreeSearch:
                 transformation,
                 who,
                 transformation.reasoning or proposal.reasoning,
-                self._predict(program, expansion.node),
+                self._predictions.predict(program, expansion.node),
             )
             self._insert(step)
             children.append(step)
@@ -381,24 +331,6 @@ class TreeSearch:
             return 1.0 / step.predicted_secs
         above = (n for n in self.tree.path(step.parent or 0) if n.step.measurement or n.step.predicted_secs is not None)
         return next((node.value for node in above), 0.0)
-
-    def _predict(self, program: Program, parent: int) -> float | None:
-        """Returns the prediction for the program that becomes the next node."""
-        if self.config.rollout_depth:
-            program = self._roll_out(program, parent)
-        return self._predictor.predict([program], [self._anchor(parent)])[0]
-
-    def _roll_out(self, program: Program, parent: int) -> Program:
-        rng = stream(self._seed, "rollout", len(self.tree), parent)
-        for _ in range(self.config.rollout_depth):
-            transformation = mutate(self._space.table(program), rng)
-            if transformation is None:
-                break
-            try:
-                program = self._space.edit(program, transformation)
-            except IllegalProgramError:
-                break
-        return program
 
     def _random(self, expansion: Expansion) -> Proposal:
         rng = self._stream("random", expansion)
@@ -431,13 +363,6 @@ class TreeSearch:
             max_samples=self._max_samples,
         )
 
-    def _anchor(self, number: int) -> Known | None:
-        """Returns the nearest measured program from a node upwards, the untuned one left out."""
-        for node in self.tree.path(number):
-            if node.step.node and node.step.measurement is not None and node.step.measurement.ok:
-                return Known.of(node.step.program, node.step.measurement)
-        return None
-
     def _crown(self, step: Step) -> None:
         """Makes a program the best if its measurement counts and is faster than the best so far."""
         measurement = step.measurement
@@ -449,10 +374,8 @@ class TreeSearch:
     def _refresh(self) -> None:
         """Predicts the most promising unmeasured programs anew and passes the changes up the tree."""
         nodes = [self.tree.nodes[number] for number in self._waiting.lift(_REFRESHED)]
-        anchors = [self._anchor(node.step.parent or 0) for node in nodes]
-        predictions = self._predictor.predict([node.step.program for node in nodes], anchors)
-        for node, secs in zip(nodes, predictions, strict=True):
-            if secs is not None and not self.config.rollout_depth:
+        for node, secs in zip(nodes, self._predictions.predict_again(nodes), strict=True):
+            if secs is not None:
                 node.step = replace(node.step, predicted_secs=secs)
         for node in sorted(nodes, key=lambda node: node.step.node):  # parents first: children may follow them
             self.tree.revalue(node.step.node, self._unmeasured_speed(node.step))

@@ -49,7 +49,11 @@ class Evaluator:
         self._artifacts: dict[int, Path] = {}
 
     def measure(self, batch: list[Step], on_result: OnResult) -> None:
-        """Measures what is left of a batch, journals each result as it comes, and tells the search of the whole."""
+        """Measures what is left of a batch, journals each result as it comes, and tells the search of the whole.
+
+        Raises:
+            NothingMeasuredError: it is not known what programs must compute.
+        """
         applied: list[Step] = []
         modules = []
         for step in batch:
@@ -82,32 +86,27 @@ class Evaluator:
                 self._save(0, measured.measurement)
         failure = measured.measurement.failure
         if failure is not None and self.task.workload.reference is None:
-            self.journal.finished("nothing to compare with", best=None)
             raise NothingMeasuredError(
                 f"the program as written fails itself ({failure.kind}: {failure.message}); "
                 "try smaller shapes or a longer --timeout"
             )
 
     def catch_up(self) -> None:
-        """Saves the best so far where an earlier process was stopped before it could."""
+        """Saves the best so far where an earlier process was stopped before it could. Raises as `measure`."""
         best = self.task.best_node
         if best is None or self._best is None or saved_node(self._best) == best:
             return
         if self._artifact(best) is not None:
             self._save(best, self.task.measured[best])
 
-    def confirm(self, reason: str) -> Ending:
+    def confirm(self) -> Ending:
         """Returns what the best few and the untuned program come to when they are timed in turns.
-
-        Args:
-            reason: why the task ends; it is journaled where nothing can be handed out.
 
         Raises:
             NothingMeasuredError: no program could be measured and verified.
         """
         finalists = self.task.finalists()
         if not finalists:
-            self.journal.finished(reason, best=None)
             measured = [measurement for node, measurement in self.task.measured.items() if node]
             raise NothingMeasuredError(why_nothing(measured, self._folder))
         close = not self.task.beats_untuned(self.task.measured[finalists[0]], times=_CLOSE)
@@ -115,7 +114,6 @@ class Evaluator:
         timed = self.instrument.confirm([self._artifacts[node] for node in nodes])
         confirmed = {node: m for node, m in zip(nodes, timed, strict=True) if m.counts}
         if not confirmed:
-            self.journal.finished(reason, best=None)
             raise NothingMeasuredError(why_not_again([m for m in timed if not m.counts], self._folder))
         best = min(confirmed, key=lambda node: confirmed[node].latency_secs)
         return Ending(best, confirmed[best], confirmed.get(0))

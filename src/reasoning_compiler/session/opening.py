@@ -28,7 +28,7 @@ from reasoning_compiler.journal import (
 from reasoning_compiler.machine import tvm_target
 from reasoning_compiler.measure import instrument
 from reasoning_compiler.measure.executors.choice import open_executor
-from reasoning_compiler.search.search import Refused
+from reasoning_compiler.search.protocol import Refused
 from reasoning_compiler.session.evaluator import Evaluator
 from reasoning_compiler.session.repeat import Repeat
 from reasoning_compiler.session.session import Seat, Session

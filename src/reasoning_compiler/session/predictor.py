@@ -8,7 +8,7 @@ from reasoning_compiler.core.interrupts import uninterrupted
 from reasoning_compiler.core.phases import PhaseTimer
 from reasoning_compiler.core.programs import Program
 from reasoning_compiler.core.steps import Known
-from reasoning_compiler.search.search import Predictor
+from reasoning_compiler.search.protocol import Predictor
 
 
 class SparingPredictor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -83,12 +84,15 @@ class Session:
             for thinker in self._thinkers[:1]:
                 thinker.first_look()
             for seat in self._open_seats():
-                self._begin(seat)
+                with self._leaving_out(seat):
+                    self._begin(seat)
             while (turn := self._next_turn()) is not None:
-                self._take_turn(*turn)
+                with self._leaving_out(turn[0]):
+                    self._take_turn(*turn)
             self._stop_thinking(at_rest=True)
             for seat in self._open_seats():
-                self._finish(seat)
+                with self._leaving_out(seat):
+                    self._finish(seat)
         except KeyboardInterrupt:
             self._stop_thinking(at_rest=False)
             for seat in self._open_seats():
@@ -167,37 +171,34 @@ class Session:
         has_begun = task.num_samples and not seat.batch
         if task.untuned is None and (task.workload.reference is None or has_begun):
             self._measure_untuned(seat)
-        if not seat.is_finished:
-            seat.evaluator.catch_up()
+        seat.evaluator.catch_up()
 
     def _measure_untuned(self, seat: Seat) -> None:
         self._show("untuned", seat)
-        try:
-            seat.evaluator.measure_untuned()
-        except NothingMeasuredError as error:
-            self._give_up(seat, error)
+        seat.evaluator.measure_untuned()
 
     def _finish(self, seat: Seat) -> None:
         if isinstance(seat.source, Repeat):
             seat.source.tend()
         assert seat.reason is not None
         self._show("confirming", seat)
-        try:
-            ending = seat.evaluator.confirm(seat.reason)
-        except NothingMeasuredError as error:
-            self._give_up(seat, error)
-            return
+        ending = seat.evaluator.confirm()
         self._show("saving", seat)
         seat.evaluator.finish(seat.reason, ending)
         seat.is_finished = True
         self._journal_stages()
 
-    def _give_up(self, seat: Seat, error: NothingMeasuredError) -> None:
-        """Leaves out a task of which nothing can be handed out; the others go on."""
-        self._failures.append(error)
-        seat.is_finished = True
-        if len(self._seats) > 1:
-            self._show("measuring", seat, notice=f"{seat.task.name}: {error}")
+    @contextmanager
+    def _leaving_out(self, seat: Seat) -> Iterator[None]:
+        """Ends a task of which nothing can be handed out, with its line; the others go on."""
+        try:
+            yield
+        except NothingMeasuredError as error:
+            self._failures.append(error)
+            seat.is_finished = True
+            seat.evaluator.journal.finished(seat.reason or "nothing to compare with", best=None)
+            if len(self._seats) > 1:
+                self._show("measuring", seat, notice=f"{seat.task.name}: {error}")
 
     # -- the model ----------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.measure.executors.tracker import Devices
 from reasoning_compiler.proposer.llm.settings import LLMSettings
-from reasoning_compiler.search.search import SearchConfig
+from reasoning_compiler.search.config import SearchConfig
 
 PROPOSERS = ("expert", "random")
 PRESETS = ("default", "paper")

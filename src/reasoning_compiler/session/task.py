@@ -19,7 +19,9 @@ from reasoning_compiler.journal import Rejected, Run, Sample, unknown_here
 from reasoning_compiler.machine import tvm_target
 from reasoning_compiler.proposer.expert import Expert
 from reasoning_compiler.proposer.random import RandomProposer
-from reasoning_compiler.search.search import OnExpanded, Predictor, SearchConfig, TreeSearch
+from reasoning_compiler.search.config import SearchConfig
+from reasoning_compiler.search.protocol import OnExpanded, Predictor
+from reasoning_compiler.search.search import TreeSearch
 from reasoning_compiler.session.predictor import SparingPredictor
 from reasoning_compiler.session.settings import Settings
 from reasoning_compiler.session.spaces import SharedProposer, SharedSpace

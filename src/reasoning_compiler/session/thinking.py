@@ -12,7 +12,8 @@ from reasoning_compiler.proposer.llm.metered import LLMStats
 from reasoning_compiler.proposer.llm.scrub import Scrubber
 from reasoning_compiler.proposer.llm.values import clip
 from reasoning_compiler.proposer.protocol import Proposer
-from reasoning_compiler.search.search import Expansion, TreeSearch
+from reasoning_compiler.search.protocol import Expansion
+from reasoning_compiler.search.search import TreeSearch
 
 _FIRST_LOOK_SECS = 2.0  # a refused key or an unknown model shows within this time, before anything is measured
 _FIRST_LOOK_EXPANSIONS = 16  # the paper's preset draws its first nodes at random

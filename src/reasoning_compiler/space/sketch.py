@@ -157,7 +157,10 @@ class SketchGenerator:
             name = _name_of(sch, block)
             if name is None or (rule.heeds_marks and NO_RULES in sch.get(block).annotations):
                 continue
-            offers = rule.alternatives(sch.copy(), block)
+            try:
+                offers = rule.alternatives(sch.copy(), block)
+            except RuntimeError:  # TVM's ScheduleError and InternalError: it cannot treat the block so
+                continue
             made = [origins.then(len(offer.schedule.trace.insts), rule.name, name) for offer in offers]
             if len(offers) > 1:
                 site = _site(unique(f"{name} {rule.name}", taken), name, rule.name, offers)

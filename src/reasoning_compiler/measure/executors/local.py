@@ -87,17 +87,21 @@ class LocalExecutor:
     def put(self, data: bytes | memoryview, *, suffix: str = "") -> str:
         """See `Executor`."""
         try:
-            return self._store.put(data, suffix=suffix)
+            return self.store.put(data, suffix=suffix)
         except OSError as error:
             raise no_space(error) from None
 
-    def get(self, key: str) -> bytes:
+    def claim(self, key: str) -> None:
         """See `Executor`."""
-        return self._store.get(key)
+        self.store.claim(key)
+
+    def get(self, key: str) -> bytearray:
+        """See `Executor`."""
+        return self.store.get(key)
 
     def drop(self, key: str) -> None:
         """See `Executor`."""
-        self._store.drop(key)
+        self.store.drop(key)
 
     def wait_for_builders(self) -> float:
         """See `Executor`."""
@@ -124,12 +128,16 @@ class LocalExecutor:
 
     def _built(self, answer: Answer) -> Built:
         if not isinstance(answer, Failure):
-            self._store.claim(answer["code"])
+            self.claim(answer["code"])
             return Built(Kernel(answer["code"], answer["signature"]), answer["build_secs"])
         if answer.kind == "crash":
             # "crash" is for programs that die when they run; this one never came to that.
             answer = replace(answer, kind="build", message=f"the compiler died: {answer.message}")
         return Built(failure=answer)
+
+    def open_reference(self) -> Pool:
+        """See `Executor`."""
+        return Pool(1, WorkerOptions("reference", str(self.store.folder), self.num_threads).entry)
 
     def wait_for_runners(self, workload: Preparation | None) -> None:
         """See `Executor`."""
@@ -151,19 +159,20 @@ class LocalExecutor:
         return Scratch(self._scratch_dir)
 
     @cached_property
-    def _store(self) -> Store:
+    def store(self) -> Store:
+        """What its processes share."""
         return Store(self._scratch.new_folder())
 
     @cached_property
     def _builders(self) -> Pool:
-        return Pool(self._num_builders, WorkerOptions("builder", str(self._store.folder)).entry)
+        return Pool(self._num_builders, WorkerOptions("builder", str(self.store.folder)).entry)
 
     @cached_property
     def _runners(self) -> Pool:
         flush_bytes = bytes_to_flush() if self.flushes_cache else 0
         # What empties the caches starts TVM's threads, which do not survive a fork.
         forks = not flush_bytes
-        folder = str(self._store.folder)
+        folder = str(self.store.folder)
         options = WorkerOptions("runner", folder, self.num_threads, self._memory_limit_bytes, flush_bytes, forks)
         return Pool(1, options.entry)
 

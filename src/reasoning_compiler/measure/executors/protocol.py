@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.measurements import Failure
-from reasoning_compiler.core.processes.pool import Preparation
+from reasoning_compiler.core.processes.pool import Pool, Preparation
 from reasoning_compiler.core.processes.worker import Answer, Request
 
 
@@ -88,12 +88,16 @@ class Executor(Protocol):
         """Returns a key for some bytes, which requests may refer to until the key is dropped."""
         ...
 
-    def get(self, key: str) -> bytes:
-        """Returns the bytes of a key."""
+    def claim(self, key: str) -> None:
+        """Keeps the bytes of a key that one of the executor's processes has put, until it is dropped."""
+        ...
+
+    def get(self, key: str) -> bytearray:
+        """Returns a copy of the bytes of a key."""
         ...
 
     def drop(self, key: str) -> None:
-        """Forgets the bytes of a key, once for each time that they were put or built."""
+        """Forgets the bytes of a key, once for each time that they were put, claimed or built."""
         ...
 
     def wait_for_builders(self) -> float:
@@ -111,6 +115,10 @@ class Executor(Protocol):
         Raises:
             ReasoningCompilerError: the builders do not start, or temporary files cannot be written.
         """
+        ...
+
+    def open_reference(self) -> Pool:
+        """Returns a process that says what kernels must compute; who opens it ends it. See `ReferenceWorker`."""
         ...
 
     def wait_for_runners(self, workload: Preparation | None) -> None:

@@ -43,5 +43,5 @@ class RpcExecutor(LocalExecutor):
 
     @cached_property
     def _runners(self) -> DevicePool:
-        entry = WorkerOptions("runner", str(self._store.folder)).entry
+        entry = WorkerOptions("runner", str(self.store.folder)).entry
         return DevicePool(self._devices, self.num_runners, entry, num_threads=self.num_threads)

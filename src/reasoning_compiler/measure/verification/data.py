@@ -1,4 +1,4 @@
-"""A workload's data as the runner reads them: inputs and expected outputs, in files."""
+"""A workload's data as the runner reads them: inputs and expected outputs, in the executor's store."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import numpy as np
 from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.core.measurements import Failure
+from reasoning_compiler.measure.executors.protocol import Executor
 from reasoning_compiler.measure.verification.expectations import source
-from reasoning_compiler.measure.verification.files import ExpectedFiles, File
-from reasoning_compiler.measure.workers.scratch import no_space
+from reasoning_compiler.measure.verification.share import Share
+from reasoning_compiler.measure.verification.stored import StoredArray, StoredOutputs
 from reasoning_compiler.measure.workers.workspaces import compile_workspaces
 from reasoning_compiler.workload.index_ranges import index_ranges
 from reasoning_compiler.workload.input_sets import INPUT_SETS, SUMS_EXACTLY, make_input_set, nans
@@ -27,30 +28,32 @@ _NANS = "NaN"
 # No further input set is added when this much time has been spent on what its outputs must be.
 _SETS_BUDGET_SECS = 30.0
 
+_Usual = tuple[list[StoredArray], StoredOutputs | Failure]
+"""The inputs that programs are timed on, and what the outputs must be, or why that is not known."""
+
 
 class Data:
-    """A workload's inputs and expected outputs, written into files in the background.
+    """A workload's inputs and expected outputs, put into an executor's store in the background.
 
     Args:
         workload: whose.
         target: the TVM target as JSON text, for the runner.
         seed: of the random inputs.
-        folder: where the files go.
-        num_threads: threads that the reference may use.
+        executor: whose runners read them; the reference may use as many threads as programs do.
     """
 
-    def __init__(self, workload: Workload, target: str, seed: int, folder: Path, *, num_threads: int) -> None:
-        self.folder = folder
+    def __init__(self, workload: Workload, target: str, seed: int, executor: Executor) -> None:
+        self._share = Share(executor)
         self._workload = workload
         self._target = target
         self._is_closed = False
-        self._source = source(workload, folder, num_threads=num_threads)
+        self._source = source(workload, self._share)
         # The reference of a large workload takes seconds; meanwhile processes start and programs build.
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="reference")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reference")
         self._random: list[np.ndarray] = []
-        self._written: Future[tuple[list[File], ExpectedFiles | Failure]] = self._executor.submit(self._write, seed)
-        self._workspaces: Future[Path | None] = self._executor.submit(compile_workspaces, folder)
-        self._written_sets: Future[list[_Set]] = self._executor.submit(self._write_sets, seed)
+        self._usual: Future[_Usual] = self._thread.submit(self._put_usual, seed)
+        self._workspaces: Future[str | None] = self._thread.submit(self._put_workspaces, executor.new_folder())
+        self._sets: Future[list[_Set]] = self._thread.submit(self._put_sets, seed)
         self._kept_sets: list[_Set] | None = None
         self._waits_until: float | None = None
 
@@ -62,38 +65,34 @@ class Data:
     @property
     def failure(self) -> Failure | None:
         """Why it is not known what the outputs must be; None where it is. Waits until the reference has run."""
-        _, expected = self._files()
+        _, expected = self._usual.result()
         return expected if isinstance(expected, Failure) else None
 
     def payload(self) -> dict[str, Any]:
-        """Returns the runner's set-up request; waits until all files are written."""
-        inputs, expected = self._files()
-        workspaces = self._workspaces.result()
+        """Returns the runner's set-up request; waits until all of it is there."""
+        inputs, expected = self._usual.result()
         return {
             "arguments": [asdict(argument) for argument in self._workload.arguments],
             "target": self._target,
-            "inputs": [asdict(file) for file in inputs],
+            "inputs": [asdict(array) for array in inputs],
             "expected": None if isinstance(expected, Failure) else expected.to_json(),
-            "workspaces": None if workspaces is None else str(workspaces),
+            "workspaces": self._workspaces.result(),
         }
 
-    def input_files(self) -> list[dict[str, Any]]:
-        """Returns the files of the inputs that programs are timed on, in order."""
-        return [asdict(file) for file in self._files()[0]]
+    def inputs(self) -> list[dict[str, Any]]:
+        """Returns the inputs that programs are timed on, in order, as the runner reads them."""
+        return [asdict(array) for array in self._usual.result()[0]]
 
     def wait_for_sets(self, secs: float) -> None:
-        """Returns when the input sets are written, or so many seconds after it was first called."""
+        """Returns when the input sets are there, or so many seconds after it was first called."""
         if self._waits_until is None:
             self._waits_until = time.monotonic() + secs
-        wait([self._written_sets], timeout=max(0.0, self._waits_until - time.monotonic()))
+        wait([self._sets], timeout=max(0.0, self._waits_until - time.monotonic()))
 
     def sets(self) -> list[dict[str, Any]]:
-        """Returns the runner's word for each input set; waits until they are written."""
+        """Returns the runner's word for each input set; waits until they are there."""
         if self._kept_sets is None:
-            try:
-                self._kept_sets = self._written_sets.result()
-            except OSError as error:
-                raise no_space(error) from None
+            self._kept_sets = self._sets.result()
         return [each.to_json() for each in self._kept_sets]
 
     def leave_out_sets(self, names: Sequence[str]) -> None:
@@ -101,39 +100,38 @@ class Data:
         self._kept_sets = [each for each in self._kept_sets or [] if each.name not in names]
 
     def close(self) -> None:
-        """Stops what is still computed. May be called again."""
+        """Stops what is still computed, and drops what the store holds. May be called again."""
         self._is_closed = True
         self._source.close()
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._share.drop()
 
     @property
     def _taken(self) -> list[Argument]:
         return [argument for argument in self._workload.arguments if argument.role != "output"]
 
-    def _files(self) -> tuple[list[File], ExpectedFiles | Failure]:
-        try:
-            return self._written.result()
-        except OSError as error:
-            raise no_space(error) from None
+    def _put_workspaces(self, folder: Path) -> str | None:
+        library = compile_workspaces(folder)
+        return None if library is None else self._share.put(library.read_bytes(), suffix=library.suffix)
 
-    def _write(self, seed: int) -> tuple[list[File], ExpectedFiles | Failure]:
+    def _put_usual(self, seed: int) -> _Usual:
         self._random = self._workload.make_inputs(seed)
-        files = [self._write_one(a, array, self.folder) for a, array in zip(self._taken, self._random, strict=True)]
-        expected = self._source.expected(files, self.folder, any_order=False)
+        inputs = [self._put(argument, array) for argument, array in zip(self._taken, self._random, strict=True)]
+        expected = self._source.expected(inputs, any_order=False)
         if expected is None:
             expected = Failure("wrong_result", "the reference cannot be computed on random inputs")
-        return files, expected
+        return inputs, expected
 
-    def _write_sets(self, seed: int) -> list[_Set]:
-        """Writes the inputs of each set that differs from the random one, and what the outputs must be there."""
-        usual, known = self._written.result()
+    def _put_sets(self, seed: int) -> list[_Set]:
+        """Puts the inputs of each set that differs from the random one, and what the outputs must be there."""
+        usual, known = self._usual.result()
         random, self._random = self._random, []
         if isinstance(known, Failure):
             return []
         sets = []
         made = nans(self._taken)
         if any(array is not None for array in made):
-            sets.append(_Set(_NANS, self._write_inputs(_NANS, made), None))
+            sets.append(_Set(_NANS, self._put_all(made), None))
         main = self._workload.mod["main"]
         longest_sum = max(block.reduction_length for block in blocks(main))
         ranges = {self._workload.arguments[number].name: each for number, each in index_ranges(main).items()}
@@ -144,31 +142,28 @@ class Data:
             made = make_input_set(name, self._taken, random, seed=seed, longest_sum=longest_sum, ranges=ranges)
             if all(array is None for array in made):
                 continue
-            inputs = self._write_inputs(name, made)
-            files = [old if new is None else new for old, new in zip(usual, inputs, strict=True)]
-            expected = self._source.expected(files, self._folder(name), any_order=name == SUMS_EXACTLY)
-            if isinstance(expected, ExpectedFiles) and _are_finite(expected):
+            inputs = self._put_all(made)
+            whole = [old if new is None else new for old, new in zip(usual, inputs, strict=True)]
+            expected = self._source.expected(whole, any_order=name == SUMS_EXACTLY)
+            if isinstance(expected, StoredOutputs) and self._are_finite(expected):
                 sets.append(_Set(name, inputs, expected))
         self._source.close()
         return sets
 
-    def _folder(self, name: str) -> Path:
-        folder = self.folder / f"set-{name}"
-        folder.mkdir(exist_ok=True)
-        return folder
+    def _put_all(self, made: list[np.ndarray | None]) -> list[StoredArray | None]:
+        return [None if array is None else self._put(a, array) for a, array in zip(self._taken, made, strict=True)]
 
-    def _write_inputs(self, name: str, made: list[np.ndarray | None]) -> list[File | None]:
-        return [
-            None if array is None else self._write_one(a, array, self._folder(name))
-            for a, array in zip(self._taken, made, strict=True)
-        ]
-
-    def _write_one(self, argument: Argument, array: np.ndarray, folder: Path) -> File:
+    def _put(self, argument: Argument, array: np.ndarray) -> StoredArray:
         if array.shape != argument.shape:
             raise UsageError(
                 f"`{argument.name}` has shape {argument.shape} in the kernel, but the workload makes {array.shape}"
             )
-        return File.write(folder / argument.name, array)
+        return StoredArray.put(self._share, array)
+
+    def _are_finite(self, expected: StoredOutputs) -> bool:
+        """Returns whether all outputs are finite: where they overflow, the order of a sum decides on Inf or NaN."""
+        arrays = (array.get(self._share).astype(np.float64, copy=False) for array in expected.values)
+        return all(np.isfinite(array).all() for array in arrays)
 
 
 @dataclass(frozen=True)
@@ -177,22 +172,17 @@ class _Set:
 
     Args:
         name: of the input set.
-        inputs: per argument that is no output, its file; None where it keeps its values.
+        inputs: per argument that is no output, its values; None where it keeps its values.
         expected: what the outputs must be; None where nothing is compared.
     """
 
     name: str
-    inputs: list[File | None]
-    expected: ExpectedFiles | None
+    inputs: list[StoredArray | None]
+    expected: StoredOutputs | None
 
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "inputs": [None if file is None else asdict(file) for file in self.inputs],
+            "inputs": [None if array is None else asdict(array) for array in self.inputs],
             "expected": None if self.expected is None else self.expected.to_json(),
         }
-
-
-def _are_finite(expected: ExpectedFiles) -> bool:
-    """Returns whether all right outputs are finite: where they overflow, the order of a sum decides on Inf or NaN."""
-    return all(np.isfinite(file.read().astype(np.float64, copy=False)).all() for file in expected.values)

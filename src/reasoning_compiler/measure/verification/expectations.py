@@ -1,4 +1,4 @@
-"""What the outputs must be on some inputs, in files: by a reference in Python, or by the kernel itself."""
+"""What the outputs must be on some inputs: by a reference in Python, or by the kernel itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,12 +15,11 @@ from threadpoolctl import threadpool_limits
 from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.core.measurements import Failure
-from reasoning_compiler.core.processes.pool import Pool
 from reasoning_compiler.core.processes.worker import Request
 from reasoning_compiler.machine import import_tvm
-from reasoning_compiler.measure.verification.files import ExpectedFiles, File
+from reasoning_compiler.measure.verification.share import Share
+from reasoning_compiler.measure.verification.stored import StoredArray, StoredOutputs
 from reasoning_compiler.measure.verification.tolerance import EXACT, Precision, Tolerance
-from reasoning_compiler.measure.workers.worker import WorkerOptions
 from reasoning_compiler.workload.workload import Workload, numpy_dtype
 
 _TIMEOUT_SECS = 600.0
@@ -34,12 +32,11 @@ class Source(Protocol):
     def notices(self) -> tuple[str, ...]:
         """What the user should know of the reference, a line each."""
 
-    def expected(self, inputs: Sequence[File], folder: Path, *, any_order: bool) -> ExpectedFiles | Failure | None:
-        """Returns the right outputs on some inputs, written into a folder; None where the inputs say nothing.
+    def expected(self, inputs: Sequence[StoredArray], *, any_order: bool) -> StoredOutputs | Failure | None:
+        """Returns the right outputs on some inputs; None where the inputs say nothing.
 
         Args:
-            inputs: a file per argument that is no output.
-            folder: where to write.
+            inputs: one per argument that is no output.
             any_order: see `reference.Kernel.reference`.
         """
 
@@ -48,19 +45,25 @@ class Source(Protocol):
 
 
 class ByFunctions:
-    """A named kernel's references: the same function in float64 and in the kernel's own precision."""
+    """A named kernel's references: the same function in float64 and in the kernel's own precision.
+
+    Args:
+        workload: the kernel's.
+        share: where inputs are, and outputs go.
+    """
 
     notices = ()
 
-    def __init__(self, workload: Workload, *, num_threads: int) -> None:
-        self._workload, self._num_threads = workload, num_threads
+    def __init__(self, workload: Workload, share: Share) -> None:
+        self._workload, self._share = workload, share
 
-    def expected(self, inputs: Sequence[File], folder: Path, *, any_order: bool) -> ExpectedFiles | Failure | None:
+    def expected(self, inputs: Sequence[StoredArray], *, any_order: bool) -> StoredOutputs | Failure | None:
         """See `Source`."""
-        with threadpool_limits(self._num_threads):  # numpy would take every core
-            values, tolerance = by_functions(self._workload, [file.read() for file in inputs], any_order=any_order)
+        arrays = [array.get(self._share) for array in inputs]
+        with threadpool_limits(self._share.num_threads):  # numpy would take every core
+            values, tolerance = by_functions(self._workload, arrays, any_order=any_order)
         outputs = _outputs(self._workload)
-        return ExpectedFiles(_written(values, outputs, folder), (None,) * len(outputs), tolerance)
+        return StoredOutputs(_stored(values, outputs, self._share), (None,) * len(outputs), tolerance)
 
     def close(self) -> None:
         """See `Source`."""
@@ -71,14 +74,13 @@ class ByKernel:
 
     Args:
         workload: its module, and the user's reference where there is one.
-        folder: where the module goes.
-        num_threads: threads that it may use.
+        share: where inputs are, and outputs go.
     """
 
-    def __init__(self, workload: Workload, folder: Path, *, num_threads: int) -> None:
-        self._workload, self._num_threads = workload, num_threads
-        self._module = folder / "module.json"
-        self._pool = Pool(1, WorkerOptions("reference", str(folder), num_threads).entry)
+    def __init__(self, workload: Workload, share: Share) -> None:
+        self._workload, self._share = workload, share
+        self._module = ""
+        self._pool = share.open_reference()
         self._origin = ""
 
     @property
@@ -91,25 +93,26 @@ class ByKernel:
             "kernel",
         )
 
-    def expected(self, inputs: Sequence[File], folder: Path, *, any_order: bool) -> ExpectedFiles | Failure | None:
+    def expected(self, inputs: Sequence[StoredArray], *, any_order: bool) -> StoredOutputs | Failure | None:
         """See `Source`."""
-        if not self._module.exists():
-            self._module.write_text(import_tvm().ir.save_json(self._workload.mod))
+        self._module = self._module or self._share.put(import_tvm().ir.save_json(self._workload.mod).encode())
         payload = {
-            "module": str(self._module),
+            "module": self._module,
             "arguments": [asdict(argument) for argument in self._workload.arguments],
-            "inputs": [asdict(file) for file in inputs],
-            "folder": str(folder),
+            "inputs": [asdict(array) for array in inputs],
             "any_order": any_order,
         }
-        ((_, answer),) = self._pool.map([Request("expect", payload, _TIMEOUT_SECS)])
+        answer = self._pool.ask(Request("expect", payload, _TIMEOUT_SECS))
         if isinstance(answer, Failure):
             return answer
         self._origin = self._origin or answer["origin"]
         if answer["expected"] is None:
             return None
-        made = ExpectedFiles.from_json(answer["expected"])
-        return made if self._workload.reference is None else self._by_users(made, inputs, folder)
+        made = StoredOutputs.from_json(answer["expected"])
+        for array in (*made.values, *made.unwritten):
+            if array is not None:
+                self._share.claim(array.key)
+        return made if self._workload.reference is None else self._by_users(made, inputs)
 
     def close(self) -> None:
         """See `Source`."""
@@ -117,31 +120,31 @@ class ByKernel:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
 
-    def _by_users(self, made: ExpectedFiles, inputs: Sequence[File], folder: Path) -> ExpectedFiles | None:
+    def _by_users(self, made: StoredOutputs, inputs: Sequence[StoredArray]) -> StoredOutputs | None:
         """Returns the same with the values of the user's reference; None where it is not made for such inputs.
 
         Where outputs must be matched to the bit, it is not if it is less exact than the kernel.
         """
         assert self._workload.reference is not None
         try:
-            with np.errstate(all="ignore"), threadpool_limits(self._num_threads):
-                values = self._workload.reference([file.read() for file in inputs])
+            with np.errstate(all="ignore"), threadpool_limits(self._share.num_threads):
+                values = self._workload.reference([array.get(self._share) for array in inputs])
         except (ArithmeticError, ValueError):
             return None
         outputs = _outputs(self._workload)
         _require_shapes(values, outputs)
         if made.tolerance == EXACT and any(
-            not np.array_equal(value, file.read()) for value, file in zip(values, made.values, strict=True)
+            not np.array_equal(value, array.get(self._share)) for value, array in zip(values, made.values, strict=True)
         ):
             return None
-        return ExpectedFiles(_written(values, outputs, folder), made.unwritten, made.tolerance)
+        return StoredOutputs(_stored(values, outputs, self._share), made.unwritten, made.tolerance)
 
 
-def source(workload: Workload, folder: Path, *, num_threads: int) -> Source:
+def source(workload: Workload, share: Share) -> Source:
     """Returns where the right outputs of a workload come from."""
     if workload.reference is not None and workload.good_order is not None:
-        return ByFunctions(workload, num_threads=num_threads)
-    return ByKernel(workload, folder, num_threads=num_threads)
+        return ByFunctions(workload, share)
+    return ByKernel(workload, share)
 
 
 def by_functions(
@@ -185,10 +188,9 @@ def _require_shapes(values: Sequence[np.ndarray], outputs: Sequence[Argument]) -
             )
 
 
-def _written(values: Sequence[np.ndarray], outputs: Sequence[Argument], folder: Path) -> tuple[File, ...]:
+def _stored(values: Sequence[np.ndarray], outputs: Sequence[Argument], share: Share) -> tuple[StoredArray, ...]:
     return tuple(
-        File.write(folder / f"expected-{argument.name}", _kept(value, argument.dtype))
-        for value, argument in zip(values, outputs, strict=True)
+        StoredArray.put(share, _kept(value, argument.dtype)) for value, argument in zip(values, outputs, strict=True)
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import tvm
@@ -13,14 +12,20 @@ from tvm_ffi.serialization import from_json_graph_str
 from reasoning_compiler.codegen.signature import argument_from_json
 from reasoning_compiler.core.processes.serving import one_line
 from reasoning_compiler.core.refused import Refused
-from reasoning_compiler.measure.verification.files import ExpectedFiles, File
 from reasoning_compiler.measure.verification.reference import Kernel
+from reasoning_compiler.measure.verification.stored import StoredArray, StoredOutputs
+from reasoning_compiler.measure.workers.store import Store
 
 
 class ReferenceWorker:
-    """One kernel, compiled when it is first asked for."""
+    """One kernel, compiled when it is first asked for.
 
-    def __init__(self) -> None:
+    Args:
+        store: where the kernel and its inputs are, and where its outputs go.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._kernel: Kernel | None = None
 
     @property
@@ -34,20 +39,18 @@ class ReferenceWorker:
         module: str,
         arguments: list[dict[str, Any]],
         inputs: list[dict[str, Any]],
-        folder: str,
         any_order: bool,
     ) -> dict[str, Any]:
         """Computes the right outputs on some inputs.
 
         Args:
-            module: the file with the kernel in TVM's JSON, the same in each request.
+            module: the key of the kernel in TVM's JSON, the same in each request.
             arguments: the `Argument`s of the kernel.
-            inputs: the files with each argument that is no output, in order.
-            folder: where to write the outputs.
+            inputs: a `StoredArray` per argument that is no output, in order.
             any_order: see `Kernel.reference`.
 
         Returns:
-            {"expected": see `ExpectedFiles.to_json`, None where the inputs say nothing, "origin": see `Origin`}
+            {"expected": see `StoredOutputs.to_json`, None where the inputs say nothing, "origin": see `Origin`}
 
         Raises:
             Refused: "build" where TVM cannot compile the kernel as it was written, "crash" where it gives up on it.
@@ -55,25 +58,22 @@ class ReferenceWorker:
         known = [argument_from_json(each) for each in arguments]
         try:
             if self._kernel is None:
-                mod = from_json_graph_str(Path(module).read_text())
+                mod = from_json_graph_str(self._store.get(module).decode())
                 self._kernel = Kernel(
                     mod, known, tvm.target.Target({"kind": "llvm", "mcpu": str(llvm_get_system_cpu())})
                 )
         except Exception as error:  # whatever a compiler throws
             raise Refused("build", one_line(error)) from None
         try:
-            made = self._kernel.reference([File(**each).read() for each in inputs], any_order=any_order)
+            arrays = [StoredArray(**each).get(self._store) for each in inputs]
+            made = self._kernel.reference(arrays, any_order=any_order)
         except Exception as error:
             raise Refused("crash", one_line(error)) from None
         if made is None:
             return {"expected": None, "origin": ""}
-        outputs = [a.name for a in known if a.role == "output"]
-        expected = ExpectedFiles(
-            tuple(File.write(Path(folder) / f"expected-{n}", v) for n, v in zip(outputs, made.values, strict=True)),
-            tuple(
-                None if mask is None else File.write(Path(folder) / f"unwritten-{name}", mask)
-                for name, mask in zip(outputs, made.unwritten, strict=True)
-            ),
+        expected = StoredOutputs(
+            tuple(StoredArray.put(self._store, values) for values in made.values),
+            tuple(None if mask is None else StoredArray.put(self._store, mask) for mask in made.unwritten),
             made.tolerance,
         )
         return {"expected": expected.to_json(), "origin": made.origin}

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import resource
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import psutil
-import tvm
-
 from reasoning_compiler.codegen.signature import Signature, argument_from_json
-from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.processes.serving import PREPARE, Action, one_line
 from reasoning_compiler.core.refused import Refused
-from reasoning_compiler.machine.cgroup import memory_limit_bytes
 from reasoning_compiler.measure.timing.racing import Race, runs_per_timing, verdict
-from reasoning_compiler.measure.verification.compare import Expected
-from reasoning_compiler.measure.verification.files import ExpectedFiles, File
-from reasoning_compiler.measure.workers.loaded import DeviceData, LoadedKernel
-from reasoning_compiler.measure.workers.memory import is_cpu
-from reasoning_compiler.measure.workers.places import Here, Place, There
+from reasoning_compiler.measure.workers.loaded import LoadedKernel
+from reasoning_compiler.measure.workers.places import Here, There
+from reasoning_compiler.measure.workers.prepared import Prepared, read_inputs, read_outputs
 from reasoning_compiler.measure.workers.store import Store
 from reasoning_compiler.measure.workers.workspaces import FILLS, NAN, Workspaces
 from reasoning_compiler.workload.input_sets import INPUT_SETS
-from reasoning_compiler.workload.workload import numpy_dtype
 
 # A program that takes this many times as long as the best has lost, however long it may be allowed to take. Killing it
 # is worth while only where waiting takes longer than what must be done again: a child's birth, or without children all.
@@ -50,11 +36,11 @@ class Runner:
     They run in this process, or on a device that `prepare` was told to take.
 
     Args:
-        store: where the libraries are.
+        store: where the libraries and the data are.
         limit: as `serving.limit`, but for its first argument.
         announce: as `serving.announce`, but for its first argument.
         flush_bytes: as much memory is read before each timing, so that it begins with cold caches; 0 for warm ones.
-        forks: whether libraries run in forks of this process, where `may_fork` lets them.
+        forks: whether libraries run in forks of this process, where their data let them.
     """
 
     def __init__(
@@ -70,7 +56,8 @@ class Runner:
         self._limit = limit
         self._announce = announce
         self._forks = forks
-        self._place: Place = Here()
+        self.prepared = Prepared(store)
+        """The data that libraries run on."""
         self._workspaces = Workspaces()
         self._eviction = None
         if flush_bytes:
@@ -79,8 +66,6 @@ class Runner:
             )
 
             self._eviction = Eviction(flush_bytes)
-        self._prepared: OrderedDict[str, DeviceData] = OrderedDict()
-        self._random: dict[tuple[Argument, ...], DeviceData] = {}
 
     @property
     def actions(self) -> dict[str, Action]:
@@ -104,9 +89,9 @@ class Runner:
             key: what requests call it.
             arguments: the `Argument`s of the kernel.
             target: the TVM target as JSON text; it says on which kind of device.
-            inputs: the files with each argument that is no output, in order.
-            expected: the `ExpectedFiles`; None where nothing is known.
-            workspaces: the library of `Workspaces`; None where kernels are verified with buffers of TVM's.
+            inputs: a `StoredArray` per argument that is no output, in order.
+            expected: the `StoredOutputs`; None where nothing is known.
+            workspaces: the key of the library of `Workspaces`; None where kernels are verified with buffers of TVM's.
             devices: the arguments of `There.take`; None where libraries run in this process.
 
         Returns:
@@ -115,31 +100,12 @@ class Runner:
         Raises:
             Refused: "device" where no device can be had.
         """
-        if devices is not None and isinstance(self._place, Here):
-            self._place = There.take(**devices, announce=self._announce)
-        self._workspaces = Workspaces(None if workspaces is None else Path(workspaces))
+        if devices is not None and isinstance(self.prepared.place, Here):
+            self.prepared.place = There.take(**devices, announce=self._announce)
+        self._workspaces = Workspaces(None if workspaces is None else self._store.path(workspaces))
         known = tuple(argument_from_json(argument) for argument in arguments)
-        self._make_room(sum(_num_bytes(argument) for argument in known))
-        data = self._allocate(known, target)
-        data.fill_inputs(_read(inputs))
-        self._prepared[key] = data if expected is None else replace(data, expected=_expected(expected))
-        return {"prepared": list(self._prepared)}
-
-    @property
-    def may_fork(self) -> bool:
-        """Whether a fork of this process could go on with its data: none lie on an accelerator, nor far away."""
-        return isinstance(self._place, Here) and all(is_cpu(data.device) for data in self._prepared.values())
-
-    def renew_outputs(self) -> None:
-        """Gives the outputs memory that this process shares with no other: it need not be copied when it is written."""
-        for key, data in self._prepared.items():
-            self._prepared[key] = data.with_new_outputs()
-
-    def _make_room(self, num_bytes: int) -> None:
-        """Forgets workloads, those first that were prepared first, until another one has room beside the rest."""
-        room_bytes = _room_bytes() if self.may_fork else 0  # a device may be small
-        while self._prepared and num_bytes + sum(map(_data_bytes, self._prepared.values())) > room_bytes:
-            self._prepared.popitem(last=False)
+        self.prepared.add(key, known, target, inputs=inputs, expected=expected)
+        return {"prepared": self.prepared.keys}
 
     def run(
         self, *, workload: str | None, kernel: dict[str, Any], race: dict[str, Any], verify: bool
@@ -170,7 +136,7 @@ class Runner:
         data = loaded.data
         data.spoil_outputs()
         if rules.best_secs is not None:
-            least_secs = _LEAST_LIMIT_SECS if self._forks and self.may_fork else _LEAST_LIMIT_SECS_ALONE
+            least_secs = _LEAST_LIMIT_SECS if self._forks and self.prepared.may_fork else _LEAST_LIMIT_SECS_ALONE
             self._end_after(max(least_secs, _HOPELESS_RATIO * rules.best_secs), rules.best_secs)
         with self._workspaces.fenced(loaded.library) as takes_buffers:
             first_secs = loaded.first_secs()
@@ -217,7 +183,7 @@ class Runner:
             "run_secs": secs,
             "linked": None,
         }
-        self._limit(secs, why, answer=lost if isinstance(self._place, Here) else None)
+        self._limit(secs, why, answer=lost if isinstance(self.prepared.place, Here) else None)
 
     def check(
         self,
@@ -237,9 +203,9 @@ class Runner:
         Args:
             workload: the key that it was prepared with; None for random data.
             kernel: the `Kernel`.
-            sets: for each set of inputs {"name": …, "inputs": a file per argument that is no output, or None where it
-                keeps its values, "expected": the `ExpectedFiles`, or None where nothing is compared}.
-            inputs: the files of the inputs that it is timed on, in order.
+            sets: for each set of inputs {"name": …, "inputs": a `StoredArray` per argument that is no output, or None
+                where it keeps its values, "expected": the `StoredOutputs`, or None where nothing is compared}.
+            inputs: a `StoredArray` of each input that it is timed on, in order.
             verify: whether these are verified too.
 
         Returns:
@@ -261,19 +227,21 @@ class Runner:
     def _run_sets(self, kernel: LoadedKernel, sets: list[dict[str, Any]], inputs: list[dict[str, Any]]) -> None:
         """Verifies a library on other inputs, as `check` is asked to, and gives it the usual ones back."""
         data = kernel.data
-        usual: list[dict[str, Any] | None] = [None for _ in inputs]  # the file of what the set before has changed
+        usual: list[dict[str, Any] | None] = [None for _ in inputs]  # of what the set before has changed
         for each in sets:
             on = f"on {each['name']} inputs: "
-            data.fill_inputs(_read(new or old for new, old in zip(each["inputs"], usual, strict=True)))
-            usual = [None if new is None else file for new, file in zip(each["inputs"], inputs, strict=True)]
+            data.fill_inputs(
+                read_inputs(self._store, [new or old for new, old in zip(each["inputs"], usual, strict=True)])
+            )
+            usual = [None if new is None else array for new, array in zip(each["inputs"], inputs, strict=True)]
             data.spoil_outputs()
             self._workspaces.fill_with(_fill(each["name"]))
             kernel.time(1)
             self._workspaces.look(on=on)
             if each["expected"] is not None:
-                data.verify(_expected(each["expected"]), on=on)
+                data.verify(read_outputs(self._store, each["expected"]), on=on)
             data.look_at_fences()
-        data.fill_inputs(_read(usual))
+        data.fill_inputs(read_inputs(self._store, usual))
 
     def _run_filled(self, kernel: LoadedKernel) -> None:
         """Verifies a library on the inputs that it is timed on, its fenced buffers filled with each of `FILLS`."""
@@ -366,11 +334,11 @@ class Runner:
     def _load(self, kernel: dict[str, Any], workload: str | None, *, alone: bool = True) -> LoadedKernel:
         """Returns a kernel ready to run; `alone` when the one before it will not run again."""
         signature = Signature.from_json(kernel["signature"])
-        data = self._prepared[workload] if workload is not None else self._random_data(signature)
+        data = self.prepared.data(workload, signature)
         packed_before_secs = data.packed.packing_secs
         library = self._store.path(kernel["code"])
         try:
-            module, linked = self._place.load(library)
+            module, linked = self.prepared.place.load(library)
             tensors = []
             for index, (argument, tensor) in enumerate(zip(signature.arguments, data.tensors, strict=True)):
                 if argument.packer is not None:
@@ -384,52 +352,9 @@ class Runner:
             raise Refused("crash", one_line(error), retire=True) from None
         packing_secs = data.packed.packing_secs - packed_before_secs
         key = None if linked is None else self._store.put(linked, suffix=".so")
-        return LoadedKernel(self._place, library, module, tensors, data, packing_secs, key)
-
-    def _random_data(self, signature: Signature) -> DeviceData:
-        """Returns random data for a library of which nothing but its signature is known."""
-        arguments = tuple(Argument(a.name, a.shape, a.dtype, a.role) for a in signature.arguments)
-        if arguments not in self._random:
-            self._random.clear()
-            data = self._allocate(arguments, signature.target)
-            fill = tvm.get_global_func("tvm.contrib.random.random_fill_for_measure")
-            for memory in data.inputs:
-                fill(memory.tensor)
-                memory.allow_writing(False)
-            self._random[arguments] = data
-        return self._random[arguments]
-
-    def _allocate(self, arguments: tuple[Argument, ...], target: str) -> DeviceData:
-        """Returns arguments with undefined values, where libraries run."""
-        room_bytes = _room_bytes() if isinstance(self._place, Here) else 0  # a device may be small
-        return DeviceData.allocate(arguments, self._place.device(target), room_bytes=room_bytes)
-
-
-def _num_bytes(argument: Argument) -> int:
-    return math.prod(argument.shape) * numpy_dtype(argument.dtype).itemsize
-
-
-def _data_bytes(data: DeviceData) -> int:
-    return sum(map(_num_bytes, data.arguments))
-
-
-def _room_bytes() -> int:
-    """Returns how much memory packed weights, and data, may take: a quarter of what there is for this process."""
-    limits = [psutil.virtual_memory().available, memory_limit_bytes(), resource.getrlimit(resource.RLIMIT_DATA)[0]]
-    return min(each for each in limits if each is not None and each != resource.RLIM_INFINITY) // 4
+        return LoadedKernel(self.prepared.place, library, module, tensors, data, packing_secs, key)
 
 
 def _fill(name: str) -> int:
     """Returns what buffers are filled with on a set of inputs: the same whichever sets are run beside it."""
     return FILLS[INPUT_SETS.index(name) % len(FILLS)] if name in INPUT_SETS else NAN
-
-
-def _read(files: Iterable[dict[str, Any] | None]) -> list[np.ndarray | None]:
-    return [None if file is None else File(**file).read() for file in files]
-
-
-def _expected(obj: dict[str, Any]) -> Expected:
-    files = ExpectedFiles.from_json(obj)
-    values = [file.read() for file in files.values]
-    unwritten = [None if file is None else file.read() for file in files.unwritten]
-    return Expected.of(values, files.tolerance, unwritten=unwritten)

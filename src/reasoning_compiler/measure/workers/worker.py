@@ -75,7 +75,7 @@ def main(request_fd: int, reply_fd: int, options: dict[str, Any]) -> None:
 
         gc.enable()
         announce(reply_fd)
-        serve(ReferenceWorker().actions, request_fd=request_fd, reply_fd=reply_fd)
+        serve(ReferenceWorker(store).actions, request_fd=request_fd, reply_fd=reply_fd)
         return
     from reasoning_compiler.measure.workers.runner import Runner
 
@@ -85,7 +85,7 @@ def main(request_fd: int, reply_fd: int, options: dict[str, Any]) -> None:
     runner = Runner(store, *said, flush_bytes=chosen.flush_bytes, forks=forks)
     announce(reply_fd)
     if forks:
-        may_fork, on_fork = (lambda: runner.may_fork), runner.renew_outputs
+        may_fork, on_fork = (lambda: runner.prepared.may_fork), runner.prepared.renew_outputs
         serve_in_forks(runner.actions, request_fd=request_fd, reply_fd=reply_fd, may_fork=may_fork, on_fork=on_fork)
     else:
         serve(runner.actions, request_fd=request_fd, reply_fd=reply_fd)

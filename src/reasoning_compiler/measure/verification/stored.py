@@ -1,0 +1,80 @@
+"""Arrays in a store: how inputs and right outputs get to the processes that run programs on them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from reasoning_compiler.measure.verification.tolerance import Tolerance
+from reasoning_compiler.workload.workload import numpy_dtype
+
+
+class Holder(Protocol):
+    """What keeps bytes by their keys, as executors and a `Store` do."""
+
+    def put(self, data: bytes | memoryview, *, suffix: str = "") -> str:
+        """Returns the key of some bytes."""
+        ...
+
+    def get(self, key: str) -> bytearray:
+        """Returns the bytes of a key."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in a store: its elements alone, since `.npy` could not name bfloat16.
+
+    Args:
+        key: of its elements.
+        shape: the array's.
+        dtype: the array's, as TVM calls it.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @classmethod
+    def put(cls, holder: Holder, array: np.ndarray) -> StoredArray:
+        """Returns an array that a store now holds. Raises as its `put`."""
+        elements = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        return cls(holder.put(elements.data), array.shape, array.dtype.name)
+
+    def get(self, holder: Holder) -> np.ndarray:
+        """Returns a copy of the array."""
+        return np.frombuffer(holder.get(self.key), dtype=numpy_dtype(self.dtype)).reshape(tuple(self.shape))
+
+
+@dataclass(frozen=True)
+class StoredOutputs:
+    """What the outputs must be.
+
+    Args:
+        values: an array per output; they may be more exact than the output's dtype.
+        unwritten: a mask per output of the elements that need not be compared; None where all must.
+        tolerance: how far off right outputs may be.
+    """
+
+    values: tuple[StoredArray, ...]
+    unwritten: tuple[StoredArray | None, ...]
+    tolerance: Tolerance
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what `from_json` reads."""
+        return {
+            "values": [asdict(array) for array in self.values],
+            "unwritten": [None if array is None else asdict(array) for array in self.unwritten],
+            "tolerance": asdict(self.tolerance),
+        }
+
+    @classmethod
+    def from_json(cls, obj: dict[str, Any]) -> StoredOutputs:
+        """Returns what `to_json` has written."""
+        return cls(
+            tuple(StoredArray(**array) for array in obj["values"]),
+            tuple(None if array is None else StoredArray(**array) for array in obj["unwritten"]),
+            Tolerance(**obj["tolerance"]),
+        )
