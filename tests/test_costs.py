@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from gemm_nest import gemm, machine
+from gemm_nest import gemm, group, machine, tiled
 from reasoning_compiler.core.costs import Costs, Level, costs_of, typical_costs
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.cost.analysis import analyze_block
 from reasoning_compiler.cost.pages import page_cycles
-from reasoning_compiler.cost.register_tile import vectors_of
+from reasoning_compiler.cost.register_tile import RegisterTile, vectors_of
 from reasoning_compiler.ir.nest import Access, Loop, Nest
 from reasoning_compiler.machine.calibration import agreed
 
@@ -98,6 +98,16 @@ def test_few_rows_at_a_time_keep_their_pages_in_sight() -> None:
 @pytest.mark.parametrize(("extent", "vectors"), [(16, 1), (48, 3), (28, 3), (14, 3), (1, 1), (7, 3), (57, 5)])
 def test_vectors_are_whole_registers_and_powers_of_two_for_the_tail(extent: int, vectors: int) -> None:
     assert vectors_of(extent, 16) == vectors
+
+
+def test_a_tail_is_loaded_in_vectors_of_its_own() -> None:
+    """19 floats are vectors of 16, 2 and 1, and 40 are two of 16 and one of 8: three loads either way."""
+
+    def cycles(columns: int) -> float:
+        nest = group(1, columns, 64)
+        return RegisterTile(tiled(nest, (1, 1, 1, 1), (1, 1, 1, columns), (1, 64)), machine()).cycles()
+
+    assert cycles(19) == pytest.approx(cycles(40))
 
 
 @pytest.mark.parametrize(

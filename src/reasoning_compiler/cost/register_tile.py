@@ -35,6 +35,7 @@ class RegisterTile:
         loops: of the tile, (loop, extent), outermost first.
         lanes: elements per vector operation; 1 where the innermost loop is scalar.
         strided: buffers that the vector loop walks with a stride.
+        vectors: of each row of the tile.
         accumulators: vector registers that the tile's sums occupy.
         in_registers: whether they can stay there over the innermost reduction.
     """
@@ -51,8 +52,8 @@ class RegisterTile:
         self.lanes = nest.dot.lanes if nest.dot is not None else min(self.vector_extent, self.full_lanes)
         self.loops = tuple((loop.name, loop.extent) for _, loop in extents if loop.extent > 1)
         self.rows = math.prod(loop.extent for i, loop in extents if i not in self.vector_loops)
-        vectors = self.rows * vectors_of(self.vector_extent, self.full_lanes)
-        self.accumulators = vectors + self._shift_sums()
+        self.vectors = vectors_of(self.vector_extent, self.full_lanes)
+        self.accumulators = self.rows * self.vectors + self._shift_sums()
         self.steps = self._reduction_steps()
         self.runs = self._runs()
         rolled = math.prod(x.extent for i, x in extents if i not in self.vector_loops and x.kind != "unrolled")
@@ -183,7 +184,7 @@ class RegisterTile:
         """Returns load instructions per reduction step for one buffer."""
         elements = self.nest.footprint_elements(access, self.first)
         moved = any(access.moved_by(i) for i in self.vector_loops)
-        return elements / self.full_lanes if moved else elements
+        return elements * self.vectors / self.vector_extent if moved else elements
 
     def _load_cycles(self, access: Access) -> float:
         """Returns the time of the loads per reduction step of one buffer."""
