@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
@@ -25,13 +26,15 @@ from reasoning_compiler.machine.toolchain import TVM_VERSION, why_not_tvm
 # Raised when the probe measures or records something else than before.
 _PROBE_VERSION = 3
 
+_DISTURBED_SECS = 3600  # a disturbed measurement is used for so long
+
 
 def detect(refresh: bool = False, *, threads: int | None = None) -> Machine:
     """Returns this machine with measured peaks: at once if it was probed before, in about 5 seconds if not.
 
     What was measured is kept as JSON in `cache_dir()`, for each CPU, number of usable cores and TVM version.
-    If other programs disturbed the measurement, what did not repeat is typical of the CPU's class, and nothing is kept:
-    the next call measures anew. If they held some core all the time, the peak is estimated from one core.
+    If other programs disturbed the measurement, what did not repeat is typical of the CPU's class, and it is measured
+    again after an hour. If they held some core all the time, the peak is estimated from one core.
 
     Args:
         refresh: measure again, as after a busy moment, and remember that.
@@ -44,12 +47,13 @@ def detect(refresh: bool = False, *, threads: int | None = None) -> Machine:
     cpu, num_cores = read_cpu(), num_physical_cores()
     num_used = min(threads or num_cores, num_cores)
     files = [cache_dir() / f"machine-{_key(cpu, num_cores, number)}.json" for number in (num_cores, num_used)]
+    in_the_meantime = files[1].with_suffix(".disturbed.json")
     known = None if refresh else _load(files[0]) or _load(files[1])
+    known = known or (_load(in_the_meantime) if not refresh and _is_recent(in_the_meantime) else None)
     if known is not None:
         return known
     machine, disturbed = _probe(cpu, num_cores, num_used)
-    if not disturbed:
-        _store(files[1], machine)
+    _store(in_the_meantime if disturbed else files[1], machine)
     return machine
 
 
@@ -111,6 +115,13 @@ def _load(file: Path) -> Machine | None:
         return Machine.from_json(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError):
         return None  # absent, unreadable or damaged: it is measured again
+
+
+def _is_recent(file: Path) -> bool:
+    try:
+        return 0 <= time.time() - file.stat().st_mtime < _DISTURBED_SECS
+    except OSError:
+        return False
 
 
 def _store(file: Path, machine: Machine) -> None:
