@@ -52,8 +52,8 @@ def test_a_gemm_by_hand() -> None:
     # B's panels come for each i_2 of 16, k_0 and half; A's for each i_2, k_0 and half; C's with B's, there and back.
     a, b, c = 8 * 64 * 4, 64 * 32 * 4, 8 * 32 * 4
     assert l1.bytes_in == 2 * 4 * 16 * (a + 16 * (b + 2 * c))
-    # L2, with 768 KB of it in use, holds 128 rows of A (32 KB of a block of k), 128 KB of B and 256 KB of C.
-    assert (l2.from_loop, l2.working_set_bytes) == ("i_2", (32 + 128 + 256) * KB)
+    # L2, with 896 KB of it in use, just holds 128 rows of A (128 KB), all 512 KB of B and 256 KB of C.
+    assert (l2.from_loop, l2.working_set_bytes) == ("k_0", (128 + 512 + 256) * KB)
     # L3 holds all: each argument comes once, and C goes back.
     assert l3.bytes_in == update.bytes_moved == (256 + 512 + 2 * 512) * KB
     assert update.intensity == pytest.approx(67108864 / (1792 * KB))
@@ -83,7 +83,7 @@ def test_a_sum_by_hand() -> None:
     assert (total.vector_lanes, total.accumulators, total.in_registers) == (1, 1, True)
     # One addition waits for the one before: 4 cycles each.
     clock = 300e9 / (2 * 2 * 2 * 16)
-    assert total.compute_secs == pytest.approx(4.5 * 1024 * 2048 / clock, rel=0.02)
+    assert total.compute_secs == pytest.approx(4 * 1024 * 2048 / clock, rel=0.02)
     assert total.bound == "compute", "far slower than memory"
 
 

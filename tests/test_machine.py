@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections import namedtuple
 from functools import partial
 from pathlib import Path
@@ -324,12 +325,19 @@ def test_nowhere_to_remember_is_no_error(probed, monkeypatch, tmp_path):
     assert machine.detect().measured
 
 
-def test_a_disturbed_measurement_is_not_remembered(probed, monkeypatch, tmp_path):
+def test_a_disturbed_measurement_is_used_for_an_hour(probed, monkeypatch, tmp_path):
     monkeypatch.setitem(MEASURED, "disturbed", True)
     assert machine.detect().measured
-    assert not (tmp_path / "cache").exists()
+    machine.detect()
+    assert len(probed) == 1
+    (kept,) = (tmp_path / "cache").iterdir()
+    os.utime(kept, (time.time() - 3601,) * 2)
     machine.detect()
     assert len(probed) == 2
+    monkeypatch.setitem(MEASURED, "disturbed", False)
+    machine.detect(refresh=True)
+    machine.detect()
+    assert len(probed) == 3, "one that was not disturbed is used from then on"
 
 
 def test_the_load_of_others_is_what_is_neither_idle_nor_ours(monkeypatch):
