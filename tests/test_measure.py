@@ -224,7 +224,7 @@ class TestMeasuring:
         assert lost.measurement.censored and not lost.measurement.verified
 
     def test_a_loser_is_cut_and_not_kept(self, instrument: Instrument) -> None:
-        results = instrument.measure([scheduled(Gemm()), slow_gemm(200)], best_secs=None)
+        results = instrument.measure([scheduled(Gemm()), slow_gemm(20)], best_secs=None)
         winner, loser = (result.measurement for result in results)
         assert loser.ok and loser.cut and loser.verified
         assert not winner.cut and loser.latency_secs > 1.5 * winner.latency_secs
