@@ -298,7 +298,9 @@ def test_decisions_read_as_people_write_them() -> None:
 )
 def test_structure_on_a_gpu_is_told_apart(kernel_name: str, site: str, labels: tuple[str, ...]) -> None:
     table = {d.name: d for d in space(kernel_name, "cuda with pipelines").table(UNTUNED)}
-    assert table[site].domain == ChoiceDomain(labels)
+    domain = table[site].domain
+    assert isinstance(domain, ChoiceDomain) and domain.values == labels
+    assert [alternative.label for alternative in domain.alternatives] == list(labels)
 
 
 def test_names_of_decisions_on_a_gpu() -> None:

@@ -38,7 +38,7 @@ class TileDomain:
     max_innermost: int | None = None
     inner_multiple: int = 1
     inner_from: int = 0
-    wider_is_legal: bool = False
+    wider_is_legal: bool = field(default=False, compare=False)
 
     def why_illegal(self, value: Any) -> str | None:
         """Returns why the space refuses `value`, or None if it takes it; see `wider_is_legal`."""

@@ -10,6 +10,7 @@ from typing import Any
 from tvm_ffi.serialization import from_json_graph_str
 
 from reasoning_compiler import codegen
+from reasoning_compiler.codegen import dot_products, prefetching  # noqa: F401  imported before the first build
 from reasoning_compiler.codegen.signature import argument_from_json
 from reasoning_compiler.core.processes.serving import Action, one_line
 from reasoning_compiler.core.refused import Refused
