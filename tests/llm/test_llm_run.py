@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -517,8 +518,9 @@ def test_keys_are_in_no_file_report_error_or_process_list(server: Any, real: Non
     commands: list[str] = []
 
     def watch(progress: Any) -> None:
-        children = psutil.Process().children(recursive=True)
-        commands.extend(" ".join(process.cmdline()) for process in (psutil.Process(), *children))
+        for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):  # it may end, or be a zombie, before it is read
+                commands.append(" ".join(process.cmdline()))
 
     one = server(respond=leak)
     result = tune(one, on_progress=watch, samples=6)
