@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from findings import FINDINGS
 from kept import read, store
 
 from reasoning_compiler.experiment.outcome import Outcome
@@ -39,9 +40,7 @@ machine, its commit and the command that reproduces it. The raw data are in `ben
 [experiments.md](experiments.md) explains how methods are compared.
 """
 _LIBRARIES = {"torch": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
-_PARTS = {"kernels", "peers", "other_machine"}  # of the first two sections
-_ABOUT = {"command", "machine", "fingerprint", "kept_with", "kind"}
-_SPREAD = {"median", "min", "max"}
+_PARTS = {"kernels", "peers", "odd_shapes", "other_machine"}  # of the first sections
 _MOST_SHOWN = 170  # characters of a command
 _ALPHA = 0.05
 
@@ -74,6 +73,8 @@ def keep(name: str, path: Path) -> None:
 def page(records: dict[str, Record]) -> str:
     """Returns the page."""
     parts = [_HEAD, "## Kernels\n", *kernels(records), ""]
+    if "odd_shapes" in records:
+        parts += ["## Other shapes\n", *_odd_shapes(records["odd_shapes"]), ""]
     if "other_machine" in records:
         parts += ["## A machine that was not used during development\n", *_other_machine(records["other_machine"])]
     compared = {name: record for name, record in records.items() if "experiment" in record and name not in _PARTS}
@@ -89,7 +90,10 @@ def page(records: dict[str, Record]) -> str:
     others = {name: record for name, record in records.items() if name not in compared and name not in _PARTS}
     if others:
         parts += ["## Also measured\n"]
-    parts += [f"- **{n}**: {_numbers(record)}; {_where(record)}; {_command(record)}." for n, record in others.items()]
+    parts += [
+        f"**{name}**. {FINDINGS[name].format_map(record)} {_where(record)}; {_command(record)}.\n"
+        for name, record in others.items()
+    ]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -139,6 +143,13 @@ def kernels(records: dict[str, Record]) -> Iterator[str]:
     )
 
 
+def _odd_shapes(record: Record) -> Iterator[str]:
+    ratios = record["ours_over_best_peer"].items()
+    rows = [(f"`{kernel}`", f"{1 / ratio['median']:.2f}×") for kernel, ratio in ratios]
+    yield from _table(("kernel", "speed-up over the best library"), rows)
+    yield f"{record['samples']} samples, two seeds. {_where(record)}; {_command(record)}."
+
+
 def _other_machine(record: Record) -> Iterator[str]:
     yield f"{_where(record)}, {record['samples']} samples, latencies in milliseconds."
     yield "Part of the gains on the machine above does not transfer to this one.\n"
@@ -182,20 +193,6 @@ def _verdict(record: Record) -> str:
     return f"{verdict}. {effect}: {', '.join(effects)}. {record['samples']} samples, seeds: {len(outcome.seeds)}"
 
 
-def _numbers(record: Record) -> str:
-    """Returns the single numbers of a measurement of any shape; its rows stay in the file."""
-    single = {name.replace("_", " "): value for name, value in record.items() if name not in _ABOUT}
-    for name, value in list(single.items()):
-        if isinstance(value, dict) and not _is_single(value):
-            single |= {f"{name}: {key.replace('_', ' ')}": inner for key, inner in value.items()}
-    told = [f"{name} {_text(value)}" for name, value in single.items() if _is_single(value)]
-    return "; ".join(told) or "in rows"
-
-
-def _is_single(value: Any) -> bool:
-    return isinstance(value, int | float) or (isinstance(value, dict) and set(value) == _SPREAD)
-
-
 def _command(record: Record) -> str:
     """Returns a command that fits a line; the file has it whole."""
     command = re.sub(r"(tests/landscapes/\w+\.landscape\.gz ?)+", "tests/landscapes/*.landscape.gz ", record["command"])
@@ -213,12 +210,6 @@ def _where(record: Record) -> str:
         f"{machine['name']}, {machine['num_cores']} cores, {machine['isa']}, {machine['peak_flops'] / 1e9:.0f} "
         f"GFLOP/s, apache-tvm {versions['apache-tvm']}, {kept}"
     )
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return _spread(value)
-    return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _spread(found: dict[str, float]) -> str:
