@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import runpy
+import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
 import pytest
+import typer
 
+from reasoning_compiler.cli.main import app
 from reasoning_compiler.core import errors
 from reasoning_compiler.core import primitives as language
 from reasoning_compiler.core.measurements import FailureKind
@@ -111,3 +114,22 @@ def test_every_page_can_be_reached_from_the_readme():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for page in (ROOT / "docs").glob("*.md"):
         assert f"docs/{page.name}" in text, page.name
+
+
+def shell_commands(page):
+    """Returns the calls of `reasonc` in a page's shell blocks, as lists of arguments."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    pieces = [piece for block in blocks for piece in re.split(r"&&|\|\||[\n;|]", block)]
+    calls = [shlex.split(piece, comments=True) for piece in pieces if re.search(r"^\s*(\w+=\S+ )*reasonc\b", piece)]
+    return [call[call.index("reasonc") + 1 :] for call in calls]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if shell_commands(page)], ids=lambda page: page.name)
+def test_every_command_of_a_page_is_understood(page):
+    for call in shell_commands(page):
+        command, arguments = typer.main.get_command(app), [argument for argument in call if argument != "--debug"]
+        while isinstance(command, typer.core.TyperGroup) and arguments and not arguments[0].startswith("-"):
+            assert arguments[0] in command.commands, call
+            command, arguments = command.commands[arguments[0]], arguments[1:]
+        command.make_context("reasonc", arguments, resilient_parsing=False)
