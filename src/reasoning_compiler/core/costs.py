@@ -75,15 +75,15 @@ class Costs:
 LEVELS = ("l1", "l2", "l3")
 _FIGURES = tuple(field.name for field in fields(Costs) if field.name != "typical")
 
-# Typical of the class, in round numbers, and of no product in particular. Latencies of L1 and L2 are near those that
-# makers give in their optimization guides; rates are what streams of loads sustain, which is below the width of the
-# path; those of L3 and memory vary most between products.
+# Typical of the class, in round numbers. Load-to-use latencies of L1, L2 and (Zen 3) L3 are those of the makers'
+# guides; rates are the published widths of the paths, less what streams of loads do not sustain; L3 of server meshes and
+# memory vary between products, and no guide gives them.
 _CACHES = {
-    # servers from Ice Lake on
+    # Ice Lake servers and later: Intel 64 and IA-32 Architectures Optimization Reference Manual
     "avx512": (Level(5, 128, 128), Level(14, 48, 40), Level(70, 12, 10), 330, 6.0),
-    # Skylake clients and Zen 3
+    # Zen 3, near Skylake's clients: AMD, Software Optimization Guide for Family 19h Processors
     "avx2": (Level(4, 64, 64), Level(13, 32, 28), Level(46, 20, 16), 300, 7.0),
-    # Neoverse N1
+    # Neoverse N1: Arm, Neoverse N1 Software Optimization Guide and Technical Reference Manual
     "neon": (Level(4, 32, 32), Level(11, 16, 16), Level(80, 10, 8), 260, 8.0),
 }
 
