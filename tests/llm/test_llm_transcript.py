@@ -34,7 +34,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert transcript.append(failed) == 2
     first, second = read_transcript(path)
     assert first == exchange(messages=MESSAGES[:1], id=1)
-    assert second.failure_kind == "timeout" and second.repair_of == 1 and second.usd is None
+    assert second.finish == "timeout" and second.repair_of == 1 and second.usd is None
     for line in path.read_text().strip().split("\n"):
         assert json.loads(line)["v"] == 1
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json as json_module
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reasoning_compiler.cli.options import Json, command_line
+from reasoning_compiler.cli.output import print_json
 
 if TYPE_CHECKING:
     from reasoning_compiler.experiment.fidelity import Agreement
-
-
-def register(app: typer.Typer) -> None:
-    app.command("fidelity")(fidelity)
 
 
 def fidelity(
@@ -36,7 +32,7 @@ def fidelity(
             "kernels": [asdict(f) for f in found],
             "machines": [asdict(t) for t in transfers],
         }
-        typer.echo(json_module.dumps(record, indent=1))
+        print_json(record)
         return
     for each in found:
         typer.echo(f"{each.workload}, {each.machine}, {each.source}")

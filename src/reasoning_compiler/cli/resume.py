@@ -12,10 +12,6 @@ from reasoning_compiler.cli.tune import Key, Rpc
 from reasoning_compiler.cli.watch import conduct
 
 
-def register(app: typer.Typer) -> None:
-    app.command("resume")(resume)
-
-
 def resume(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     samples: Annotated[int | None, typer.Option(help="New total number of programs to measure.")] = None,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from reasoning_compiler.core.crash_markers import works_on
-from reasoning_compiler.core.errors import Interrupted, NothingMeasuredError, ReasoningCompilerError, UsageError
+from reasoning_compiler.core.errors import Interrupted, NothingMeasuredError, UsageError
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.deploy.best import LIBRARY_FILE
@@ -45,6 +45,10 @@ class Testbed(Protocol):
     machine: Machine
     fingerprint: dict[str, Any]
 
+    def check(self, variant: Variant) -> None:
+        """Raises UsageError for a variant that cannot run here."""
+        ...
+
     def run(self, variant: Variant, seed: int, folder: Path, *, samples: int, command: str, watch: Watch) -> Cell:
         """Returns one run, gone on with where it was interrupted; its folder holds what it found.
 
@@ -73,12 +77,20 @@ class Recorded:
 
     Args:
         path: of the recording.
+
+    Raises:
+        UsageError: it cannot be read, or does not fit the workload that its spec names today.
     """
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        from reasoning_compiler.session.tune import as_workload
+
         self._benchmark = read_benchmark(path)
         workload = self._benchmark.workload
+        if as_workload(workload.spec).key != workload.key:
+            raise UsageError(
+                f"`{path}` was recorded of another version of this kernel than `{workload.spec}` is now; record it anew"
+            )
         self.spec, self.key = f"{workload.spec} (recorded, {self._benchmark.tiling})", workload.key
         self.machine, self.fingerprint = self._benchmark.machine, self._benchmark.fingerprint
 
@@ -89,20 +101,8 @@ class Recorded:
         run = search(self._benchmark, settings, folder, command=command, on_progress=watch)
         return cell_of(run, variant.name, workload=self.spec)
 
-    def check_kernel(self) -> None:
-        """Raises UsageError where the recording does not fit the workload that its spec names today."""
-        from reasoning_compiler.session.tune import as_workload
-
-        workload = self._benchmark.workload
-        if as_workload(workload.spec).key != workload.key:
-            raise UsageError(
-                f"`{self._path}` was recorded of another version of this kernel than `{workload.spec}` is now; "
-                "record it anew"
-            )
-
-    @staticmethod
-    def check(variant: Variant) -> None:
-        """Raises UsageError for a variant that cannot run on a recording."""
+    def check(self, variant: Variant) -> None:
+        """See `Testbed.check`."""
         if variant.settings is None:
             raise UsageError(f"`{variant.name}` cannot run on a recording: TVM's search needs the hardware")
         check(variant.settings)
@@ -136,6 +136,9 @@ class Hardware:
         self.spec, self.key = self._workload.spec, self._workload.key
         self.machine = with_threads(found, threads)
         self.fingerprint = fingerprint(found, threads)
+
+    def check(self, variant: Variant) -> None:
+        """See `Testbed.check`: all can."""
 
     def run(self, variant: Variant, seed: int, folder: Path, *, samples: int, command: str, watch: Watch) -> Cell:
         """See `Testbed.run`; TVM's own search begins anew where it was interrupted."""
@@ -217,11 +220,6 @@ class Hardware:
             Instrument(self._workload, target, executor, seed=seed, timeout_secs=timeout_secs) as instrument,
         ):
             yield instrument
-
-
-def failed_cell(testbed: Testbed, variant: Variant, seed: int, error: ReasoningCompilerError) -> Cell:
-    """Returns the cell of a run that measured nothing: it counts, as one that found nothing."""
-    return Cell(testbed.spec, variant.name, seed, (), None, 0.0, ended=str(error))
 
 
 def _latencies(measurement: Measurement) -> list[float]:

@@ -65,11 +65,14 @@ def mutate(table: tuple[Decision, ...], rng: np.random.Generator) -> Transformat
         return None
     weights = np.array([_KIND_WEIGHTS[d.kind] / sum(o.kind == d.kind for o in movable) for d in movable])
     decision = movable[rng.choice(len(movable), p=weights / weights.sum())]
-    for _ in range(16):
-        value = draw(decision.domain, rng)
-        if value != decision.value:
-            return Transformation(((decision.name, value),))
-    return None
+    value = draw_other(decision.domain, decision.value, rng)
+    return None if value is None else Transformation(((decision.name, value),))
+
+
+def draw_other(domain: TileDomain | ChoiceDomain, present: Value, rng: np.random.Generator) -> Value | None:
+    """Returns a value of the domain other than the present one, or None if 16 draws find none."""
+    drawn = (draw(domain, rng) for _ in range(16))
+    return next((value for value in drawn if value != present), None)
 
 
 def draw(domain: TileDomain | ChoiceDomain, rng: np.random.Generator) -> Value:

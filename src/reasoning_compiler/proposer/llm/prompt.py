@@ -18,6 +18,7 @@ from reasoning_compiler.proposer.llm.answer import Item
 from reasoning_compiler.proposer.llm.calls import Message, estimate_tokens
 from reasoning_compiler.proposer.llm.language import language_text
 from reasoning_compiler.proposer.llm.node import NOTHING_BROUGHT, Brings, node_text
+from reasoning_compiler.proposer.llm.settings import DEFAULT_PROMPT_TOKENS
 from reasoning_compiler.proposer.llm.shorten import shorten
 from reasoning_compiler.proposer.llm.values import clip
 from reasoning_compiler.proposer.protocol import Context
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 PROMPT_VERSION = "4"
 """Changes with every change of the text; transcripts name it."""
 
-DEFAULT_PROMPT_TOKENS = 8_000
 _PROGRAM_SHARE = 0.4
 _MIN_PROGRAM_TOKENS = 150
 _MIN_NODE_TOKENS = 700

@@ -13,16 +13,11 @@ from reasoning_compiler.core.programs import Decision, Program, Transformation, 
 from reasoning_compiler.core.steps import Proposal, Step
 from reasoning_compiler.proposer.llm.answer import Item, parse_answer
 from reasoning_compiler.proposer.llm.calls import CallFailure, Message, Reply
-from reasoning_compiler.proposer.llm.metered import Asked, LLMStats, MeteredModel, Question
+from reasoning_compiler.proposer.llm.metered import Asked, MeteredModel, ModelProposer, Question
 from reasoning_compiler.proposer.llm.node import Brings
-from reasoning_compiler.proposer.llm.prompt import (
-    DEFAULT_PROMPT_TOKENS,
-    PROMPT_VERSION,
-    Kernel,
-    build_prompt,
-    repair_text,
-)
+from reasoning_compiler.proposer.llm.prompt import PROMPT_VERSION, Kernel, build_prompt, repair_text
 from reasoning_compiler.proposer.llm.refusals import Check, Refusals
+from reasoning_compiler.proposer.llm.settings import DEFAULT_PROMPT_TOKENS
 from reasoning_compiler.proposer.llm.transcript import Outcome
 from reasoning_compiler.proposer.llm.values import clip
 from reasoning_compiler.proposer.protocol import Context, Proposer
@@ -34,7 +29,7 @@ MIN_PROMPT_TOKENS = 1_500
 _MAX_REPEATED_ANSWER_CHARS = 4_000
 
 
-class LLMProposer:
+class LLMProposer(ModelProposer):
     """Proposes what a language model proposes, as far as it is valid; the fallback supplies the rest.
 
     An answer's faults are told back to the model once. Every exchange is counted and recorded. When the budget
@@ -53,8 +48,9 @@ class LLMProposer:
         context_depth: how many ancestors the prompt tells of; the paper's is two.
         max_prompt_tokens: about how long a prompt may be.
         task: the session's task that it proposes for, as the transcript names it.
-        name: the proposer's name.
     """
+
+    name = "llm"
 
     def __init__(
         self,
@@ -70,29 +66,14 @@ class LLMProposer:
         context_depth: int = 2,
         max_prompt_tokens: int = DEFAULT_PROMPT_TOKENS,
         task: str = "",
-        name: str = "llm",
     ) -> None:
-        self.model = model
-        self.name = name
-        self._task = task
+        super().__init__(model, fallback=fallback, task=task)
         self._kernel, self._machine = kernel, machine
-        self._check, self._fallback, self._explain, self._brings = check, fallback, explain, brings
+        self._check, self._explain, self._brings = check, explain, brings
         self._named_blocks = named_blocks
         self._context_depth = context_depth
         self._max_prompt_tokens = max_prompt_tokens
         self._refused = Refusals(check)
-
-    @property
-    def stats(self) -> LLMStats:
-        return self.model.stats
-
-    @property
-    def notices(self) -> tuple[str, ...]:
-        return self.model.notices
-
-    def close(self) -> None:
-        """Ends the calls under way; their proposals then come from the fallback."""
-        self.model.close()
 
     def propose(self, context: Context, num: int, rng: np.random.Generator) -> Proposal:
         """Returns up to `num` transformations: the model's valid ones first, then the fallback's.

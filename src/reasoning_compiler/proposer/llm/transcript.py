@@ -17,7 +17,7 @@ from reasoning_compiler.core.errors import JournalError
 from reasoning_compiler.core.programs import Transformation
 from reasoning_compiler.proposer.llm.answer import RejectionKind
 from reasoning_compiler.proposer.llm.budget import Spending
-from reasoning_compiler.proposer.llm.calls import Attempt, CallFailureKind, Message
+from reasoning_compiler.proposer.llm.calls import Attempt, Message
 from reasoning_compiler.proposer.llm.prices import Usage
 from reasoning_compiler.proposer.llm.scrub import Scrubber
 
@@ -99,10 +99,6 @@ class Exchange:
     repair_of: int | None = None
     task: str = ""
     id: int = 0
-
-    @property
-    def failure_kind(self) -> CallFailureKind | None:
-        return self.finish if self.answer is None else None  # type: ignore[return-value]
 
     def to_json(self) -> dict[str, Any]:
         return vars(self) | {
