@@ -22,11 +22,11 @@ from reasoning_compiler.proposer.llm import client as client_module
 from reasoning_compiler.proposer.llm.budget import Budget
 from reasoning_compiler.proposer.llm.calls import Message
 from reasoning_compiler.proposer.llm.client import LLMClient
-from reasoning_compiler.proposer.llm.metered import MeteredModel, Question
+from reasoning_compiler.proposer.llm.metered import MeteredModel
 from reasoning_compiler.proposer.llm.prices import Price, PriceList
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
 from reasoning_compiler.proposer.llm.settings import LLMSettings
-from reasoning_compiler.proposer.llm.transcript import Transcript, read_transcript, spending
+from reasoning_compiler.proposer.llm.transcript import Question, Transcript, read_transcript, spending
 from reasoning_compiler.proposer.protocol import Context
 
 pytest.importorskip("pydantic_ai", reason="the `llm` extra is not installed")

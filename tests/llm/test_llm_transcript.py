@@ -18,7 +18,7 @@ EDIT = Transformation((("a tile", (1, 2)), ("unroll", 16)), "faster")
 
 def exchange(**kwargs) -> Exchange:
     fields = {
-        "node": 3, "program": "abc", "num": 2, "model": "openai:x", "prompt_version": "1",
+        "task": "", "node": 3, "program": "abc", "num": 2, "model": "openai:x", "prompt_version": "1",
         "prompt_hash": prompt_hash(MESSAGES), "messages": MESSAGES, "answer": "yes\n\u2028", "finish": "stop",
         "usage": Usage(10, 5), "usd": 0.01, "latency_secs": 1.5, "attempts": (Attempt("server", "500", 0.5),),
         "outcomes": (Outcome("what", EDIT, used=True), Outcome("no", None, "wrong_type", "cannot be")),

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from reasoning_compiler.cli.options import Json
 from reasoning_compiler.cli.output import print_json
-
-if TYPE_CHECKING:
-    from reasoning_compiler.proposer.llm.calls import Reply
 
 
 def doctor(
@@ -36,17 +33,12 @@ def doctor(
     if json:
         print_json([asdict(c) for c in found])
     if llm is not None:
-        reply = _ask(llm, base_url, api_key_env)
+        from reasoning_compiler.proposer.llm.client import LLMClient
+        from reasoning_compiler.proposer.llm.settings import LLMSettings
+
+        with LLMClient(LLMSettings(llm, base_url=base_url, api_key_env=api_key_env, timeout_secs=30)) as client:
+            reply = client.check_connection()
         if not json:
             typer.echo(f"ok   model: {llm} answered in {reply.latency_secs:.1f} s, {reply.usage.total} tokens")
     if not all(check.ok for check in found):
         raise typer.Exit(1)
-
-
-def _ask(llm: str, base_url: str | None, api_key_env: str | None) -> Reply:
-    """Returns the answer to one small call; LLMSetupError, one line, where there is none."""
-    from reasoning_compiler.proposer.llm.client import LLMClient
-    from reasoning_compiler.proposer.llm.settings import LLMSettings
-
-    with LLMClient(LLMSettings(llm, base_url=base_url, api_key_env=api_key_env, timeout_secs=30)) as client:
-        return client.check_connection()

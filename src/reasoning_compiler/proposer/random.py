@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 
 from reasoning_compiler.core.factors import prime_factors
@@ -17,20 +15,10 @@ from reasoning_compiler.core.programs import (
     difference,
 )
 from reasoning_compiler.core.steps import Proposal
-from reasoning_compiler.proposer.protocol import Context
+from reasoning_compiler.proposer.protocol import Context, ProposerSpace
 
 # MetaSchedule's own mutation probabilities, with a share for structure, which its mutators never change.
 _KIND_WEIGHTS = {"tile": 0.80, "location": 0.07, "choice": 0.07, "structure": 0.06}
-
-
-class SampledSpace(Protocol):
-    """What the random proposer needs of a space."""
-
-    start: Program
-
-    def sample(self, seed: int) -> Program:
-        """Returns a program drawn at random."""
-        ...
 
 
 class RandomProposer:
@@ -42,7 +30,7 @@ class RandomProposer:
 
     name = "random"
 
-    def __init__(self, space: SampledSpace) -> None:
+    def __init__(self, space: ProposerSpace) -> None:
         self._space = space
 
     def propose(self, context: Context, num: int, rng: np.random.Generator) -> Proposal:

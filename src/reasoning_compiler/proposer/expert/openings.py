@@ -33,16 +33,11 @@ class Openings:
     def __init__(self, *, start: Start, ways: Ways, sums: SumsInLanes) -> None:
         self._start, self._ways, self._sums = start, ways, sums
         self._settled: dict[frozenset[tuple[str, Value]], tuple[dict[str, Value], str]] = {}
-        self._source = self._in_order()
-        self._known: list[Idea] = []
+        self._ideas = self._in_order()
 
     def __iter__(self) -> Iterator[Idea]:
-        for position in itertools.count():
-            if position == len(self._known):
-                self._known.extend(itertools.islice(self._source, 1))
-            if position == len(self._known):
-                return
-            yield self._known[position]
+        self._ideas, again = itertools.tee(self._ideas)
+        return again
 
     def _in_order(self) -> Iterator[Idea]:
         ideas = (Idea(edits, text) for edits, text in self._plans_in_order())

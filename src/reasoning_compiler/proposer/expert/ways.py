@@ -8,8 +8,8 @@ from functools import cached_property
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.programs import UNROLL, ChoiceDomain, Decision, TileDomain, Value
 from reasoning_compiler.cost.sizing import Choice, Chooser
-from reasoning_compiler.proposer.expert.space import ExpertSpace
 from reasoning_compiler.proposer.expert.start import Start
+from reasoning_compiler.proposer.protocol import ProposerSpace
 
 NUM_CHOICES = 12
 """Of each way, the best."""
@@ -24,7 +24,7 @@ class Ways:
         start: the space's start program.
     """
 
-    def __init__(self, space: ExpertSpace, machine: Machine, *, start: Start) -> None:
+    def __init__(self, space: ProposerSpace, machine: Machine, *, start: Start) -> None:
         self._space, self._start, self._machine = space, start, machine
 
     @cached_property

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reasoning_compiler.core.errors import LLMSetupError
+from reasoning_compiler.proposer.llm.answer import Outcome
 from reasoning_compiler.proposer.llm.budget import Budget, BudgetRefusal, Ledger, Spending
-from reasoning_compiler.proposer.llm.calls import CallFailure, Client, Message, Reply, estimate_tokens, prompt_hash
+from reasoning_compiler.proposer.llm.calls import CallFailure, Client, Reply, estimate_tokens, prompt_hash
 from reasoning_compiler.proposer.llm.prices import Price, PriceList, Usage
 from reasoning_compiler.proposer.llm.settings import DEFAULT_OUTPUT_TOKENS, LLMSettings
-from reasoning_compiler.proposer.llm.transcript import Exchange, Outcome, Transcript
+from reasoning_compiler.proposer.llm.transcript import Exchange, Question, Transcript
 from reasoning_compiler.proposer.llm.values import clip
 from reasoning_compiler.proposer.protocol import Proposer
 
@@ -68,19 +69,6 @@ class LLMStats:
         spent = vars(self.spent) | {"tokens": self.spent.tokens}
         plain = {k: dict(sorted(v.items())) if isinstance(v, Counter) else v for k, v in vars(self).items()}
         return plain | {"spent": spent, "fallback_rate": self.fallback_rate}
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a model is asked, and for which node of which task."""
-
-    messages: tuple[Message, ...]
-    task: str
-    node: int
-    program: str
-    num: int
-    prompt_version: str
-    repair_of: int | None = None
 
 
 @dataclass(frozen=True)
@@ -233,14 +221,9 @@ class MeteredModel:
         question, reply = asked.question, asked.reply
         return self.transcript.append(
             Exchange(
-                task=question.task,
-                node=question.node,
-                program=question.program,
-                num=question.num,
+                **vars(question),
                 model=self.client.model,
-                prompt_version=question.prompt_version,
                 prompt_hash=prompt_hash(question.messages),
-                messages=question.messages,
                 answer=clip(reply.text, _MAX_STORED_CHARS) if reply is not None else None,
                 finish=reply.finish if reply is not None else asked.outcome.kind,
                 failure="" if reply is not None else asked.outcome.message,
@@ -249,7 +232,6 @@ class MeteredModel:
                 latency_secs=asked.outcome.latency_secs,
                 attempts=asked.outcome.attempts,
                 outcomes=tuple(outcomes),
-                repair_of=question.repair_of,
             )
         )
 

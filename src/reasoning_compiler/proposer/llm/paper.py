@@ -20,12 +20,12 @@ import numpy as np
 
 from reasoning_compiler.core.programs import Decision, Program, Transformation, Value
 from reasoning_compiler.core.steps import Proposal, Step
-from reasoning_compiler.proposer.llm.answer import MAX_REASONING_CHARS
+from reasoning_compiler.proposer.llm.answer import MAX_REASONING_CHARS, Outcome
 from reasoning_compiler.proposer.llm.calls import Message, Reply
 from reasoning_compiler.proposer.llm.loose_json import find_containers
-from reasoning_compiler.proposer.llm.metered import Asked, MeteredModel, ModelProposer, Question
+from reasoning_compiler.proposer.llm.metered import Asked, MeteredModel, ModelProposer
 from reasoning_compiler.proposer.llm.proposer import Check
-from reasoning_compiler.proposer.llm.transcript import Outcome
+from reasoning_compiler.proposer.llm.transcript import Question
 from reasoning_compiler.proposer.llm.values import clip, shown
 from reasoning_compiler.proposer.protocol import Context, Proposer
 from reasoning_compiler.proposer.random import draw_other
