@@ -187,14 +187,14 @@ class MeteredModel:
         try:
             outcome = self.client.complete(question.messages, max_output_tokens=reservation.max_output_tokens)
         except LLMSetupError as error:
-            reservation.release()
+            reservation.settle(Spending())
             if not self._answered:
                 raise
             self._off = True
             self.notice(f"{error}; from here on without the model")
             return None
         except BaseException:
-            reservation.release()
+            reservation.settle(Spending())
             raise
         if isinstance(outcome, Reply):
             usage = outcome.usage
@@ -205,11 +205,9 @@ class MeteredModel:
             # A prompt that was sent may be charged for, whatever became of the answer.
             usage = Usage(prompt_tokens if outcome.sent else 0, estimated=True)
         usd = self.prices.usd(usage) if usage.total else 0.0
-        if usage.total:
-            reservation.charge(usage, usd)
-        else:
-            reservation.release()
-        self._count_call(question, outcome, usage, usd)
+        spent = Spending.of_call(usage, usd) if usage.total else Spending()
+        reservation.settle(spent)
+        self._count_call(question, outcome, spent, is_estimated=usage.estimated and usage.total > 0)
         return Asked(question, outcome, usage, usd)
 
     def record(self, asked: Asked, outcomes: Sequence[Outcome] = ()) -> int | None:
@@ -265,15 +263,17 @@ class MeteredModel:
             added = {name: getattr(self._stats, name) + number for name, number in more.items()}
             self._stats = replace(self._stats, **added)
 
-    def _count_call(self, question: Question, outcome: Reply | CallFailure, usage: Usage, usd: float | None) -> None:
+    def _count_call(
+        self, question: Question, outcome: Reply | CallFailure, spent: Spending, *, is_estimated: bool
+    ) -> None:
         failed = isinstance(outcome, CallFailure)
         self._count(
             calls=1,
             repairs=int(question.repair_of is not None),
-            estimated_calls=int(usage.estimated and usage.total > 0),
+            estimated_calls=int(is_estimated),
             call_failures=Counter([outcome.kind] if failed else []),
             retried=Counter(attempt.kind for attempt in outcome.attempts),
-            spent=Spending.of_call(usage, usd) if usage.total else Spending(),
+            spent=spent,
             latency_secs=outcome.latency_secs,
         )
         if not failed:
