@@ -21,7 +21,7 @@ _QUIET_SECS = 30.0  # after so long without a line, there is one
 def conduct(
     work: Callable[[Callable[[Watched], None]], dict[str, Any]], *, folder: Path, quiet: bool, as_json: bool
 ) -> None:
-    """Shows an experiment while it goes on and what it came to; ends with 130 where it was interrupted.
+    """Shows an experiment's progress and its results; exits with 130 where it was interrupted.
 
     Args:
         work: does it; it is given what takes its progress.

@@ -28,7 +28,7 @@ def one_or_by_task(runs: Sequence[Run], records: Sequence[Any]) -> Any:
 
 
 def stop(words: str) -> NoReturn:
-    """Says how an interrupted command can be gone on with, and ends it."""
+    """Says how to continue an interrupted command, and ends it."""
     sys.stderr.write(f"reasonc: {words}\n")
     raise typer.Exit(130) from None
 

@@ -1,4 +1,4 @@
-"""`reasonc resume`: go on with a run."""
+"""`reasonc resume`: continue a run."""
 
 from __future__ import annotations
 

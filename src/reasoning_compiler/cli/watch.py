@@ -1,4 +1,4 @@
-"""What people see while a run goes on, and at its end."""
+"""The progress and the results of a run, as people see them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _QUIET_SECS = 30.0  # after so long without a line, a log gets one
 def conduct(
     work: Callable[[Callable[[Progress], None]], Result | SessionResult], *, quiet: bool, as_json: bool
 ) -> None:
-    """Shows a run while it goes on, what it came to, and how to go on; ends with 130 where it was interrupted.
+    """Shows a run's progress, its results, and how to continue; exits with 130 where it was interrupted.
 
     Args:
         work: does the run; it is given what takes its progress.

@@ -53,7 +53,7 @@ def compare(
         UsageError: a method or workload does not exist, a model is missing, `repeats` or `reference` < 1, or the
             folder holds something else.
         EnvironmentMismatchError: the folder is from another machine or version.
-        KeyboardInterrupt: Ctrl-C; the same call goes on in the same folder.
+        KeyboardInterrupt: Ctrl-C; the same call resumes in the same folder.
     """
     settings = settings or Settings()
     chosen = variants.methods(methods, settings, llm=llm, replays=[Path(path) for path in replays])

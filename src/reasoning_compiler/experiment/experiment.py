@@ -1,4 +1,4 @@
-"""Running what is to be compared, cell by cell, into a folder that can be gone on with."""
+"""Runs an experiment cell by cell into a results folder, from which an interrupted one resumes."""
 
 from __future__ import annotations
 

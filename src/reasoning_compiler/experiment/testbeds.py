@@ -50,7 +50,7 @@ class Testbed(Protocol):
         ...
 
     def run(self, variant: Variant, seed: int, folder: Path, *, samples: int, command: str, watch: Watch) -> Cell:
-        """Returns one run, gone on with where it was interrupted; its folder holds what it found.
+        """Returns one run, resumed where it was interrupted; its folder holds what it found.
 
         Raises:
             NothingMeasuredError: no program could be measured and verified.
@@ -95,7 +95,7 @@ class Recorded:
         self.machine, self.fingerprint = self._benchmark.machine, self._benchmark.fingerprint
 
     def run(self, variant: Variant, seed: int, folder: Path, *, samples: int, command: str, watch: Watch) -> Cell:
-        """See `Testbed.run`; what was interrupted begins anew."""
+        """See `Testbed.run`; an interrupted run starts over."""
         remove_run(folder)
         settings = variant.seeded(seed, key=self.key)
         run = search(self._benchmark, settings, folder, command=command, on_progress=watch)
@@ -141,7 +141,7 @@ class Hardware:
         """See `Testbed.check`: all can."""
 
     def run(self, variant: Variant, seed: int, folder: Path, *, samples: int, command: str, watch: Watch) -> Cell:
-        """See `Testbed.run`; TVM's own search begins anew where it was interrupted."""
+        """See `Testbed.run`; TVM's own search starts over where it was interrupted."""
         if variant.settings is None:
             remove_run(folder)
             return self._evolutionary(variant, seed, folder, samples=samples, watch=watch)
@@ -171,9 +171,6 @@ class Hardware:
         from reasoning_compiler.core.whole_files import write_together
         from reasoning_compiler.deploy.library import library_files
         from reasoning_compiler.experiment.evolutionary import evolutionary
-        from reasoning_compiler.machine import tvm_target
-        from reasoning_compiler.rules.metaschedule import space_generator
-        from reasoning_compiler.session.spaces import space_rules
 
         works_on(None)
         started = time.perf_counter()
@@ -185,19 +182,14 @@ class Hardware:
             best = min((s for _, s in found if s is not None), default=None)
             watch(Progress("measuring", str(folder), len(found), samples, best_secs=best, elapsed_secs=at_secs))
 
-        space = None
-        if variant.in_our_space:
-            rules = space_rules(self._workload, self.machine, self._settings)
-            space = space_generator(self._workload.mod, tvm_target(self.machine), rules=rules)
         module, wall_secs = evolutionary(
             self._workload,
+            self.machine,
+            self._settings,
             samples=samples,
             seed=seed,
-            threads=self._threads,
-            space=space,
+            in_our_space=variant.in_our_space,
             on_latency=note,
-            timeout_secs=self._settings.timeout_secs,
-            flush_cache=self._settings.flush_cache,
         )
         with self._instrument(seed) as instrument:
             (built,) = instrument.measure([module], best_secs=None)

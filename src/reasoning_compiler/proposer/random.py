@@ -1,4 +1,4 @@
-"""Chance as a proposer: the baseline that every other one has to beat, and the last resort of all of them."""
+"""The random proposer: the baseline that every other one has to beat, and the last resort of all of them."""
 
 from __future__ import annotations
 

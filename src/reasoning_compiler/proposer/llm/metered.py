@@ -36,7 +36,7 @@ class LLMStats:
         children: transformations of its own that went to the search.
         fallback_children: transformations that the fallback supplied.
         calls: calls made, repairs included.
-        repairs: calls that told an answer's faults back.
+        repairs: calls that returned an answer's faults to the model.
         estimated_calls: calls whose tokens the server did not count.
         call_failures: calls without an answer, by kind.
         retried: failed tries of calls, by kind, also of those that succeeded later.

@@ -180,7 +180,7 @@ def tiling_notes(groups: Iterable[TileGroup]) -> str:
         for kind in group.structure:
             levels.append(" ".join(f"{name}_{counts[kind]}" for name in kinds[kind]))
             counts[kind] += 1
-        where = "".join(f" and {site} is {value!r}" for site, value in group.needs)
+        where = "".join(f" and {name} is {value!r}" for name, value in group.needs)
         lines.append(f"Loops of {group.block} when tiled{where}, outermost first: {' | '.join(levels)}.")
         limits.append(f"up to {group.max_jobs} jobs; the innermost loop is vectorized, up to {group.max_vector} long.")
     if lines:

@@ -32,7 +32,7 @@ _MAX_REPEATED_ANSWER_CHARS = 4_000
 class LLMProposer(ModelProposer):
     """Proposes what a language model proposes, as far as it is valid; the fallback supplies the rest.
 
-    An answer's faults are told back to the model once. Every exchange is counted and recorded. When the budget
+    An answer's faults are returned to the model once. Every exchange is counted and recorded. When the budget
     ends or the model is out of reach, the fallback proposes alone, and `notices` says so. Calls block the calling
     thread; several threads may call at once.
 
