@@ -427,9 +427,9 @@ def test_a_page_says_machine_command_and_definitions_and_escapes_all() -> None:
 
 
 def test_curves_are_bands_over_seeds() -> None:
-    es, ours = Outcome(RESULTS).curves()
-    assert ours.speedups == ((3.0, 4.0, 4.0, 4.0), pytest.approx((12 / 8, 12 / 7, 12 / 7, 12 / 7)))
-    assert math.isnan(es.speedups[1][0])
+    es, ours = Outcome(RESULTS).curves()["w"]
+    assert ours.values == ((3.0, 4.0, 4.0, 4.0), pytest.approx((12 / 8, 12 / 7, 12 / 7, 12 / 7)))
+    assert math.isnan(es.values[1][0])
     assert (
         es.median_at(1) is None
         and es.median_at(2) == pytest.approx((1.5 + 2.0) / 2)

@@ -69,9 +69,9 @@ def test_what_calls_under_way_hold_is_not_the_end() -> None:
     first = budget.reserve(10, 100, PRICED)
     refusal = budget.reserve(10, 100, PRICED)
     assert isinstance(refusal, BudgetRefusal) and not refusal.ended
-    first.release()
+    first.settle(Spending())
     second = budget.reserve(10, 100, PRICED)
-    second.charge(Usage(10, 5), 0.1)
+    second.settle(Spending.of_call(Usage(10, 5), 0.1))
     refusal = budget.reserve(10, 100, PRICED)
     assert refusal.ended and "1 calls is used up" in refusal.why
     assert (budget.spent.calls, budget.spent.tokens, budget.spent.usd) == (1, 15, 0.1)
@@ -79,7 +79,7 @@ def test_what_calls_under_way_hold_is_not_the_end() -> None:
 
 def test_calls_without_a_price_are_counted() -> None:
     budget = Budget()
-    budget.reserve(10, 100, PriceList("ollama:x")).charge(Usage(10, 5), None)
+    budget.reserve(10, 100, PriceList("ollama:x")).settle(Spending.of_call(Usage(10, 5), None))
     assert (budget.spent.usd, budget.spent.unpriced_calls) == (0.0, 1)
     assert str(budget.spent) == "1 calls, 10 tokens in and 5 out, cost unknown"
     assert str(budget.spent + Spending.of_call(Usage(1, 1), 0.5)).endswith("$0.5000 and 1 calls of unknown cost")
@@ -97,10 +97,10 @@ def test_limits_hold_with_many_threads(limits: dict[str, float]) -> None:
             if isinstance(reservation, BudgetRefusal):
                 continue
             if rng.random() < 0.2:
-                reservation.release()
+                reservation.settle(Spending())
                 continue
             usage = Usage(prompt, rng.randint(0, reservation.max_output_tokens))
-            reservation.charge(usage, PRICED.usd(usage))
+            reservation.settle(Spending.of_call(usage, PRICED.usd(usage)))
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:

@@ -18,7 +18,8 @@ from fake_server import KEY, FakeServer, Script, error
 from reasoning_compiler.core.errors import LLMSetupError
 from reasoning_compiler.proposer.llm import client as client_module
 from reasoning_compiler.proposer.llm.calls import CallFailure, Message, Reply
-from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient
+from reasoning_compiler.proposer.llm.client import LLMClient
+from reasoning_compiler.proposer.llm.settings import LLMSettings
 
 pytest.importorskip("pydantic_ai", reason="the `llm` extra is not installed")
 
@@ -34,7 +35,8 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 def served(*scripts: Script, respond: Callable | None = None, **options: Any) -> Iterator[tuple[FakeServer, LLMClient]]:
     with FakeServer(*scripts, respond=respond) as server:
         options = {"model": "openai:fake", "base_url": server.base_url, "timeout_secs": 5.0} | options
-        with LLMClient(ClientOptions(**options)) as client:
+        tries = {name: options.pop(name) for name in ("max_attempts", "max_wait_secs") if name in options}
+        with LLMClient(LLMSettings(**options), **tries) as client:
             yield server, client
 
 
@@ -73,8 +75,8 @@ def test_counts_tokens_itself_where_the_server_does_not_say() -> None:
 
 def test_speaks_anthropics_protocol() -> None:
     with FakeServer(Script("hello", usage=(50, 5))) as server:
-        options = ClientOptions("anthropic:claude-sonnet-5-5", base_url=server.root, timeout_secs=5)
-        with LLMClient(options) as client:
+        settings = LLMSettings("anthropic:claude-sonnet-5-5", base_url=server.root, timeout_secs=5)
+        with LLMClient(settings) as client:
             reply = client.complete(ASK)
     assert isinstance(reply, Reply) and reply.text == "hello"
     assert reply.usage.cached_tokens == 300 and reply.usage.input_tokens == 350
@@ -86,8 +88,8 @@ def test_speaks_anthropics_protocol() -> None:
 
 def test_speaks_googles_protocol() -> None:
     with FakeServer(Script("hello", usage=(50, 5))) as server:
-        options = ClientOptions("google:gemini-2.5-flash", base_url=server.root, timeout_secs=5, max_attempts=1)
-        with LLMClient(options) as client:
+        settings = LLMSettings("google:gemini-2.5-flash", base_url=server.root, timeout_secs=5)
+        with LLMClient(settings, max_attempts=1) as client:
             reply = client.complete(ASK)
     assert isinstance(reply, Reply) and (reply.text, reply.usage.total) == ("hello", 55)
     assert server.requests[0]["systemInstruction"]["parts"] == [{"text": "You tune."}]
@@ -352,7 +354,7 @@ def test_keys_do_not_leak_through_errors_or_texts() -> None:
     _, failure = call(error(422, f"bad header Authorization: Bearer {KEY}"))
     assert KEY not in repr(failure) and "[key]" in repr(failure)
     with served(Script("ok")) as (_, client):
-        assert KEY not in repr(client) and KEY not in repr(vars(client.options))
+        assert KEY not in repr(client) and KEY not in repr(vars(client.settings))
 
 
 @pytest.mark.parametrize(
@@ -376,13 +378,13 @@ def test_what_is_wrong_without_a_call_is_said_without_one(
     monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
     monkeypatch.delenv("GEMINI_API_KEY", raising=False)
     with pytest.raises(LLMSetupError, match=words) as caught:
-        LLMClient(ClientOptions(**options))
+        LLMClient(LLMSettings(**options))
     assert "\n" not in str(caught.value) and KEY not in str(caught.value)
 
 
 def test_a_server_that_is_not_there_is_named() -> None:
     with (
-        LLMClient(ClientOptions("ollama:x", base_url="http://127.0.0.1:9/v1", max_attempts=2)) as client,
+        LLMClient(LLMSettings("ollama:x", base_url="http://127.0.0.1:9/v1"), max_attempts=2) as client,
         pytest.raises(LLMSetupError, match=r"127\.0\.0\.1:9/v1: there is no connection"),
     ):
         client.check_connection()

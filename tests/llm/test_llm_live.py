@@ -9,9 +9,10 @@ import pytest
 from conv_context import ANALYSIS, KERNEL, MACHINE, conv_context
 
 from reasoning_compiler.core.steps import Proposal
-from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient
+from reasoning_compiler.proposer.llm.client import LLMClient
 from reasoning_compiler.proposer.llm.metered import MeteredModel
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
+from reasoning_compiler.proposer.llm.settings import LLMSettings
 from reasoning_compiler.proposer.protocol import Context
 
 MODEL = os.environ.get("REASONC_LIVE_MODEL", "")
@@ -27,8 +28,8 @@ class Nobody:
 
 
 def test_a_real_model_proposes_valid_transformations() -> None:
-    options = ClientOptions(MODEL, base_url=os.environ.get("REASONC_LIVE_BASE_URL"))
-    with LLMClient(options) as client:
+    settings = LLMSettings(MODEL, base_url=os.environ.get("REASONC_LIVE_BASE_URL"))
+    with LLMClient(settings) as client:
         client.check_connection()
         proposer = LLMProposer(
             MeteredModel(client),

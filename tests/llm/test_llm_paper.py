@@ -17,7 +17,7 @@ from reasoning_compiler.proposer.llm.paper import (
     MUTATORS,
     PaperProposer,
     build_paper_prompt,
-    draw,
+    draw_edit,
     parse_mutators,
 )
 from reasoning_compiler.proposer.llm.prices import Usage
@@ -25,6 +25,7 @@ from reasoning_compiler.proposer.llm.transcript import Transcript, read_transcri
 from reasoning_compiler.proposer.protocol import Context
 
 TABLE = conv_context().table
+VALUES = {d.name: d.value for d in TABLE}
 
 
 class Canned:
@@ -106,7 +107,8 @@ def test_draws_are_legal_changes_of_the_named_kind_and_reach_all_decisions() -> 
     for mutator, allowed in kinds.items():
         touched: Counter[str] = Counter()
         for seed in range(200):
-            (edit,) = draw(TABLE, [mutator], np.random.default_rng(seed)).edits
+            edit = draw_edit(TABLE, VALUES, mutator, np.random.default_rng(seed))
+            assert edit is not None
             assert domains[edit[0]].kind in allowed and domains[edit[0]].domain.why_not(edit[1]) is None
             assert edit[1] != domains[edit[0]].value
             touched[edit[0]] += 1
@@ -115,11 +117,13 @@ def test_draws_are_legal_changes_of_the_named_kind_and_reach_all_decisions() -> 
 
 
 def test_draws_repeat_for_a_seed_and_leave_out_what_has_nothing_to_change() -> None:
-    sequence = ["TileSize", "TileSize", "Unroll", "ComputeLocation"]
-    assert draw(TABLE, sequence, np.random.default_rng(3)) == draw(TABLE, sequence, np.random.default_rng(3))
-    assert draw(TABLE, ["Parallel"], np.random.default_rng(0)).edits == ()
+    for mutator in MUTATORS:
+        once, again = (draw_edit(TABLE, VALUES, mutator, np.random.default_rng(3)) for _ in range(2))
+        assert once == again
+    assert draw_edit(TABLE, VALUES, "Parallel", np.random.default_rng(0)) is None
     parallel = (Decision("parallel grain", "choice", ChoiceDomain((16, 32)), 16, role="parallel"),)
-    assert draw(parallel, ["Parallel"], np.random.default_rng(0)).edits == (("parallel grain", 32),)
+    values = {"parallel grain": 16}
+    assert draw_edit(parallel, values, "Parallel", np.random.default_rng(0)) == ("parallel grain", 32)
 
 
 def test_one_call_makes_one_child(tmp_path: Path) -> None:
@@ -129,7 +133,7 @@ def test_one_call_makes_one_child(tmp_path: Path) -> None:
     assert proposal.proposer == "paper" and proposal.reasoning.startswith("Deep.")
     (transformation,) = proposal.transformations
     assert len(transformation.edits) == 2
-    assert p.stats.rejections == (("unknown_decision", 1),) and p.stats.fallback_rate == 0
+    assert p.stats.rejections == {"unknown_decision": 1} and p.stats.fallback_rate == 0
     (exchange,) = read_transcript(tmp_path / "t.jsonl")
     assert exchange.prompt_version == "paper-1" and [o.used for o in exchange.outcomes] == [False, True]
 
@@ -149,7 +153,7 @@ def test_a_sequence_ends_at_the_first_name_that_fails() -> None:
     (transformation,) = propose(p).transformations
     assert [name.endswith("tile") for name, _ in transformation.edits] == [True]
     p = proposer("Mutators: Unroll", check=no_unroll)
-    assert propose(p).proposer == "random" and p.stats.rejections == (("illegal", 1),)
+    assert propose(p).proposer == "random" and p.stats.rejections == {"illegal": 1}
 
 
 def test_the_model_is_asked_from_depth_two_on() -> None:

@@ -12,7 +12,6 @@ from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.core.primitives import KIND_MEANINGS, SIGNATURES, Primitive
 from reasoning_compiler.core.programs import UNTUNED, Transformation
 from reasoning_compiler.core.steps import Step
-from reasoning_compiler.proposer.llm.answer import Item
 from reasoning_compiler.proposer.llm.calls import estimate_tokens
 from reasoning_compiler.proposer.llm.language import worked_example
 from reasoning_compiler.proposer.llm.node import changes_text, node_text
@@ -43,11 +42,9 @@ def test_golden_prompt_of_the_untuned_program(golden) -> None:
 
 
 def test_golden_repair(golden) -> None:
-    items = [
-        Item("{edits: {a: 1}}", None, "unknown_decision", "There is no decision `a`: did you mean `a tile`?", 2),
-        Item("", None, "no_answer", "The answer does not end in JSON."),
-    ]
-    golden("llm_prompt_repair.txt", repair_text(items, 1) + "\n\n" + repair_text(items[:1], 2) + "\n")
+    one = {2: "There is no decision `a`: did you mean `a tile`?"}
+    both = one | {0: "The answer does not end in JSON."}
+    golden("llm_prompt_repair.txt", repair_text(both, 1) + "\n\n" + repair_text(one, 2) + "\n")
 
 
 def test_a_bound_is_shown_as_one() -> None:

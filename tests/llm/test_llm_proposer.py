@@ -21,12 +21,12 @@ from reasoning_compiler.core.steps import Proposal
 from reasoning_compiler.proposer.llm import client as client_module
 from reasoning_compiler.proposer.llm.budget import Budget
 from reasoning_compiler.proposer.llm.calls import Message
-from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient
-from reasoning_compiler.proposer.llm.metered import MeteredModel, Question
+from reasoning_compiler.proposer.llm.client import LLMClient
+from reasoning_compiler.proposer.llm.metered import MeteredModel
 from reasoning_compiler.proposer.llm.prices import Price, PriceList
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
-from reasoning_compiler.proposer.llm.settings import LLMSettings, open_model
-from reasoning_compiler.proposer.llm.transcript import Transcript, read_transcript, spending
+from reasoning_compiler.proposer.llm.settings import LLMSettings
+from reasoning_compiler.proposer.llm.transcript import Question, Transcript, read_transcript, spending
 from reasoning_compiler.proposer.protocol import Context
 
 pytest.importorskip("pydantic_ai", reason="the `llm` extra is not installed")
@@ -57,15 +57,16 @@ class Setup:
     """A proposer, its server and its transcript."""
 
     def __init__(self, folder: Path, server: FakeServer, **options: Any) -> None:
-        client_options = {"model": "openai:fake", "base_url": server.base_url, "timeout_secs": 5.0, "max_attempts": 2}
-        for name in ("timeout_secs", "max_attempts", "max_output_tokens", "model"):
+        client_options = {"model": "openai:fake", "base_url": server.base_url, "timeout_secs": 5.0}
+        for name in ("timeout_secs", "max_output_tokens", "model"):
             if name in options:
                 client_options[name] = options.pop(name)
         self.path = folder / "transcript.jsonl"
         self.server = server
         self.clock = options.pop("clock", time.monotonic)
+        max_attempts = options.pop("max_attempts", 2)
         self.model = MeteredModel(
-            options.pop("client", None) or LLMClient(ClientOptions(**client_options)),
+            options.pop("client", None) or LLMClient(LLMSettings(**client_options), max_attempts=max_attempts),
             budget=options.pop("budget", None),
             prices=options.pop("prices", None),
             transcript=Transcript(self.path),
@@ -148,7 +149,7 @@ def test_a_fault_is_told_back_once_and_mended(setup: Any, bad: dict[str, Any], k
     repair = run.server.requests[1]["messages"]
     assert [m["role"] for m in repair] == ["system", "user", "assistant", "user"]
     assert told in repair[3]["content"] and "Give a transformation" in repair[3]["content"]
-    assert run.proposer.stats.rejections == ((kind, 1),)
+    assert run.proposer.stats.rejections == {kind: 1}
     first, second = run.exchanges
     assert [o.used for o in first.outcomes] == [True, False] and first.outcomes[1].why
     assert second.repair_of == first.id and second.outcomes[0].used
@@ -169,7 +170,7 @@ def test_an_answer_without_anything_usable_is_a_fallback(setup: Any) -> None:
     proposal = run.propose()
     assert proposal.proposer == "expert" and len(proposal.transformations) == 2
     assert run.proposer.stats.fallback_rate == 1.0
-    assert run.proposer.stats.rejections == (("no_answer", 2),)
+    assert run.proposer.stats.rejections == {"no_answer": 2}
 
 
 def test_the_fallback_repeats_nothing_of_the_models(setup: Any) -> None:
@@ -202,9 +203,9 @@ def test_the_search_goes_on_when_a_call_fails(setup: Any, script: Script, kind: 
     run = setup(script, timeout_secs=0.4)
     proposal = run.propose()
     assert proposal.proposer == "expert" and len(proposal.transformations) == 2
-    assert run.proposer.stats.call_failures == ((kind, 1),)
+    assert run.proposer.stats.call_failures == {kind: 1}
     (exchange,) = run.exchanges
-    assert exchange.failure_kind == kind and exchange.failure and exchange.answer is None
+    assert exchange.finish == kind and exchange.failure and exchange.answer is None
     assert run.proposer.stats.fallback_rate == 1.0
 
 
@@ -227,7 +228,7 @@ def test_the_search_goes_on_whatever_the_answer(setup: Any, text: str, kind: str
     run = setup(text)
     proposal = run.propose()
     assert len(proposal.transformations) == 2 and proposal.proposer == "expert"
-    assert kind in dict(run.proposer.stats.rejections)
+    assert kind in run.proposer.stats.rejections
     assert all(o.why for e in run.exchanges for o in e.outcomes)
 
 
@@ -337,7 +338,7 @@ def test_keys_are_never_written(setup: Any, tmp_path: Path) -> None:
 def test_settings_make_the_model_of_a_run(tmp_path: Path) -> None:
     with FakeServer(Script("ok")) as server:
         settings = LLMSettings("fake", base_url=server.base_url, budget_usd=1.0, price="1/2", max_output_tokens=77)
-        model = open_model(settings, transcript=Transcript(tmp_path / "t.jsonl"))
+        model = MeteredModel.of(settings, LLMClient(settings), transcript=Transcript(tmp_path / "t.jsonl"))
         assert model.ask(Question((Message("user", "hi"),), "", 0, "key", 1, "1")).usd == pytest.approx(0.0014)
         model.close()
     assert server.requests[0]["max_tokens"] == 77
@@ -346,11 +347,12 @@ def test_settings_make_the_model_of_a_run(tmp_path: Path) -> None:
 
 def test_what_is_wrong_with_settings_is_said_before_any_call() -> None:
     with pytest.raises(UsageError, match="price of ollama:x is unknown"):
-        open_model(LLMSettings("ollama:x", budget_usd=1.0))
+        settings = LLMSettings("ollama:x", budget_usd=1.0)
+        MeteredModel.of(settings, LLMClient(settings))
     with pytest.raises(UsageError, match="`context_depth` is -1"):
         LLMSettings("ollama:x", context_depth=-1)
     with pytest.raises(LLMSetupError, match="name the provider"):
-        open_model(LLMSettings("gpt-4o-mini"))
+        LLMClient(LLMSettings("gpt-4o-mini"))
 
 
 # -- time ---------------------------------------------------------------------------------------------------------

@@ -16,10 +16,11 @@ from reasoning_compiler.core.programs import Program, Transformation
 from reasoning_compiler.core.steps import Known
 from reasoning_compiler.cost.analysis import analyze
 from reasoning_compiler.proposer.expert import Expert
-from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient
+from reasoning_compiler.proposer.llm.client import LLMClient
 from reasoning_compiler.proposer.llm.metered import LLMStats, MeteredModel
 from reasoning_compiler.proposer.llm.prompt import Kernel, tiling_notes
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
+from reasoning_compiler.proposer.llm.settings import LLMSettings
 from reasoning_compiler.proposer.llm.transcript import Transcript
 from reasoning_compiler.proposer.protocol import Proposer
 from reasoning_compiler.proposer.random import RandomProposer
@@ -88,7 +89,7 @@ class Contest:
         shape = {"m": self.m, "n": self.n, "k": self.k}
         with FakeServer(respond=respond) as server:
             model = MeteredModel(
-                LLMClient(ClientOptions("fake", base_url=server.base_url)),
+                LLMClient(LLMSettings("fake", base_url=server.base_url)),
                 transcript=Transcript(self.folder / f"{self.num_runs}.jsonl"),
             )
             proposer = LLMProposer(

@@ -18,7 +18,7 @@ EDIT = Transformation((("a tile", (1, 2)), ("unroll", 16)), "faster")
 
 def exchange(**kwargs) -> Exchange:
     fields = {
-        "node": 3, "program": "abc", "num": 2, "model": "openai:x", "prompt_version": "1",
+        "task": "", "node": 3, "program": "abc", "num": 2, "model": "openai:x", "prompt_version": "1",
         "prompt_hash": prompt_hash(MESSAGES), "messages": MESSAGES, "answer": "yes\n\u2028", "finish": "stop",
         "usage": Usage(10, 5), "usd": 0.01, "latency_secs": 1.5, "attempts": (Attempt("server", "500", 0.5),),
         "outcomes": (Outcome("what", EDIT, used=True), Outcome("no", None, "wrong_type", "cannot be")),
@@ -34,7 +34,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert transcript.append(failed) == 2
     first, second = read_transcript(path)
     assert first == exchange(messages=MESSAGES[:1], id=1)
-    assert second.failure_kind == "timeout" and second.repair_of == 1 and second.usd is None
+    assert second.finish == "timeout" and second.repair_of == 1 and second.usd is None
     for line in path.read_text().strip().split("\n"):
         assert json.loads(line)["v"] == 1
 

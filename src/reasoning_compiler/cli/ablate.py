@@ -23,10 +23,6 @@ from reasoning_compiler.core.errors import UsageError
 _ALL = "all"
 
 
-def register(app: typer.Typer) -> None:
-    app.command("ablate")(ablate)
-
-
 def _values(help: str) -> typer.models.OptionInfo:
     return typer.Option(help=f"{help}; comma-separated, or all.", rich_help_panel="One of these")
 

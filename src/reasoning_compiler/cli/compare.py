@@ -32,10 +32,6 @@ Out = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    app.command("compare")(compare)
-
-
 def compare(
     workloads: Workloads,
     methods: Annotated[

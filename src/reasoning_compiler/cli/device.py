@@ -8,16 +8,13 @@ from typing import Annotated
 
 import typer
 
-
-def register(app: typer.Typer) -> None:
-    group = typer.Typer(
-        name="device", help="Let other machines measure on this one.", rich_markup_mode=None, no_args_is_help=True
-    )
-    group.callback()(lambda: None)  # with one command alone, typer would leave its name out
-    group.command("serve")(serve)
-    app.add_typer(group)
+app = typer.Typer(
+    name="device", help="Let other machines measure on this one.", rich_markup_mode=None, no_args_is_help=True
+)
+app.callback()(lambda: None)  # with one command alone, typer would leave its name out
 
 
+@app.command("serve")
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 9090,

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from reasoning_compiler.cli.options import Json
-
-if TYPE_CHECKING:
-    from reasoning_compiler.proposer.llm.calls import Reply
-
-
-def register(app: typer.Typer) -> None:
-    app.command("doctor")(doctor)
+from reasoning_compiler.cli.output import print_json
 
 
 def doctor(
@@ -25,7 +19,6 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Check everything that tuning needs, and say how to fix what is missing."""
-    import json as json_module
     from dataclasses import asdict
 
     from reasoning_compiler.machine.doctor import checks
@@ -38,18 +31,14 @@ def doctor(
             if not check.ok:
                 typer.echo(f"     {check.advice}")
     if json:
-        typer.echo(json_module.dumps([asdict(c) for c in found], indent=2))
+        print_json([asdict(c) for c in found])
     if llm is not None:
-        reply = _ask(llm, base_url, api_key_env)
+        from reasoning_compiler.proposer.llm.client import LLMClient
+        from reasoning_compiler.proposer.llm.settings import LLMSettings
+
+        with LLMClient(LLMSettings(llm, base_url=base_url, api_key_env=api_key_env, timeout_secs=30)) as client:
+            reply = client.check_connection()
         if not json:
             typer.echo(f"ok   model: {llm} answered in {reply.latency_secs:.1f} s, {reply.usage.total} tokens")
     if not all(check.ok for check in found):
         raise typer.Exit(1)
-
-
-def _ask(llm: str, base_url: str | None, api_key_env: str | None) -> Reply:
-    """Returns the answer to one small call; LLMSetupError, one line, where there is none."""
-    from reasoning_compiler.proposer.llm.client import ClientOptions, LLMClient
-
-    with LLMClient(ClientOptions(llm, base_url=base_url, api_key_env=api_key_env, timeout_secs=30)) as client:
-        return client.check_connection()

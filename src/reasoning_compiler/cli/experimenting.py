@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-import sys
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from reasoning_compiler.cli.output import LogLines, print_json, stop
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +21,7 @@ _QUIET_SECS = 30.0  # after so long without a line, there is one
 def conduct(
     work: Callable[[Callable[[Watched], None]], dict[str, Any]], *, folder: Path, quiet: bool, as_json: bool
 ) -> None:
-    """Shows an experiment while it goes on and what it came to; ends with 130 where it was interrupted.
+    """Shows an experiment's progress and its results; exits with 130 where it was interrupted.
 
     Args:
         work: does it; it is given what takes its progress.
@@ -41,36 +40,25 @@ def conduct(
             stop("interrupted before there was anything; nothing was written")
         stop(f"interrupted; the same command with `--out {shlex.quote(str(folder))}` goes on")
     if as_json:
-        typer.echo(json.dumps(results, indent=1))
+        print_json(results)
         return
     typer.echo(to_text(page_of(results)))
     typer.echo(f"The page with the curves is {folder / PAGE_FILE}, the numbers are in {folder / RESULTS_FILE}.")
-
-
-def stop(words: str) -> None:
-    """Says how an interrupted command can be gone on with, and ends it."""
-    sys.stderr.write(f"reasonc: {words}\n")
-    raise typer.Exit(130) from None
 
 
 def _lines() -> Callable[[Watched], None]:
     """Returns what takes progress and writes a line for each run, and one now and then in between."""
     from reasoning_compiler.report.units import time_text
 
-    said_at = 0.0
+    lines = LogLines(_QUIET_SECS)
 
     def show(watched: Watched) -> None:
-        nonlocal said_at
         line = f"{watched.num_done}/{watched.num_cells} runs: {watched.cell}"
         progress = watched.progress
         if progress is not None:
-            if time.monotonic() - said_at < _QUIET_SECS:
-                return
             line += f", {progress.num_samples}/{progress.max_samples} samples"
             if progress.best_secs is not None:
                 line += f", best {time_text(progress.best_secs)}"
-        said_at = time.monotonic()
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        lines.write(line, matters=progress is None)
 
     return show

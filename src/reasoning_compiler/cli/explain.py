@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from reasoning_compiler.cli.options import Json, TaskName, one_or_by_task
-
-
-def register(app: typer.Typer) -> None:
-    app.command("explain")(explain)
+from reasoning_compiler.cli.options import Json, TaskName
+from reasoning_compiler.cli.output import one_or_by_task, print_json
 
 
 def explain(
@@ -36,7 +32,7 @@ def explain(
     told = [(each, explained(each, node), machine_of(each)) for each in runs]
     if json:
         records = [explain_json(programs, each.header, machine) for each, programs, machine in told]
-        typer.echo(json_module.dumps(one_or_by_task(runs, records), indent=2))
+        print_json(one_or_by_task(runs, records))
         return
     for each, programs, machine in told:
         typer.echo(explain_text(programs, each.header, machine), nl=False)

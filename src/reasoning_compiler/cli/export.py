@@ -11,10 +11,6 @@ from reasoning_compiler.cli.options import TaskName, saved_library
 from reasoning_compiler.core.errors import UsageError
 
 
-def register(app: typer.Typer) -> None:
-    app.command("export")(export)
-
-
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     out: Annotated[

@@ -7,11 +7,8 @@ from typing import Annotated
 import typer
 
 from reasoning_compiler.cli.options import Json
+from reasoning_compiler.cli.output import print_json
 from reasoning_compiler.core.costs import Costs, Level
-
-
-def register(app: typer.Typer) -> None:
-    app.command("machine")(machine)
 
 
 def machine(
@@ -22,7 +19,6 @@ def machine(
     json: Json = False,
 ) -> None:
     """Show cores, vectors, caches, peaks, what loads and calls cost, and the TVM target of a machine."""
-    import json as json_module
 
     from reasoning_compiler.machine import PRESET_NOTES, PRESETS, detect
     from reasoning_compiler.machine import preset as named
@@ -34,7 +30,7 @@ def machine(
         return
     found = named(preset) if preset else detect(refresh=refresh)
     if json:
-        typer.echo(json_module.dumps(found.to_json(), indent=2))
+        print_json(found.to_json())
         return
     costs = found.costs
     lanes, registers = found.vector_bytes // 4, found.num_vector_registers

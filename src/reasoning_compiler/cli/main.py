@@ -14,23 +14,21 @@ from typing import Annotated
 
 import typer
 
-from reasoning_compiler.cli import (
-    ablate,
-    compare,
-    device,
-    doctor,
-    explain,
-    export,
-    fidelity,
-    machine,
-    record,
-    report,
-    resume,
-    run,
-    transcript,
-    tune,
-    workloads,
-)
+from reasoning_compiler.cli.ablate import ablate
+from reasoning_compiler.cli.compare import compare
+from reasoning_compiler.cli.device import app as device_app
+from reasoning_compiler.cli.doctor import doctor
+from reasoning_compiler.cli.explain import explain
+from reasoning_compiler.cli.export import export
+from reasoning_compiler.cli.fidelity import fidelity
+from reasoning_compiler.cli.machine import machine
+from reasoning_compiler.cli.record import record
+from reasoning_compiler.cli.report import report
+from reasoning_compiler.cli.resume import resume
+from reasoning_compiler.cli.run import run
+from reasoning_compiler.cli.transcript import transcript
+from reasoning_compiler.cli.tune import tune
+from reasoning_compiler.cli.workloads import workloads
 from reasoning_compiler.core.errors import ReasoningCompilerError
 
 app = typer.Typer(
@@ -53,13 +51,13 @@ for command in (
     workloads,
     machine,
     doctor,
-    device,
     compare,
     ablate,
     fidelity,
     record,
 ):
-    command.register(app)
+    app.command(command.__name__)(command)
+app.add_typer(device_app)
 
 
 def show_version(wanted: bool) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reasoning_compiler.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from reasoning_compiler.journal import Run
@@ -29,13 +28,6 @@ Timeout = Annotated[float, typer.Option(help="Timeout of one program, in seconds
 def command_line() -> str:
     """Returns the command line of this process, as a shell takes it; results and journals keep it."""
     return shlex.join(["reasonc", *sys.argv[1:]])
-
-
-def one_or_by_task(runs: Sequence[Run], records: Sequence[Any]) -> Any:
-    """Returns the only record, or those of several runs by the names of their tasks."""
-    if len(records) == 1:
-        return records[0]
-    return {"tasks": {run.header.task: record for run, record in zip(runs, records, strict=True)}}
 
 
 def saved_library(run: Run) -> Path:

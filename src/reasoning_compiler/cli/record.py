@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reasoning_compiler.cli.experimenting import stop
 from reasoning_compiler.cli.options import Quiet, Threads, command_line
+from reasoning_compiler.cli.output import LogLines, stop
 
 if TYPE_CHECKING:
     from reasoning_compiler.experiment.record import Recording
 
 _QUIET_SECS = 10.0
-
-
-def register(app: typer.Typer) -> None:
-    app.command("record")(record)
 
 
 def record(
@@ -34,15 +28,12 @@ def record(
     from reasoning_compiler.experiment.record import record as record_benchmark
     from reasoning_compiler.report.units import time_text
 
-    said_at = 0.0
+    lines = LogLines(_QUIET_SECS)
 
     def show(recording: Recording) -> None:
-        nonlocal said_at
-        if quiet or (time.monotonic() - said_at < _QUIET_SECS and not recording.is_complete):
-            return
-        said_at = time.monotonic()
         best = f", fastest {time_text(recording.best_secs)}" if recording.best_secs is not None else ""
-        sys.stderr.write(f"{recording.num_done}/{recording.num_programs} programs, tiles {recording.tiling}{best}\n")
+        line = f"{recording.num_done}/{recording.num_programs} programs, tiles {recording.tiling}{best}"
+        lines.write(line, matters=recording.is_complete)
 
     try:
         path = record_benchmark(
@@ -52,7 +43,7 @@ def record(
             threads=threads,
             seed=seed,
             command=command_line(),
-            on_progress=show,
+            on_progress=(lambda recording: None) if quiet else show,
         )
     except KeyboardInterrupt:
         stop("interrupted; the same command goes on with what was recorded")

@@ -9,11 +9,7 @@ from typing import Annotated
 import typer
 
 from reasoning_compiler.cli.options import Json
-from reasoning_compiler.cli.watch import json_text
-
-
-def register(app: typer.Typer) -> None:
-    app.command("report")(report)
+from reasoning_compiler.cli.watch import print_session_json
 
 
 def report(run: Annotated[Path, typer.Argument(help="Run folder.")], json: Json = False) -> None:
@@ -23,7 +19,7 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")], json: Json 
 
     found = read_session(run)
     if json:
-        typer.echo(json_text(found))
+        print_session_json(found)
     else:
         width = min(100, shutil.get_terminal_size((100, 24)).columns)
         typer.echo(session_text([summarize(each) for each in found.runs], width=width))

@@ -1,4 +1,4 @@
-"""`reasonc resume`: go on with a run."""
+"""`reasonc resume`: continue a run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,6 @@ import typer
 from reasoning_compiler.cli.options import Json, Quiet
 from reasoning_compiler.cli.tune import Key, Rpc
 from reasoning_compiler.cli.watch import conduct
-
-
-def register(app: typer.Typer) -> None:
-    app.command("resume")(resume)
 
 
 def resume(

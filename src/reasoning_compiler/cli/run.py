@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reasoning_compiler.cli.options import Json, TaskName, one_or_by_task, saved_library
+from reasoning_compiler.cli.options import Json, TaskName, saved_library
+from reasoning_compiler.cli.output import one_or_by_task, print_json
 
 if TYPE_CHECKING:
     from reasoning_compiler.core.measurements import Measurement
     from reasoning_compiler.journal import Run
-
-
-def register(app: typer.Typer) -> None:
-    app.command("run")(run)
 
 
 def run(
@@ -42,7 +38,7 @@ def run(
         if not json:
             _tell(tuned, untuned, speedup)
     if json:
-        typer.echo(json_module.dumps(one_or_by_task(runs, records), indent=2))
+        print_json(one_or_by_task(runs, records))
 
 
 def _timed(run: Run, rounds: int) -> tuple[Measurement, Measurement]:

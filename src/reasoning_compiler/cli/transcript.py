@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from reasoning_compiler.cli.options import Json, TaskName
+from reasoning_compiler.cli.output import print_json
 from reasoning_compiler.core.errors import UsageError
-
-
-def register(app: typer.Typer) -> None:
-    app.command("transcript")(transcript)
 
 
 def transcript(
@@ -41,7 +37,7 @@ def transcript(
         if not exchanges:
             raise UsageError(f"`{run}` has no exchange {number}; `reasonc transcript {run}` lists them")
     if json:
-        typer.echo(json_module.dumps([e.to_json() for e in exchanges], indent=2))
+        print_json([e.to_json() for e in exchanges])
     elif number is not None:
         typer.echo(exchange_text(exchanges[0], found))
     else:

@@ -18,10 +18,6 @@ Rpc = Annotated[
 Key = Annotated[str | None, typer.Option(help="The device key used at the tracker.", **_DEVICES)]
 
 
-def register(app: typer.Typer) -> None:
-    app.command("tune")(tune)
-
-
 def tune(
     workload: Annotated[
         list[str],

@@ -1,8 +1,7 @@
-"""What people see while a run goes on, and at its end."""
+"""The progress and the results of a run, as people see them."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import signal
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from reasoning_compiler.cli.options import one_or_by_task
+from reasoning_compiler.cli.output import LogLines, one_or_by_task, print_json, stop
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +38,7 @@ _QUIET_SECS = 30.0  # after so long without a line, a log gets one
 def conduct(
     work: Callable[[Callable[[Progress], None]], Result | SessionResult], *, quiet: bool, as_json: bool
 ) -> None:
-    """Shows a run while it goes on, what it came to, and how to go on; ends with 130 where it was interrupted.
+    """Shows a run's progress, its results, and how to continue; exits with 130 where it was interrupted.
 
     Args:
         work: does the run; it is given what takes its progress.
@@ -51,14 +50,12 @@ def conduct(
     try:
         with _watching(quiet=quiet or as_json) as watch:
             result = work(watch)
-    except Interrupted as stop:
+    except Interrupted as interrupted:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done but to say so; the impatient press it twice
-        _interrupted(stop.folder, as_json=as_json)
-        sys.stderr.write(f"reasonc: {stop}\n")
-        raise typer.Exit(130) from None
+        _interrupted(interrupted.folder, as_json=as_json)
+        stop(str(interrupted))
     except KeyboardInterrupt:
-        sys.stderr.write("reasonc: interrupted before there was a run; nothing was written\n")
-        raise typer.Exit(130) from None
+        stop("interrupted before there was a run; nothing was written")
     _finish(result, as_json=as_json)
 
 
@@ -111,22 +108,16 @@ def _live() -> Iterator[Callable[[Progress], None]]:
 
 
 def _plain() -> Callable[[Progress], None]:
-    said_at = 0.0
+    lines = LogLines(_QUIET_SECS)
 
     def show(progress: Progress) -> None:
-        nonlocal said_at
         if progress.notice:
             sys.stderr.write(f"note: {progress.notice}\n")
-        now = time.monotonic()
         if progress.last is not None and progress.improved:
-            line = _improvement(progress)
-        elif progress.doing not in ("measuring", "thinking") or now - said_at > _QUIET_SECS:
-            line = _status(progress, progress.elapsed_secs)
+            lines.write(_improvement(progress), matters=True)
         else:
-            return
-        said_at = now
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+            is_other = progress.doing not in ("measuring", "thinking")
+            lines.write(_status(progress, progress.elapsed_secs), matters=is_other)
 
     return show
 
@@ -165,8 +156,8 @@ def _thought(step: Step) -> str:
     return f"{step.proposer}: {printable(step.reasoning)}"
 
 
-def json_text(session: SessionRecord) -> str:
-    """Returns a session's report as JSON text, with where its folder and its libraries are."""
+def print_session_json(session: SessionRecord) -> None:
+    """Prints a session's report as JSON, with where its folder and its libraries are."""
     from reasoning_compiler.deploy.best import LIBRARY_FILE
     from reasoning_compiler.report import summarize, to_json
 
@@ -175,7 +166,7 @@ def json_text(session: SessionRecord) -> str:
         library = run.best_folder.resolve() / LIBRARY_FILE
         places = {"folder": str(run.folder.resolve()), "library": str(library) if library.exists() else None}
         records.append(to_json(summarize(run)) | places)
-    return json.dumps(one_or_by_task(session.runs, records), indent=2)
+    print_json(one_or_by_task(session.runs, records))
 
 
 def _finish(result: Result | SessionResult, *, as_json: bool) -> None:
@@ -183,7 +174,7 @@ def _finish(result: Result | SessionResult, *, as_json: bool) -> None:
 
     session = read_session(result.folder)
     if as_json:
-        typer.echo(json_text(session))
+        print_session_json(session)
         return
     typer.echo(result.report())
     folder = shlex.quote(str(result.folder))
@@ -201,7 +192,7 @@ def _interrupted(folder: Path, *, as_json: bool) -> None:
 
     session = read_session(folder)
     if as_json:
-        typer.echo(json_text(session))
+        print_session_json(session)
     elif session.num_samples:
         typer.echo(session_text([summarize(run) for run in session.runs]))
         typer.echo(f"The best so far is in {folder}/best.")

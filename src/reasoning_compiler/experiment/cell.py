@@ -60,7 +60,7 @@ class Cell:
 
 
 def cell_of(run: Run, variant: str, *, workload: str) -> Cell:
-    """Returns a run as a cell; of what was told twice, the first counts.
+    """Returns a run as a cell; of two measurements of one node, the first counts.
 
     Args:
         run: finished.

@@ -10,11 +10,11 @@ from typing import Any
 
 from reasoning_compiler.core.errors import JournalError, UsageError
 from reasoning_compiler.experiment import variants
-from reasoning_compiler.experiment.experiment import Watched, run_experiment
+from reasoning_compiler.experiment.experiment import Experiment, Watched, run_experiment
 from reasoning_compiler.experiment.tables import curves_svg, page_of, to_html, to_text
 from reasoning_compiler.experiment.tabular_file import is_benchmark
-from reasoning_compiler.experiment.testbeds import Recorded, open_testbed
-from reasoning_compiler.experiment.variants import BASELINE, Variant
+from reasoning_compiler.experiment.testbeds import open_testbed
+from reasoning_compiler.experiment.variants import BASELINE
 from reasoning_compiler.session.settings import LLMSettings, Settings
 
 PAGE_FILE, CURVES_FILE, TEXT_FILE = "results.html", "curves.svg", "results.txt"
@@ -53,12 +53,15 @@ def compare(
         UsageError: a method or workload does not exist, a model is missing, `repeats` or `reference` < 1, or the
             folder holds something else.
         EnvironmentMismatchError: the folder is from another machine or version.
-        KeyboardInterrupt: Ctrl-C; the same call goes on in the same folder.
+        KeyboardInterrupt: Ctrl-C; the same call resumes in the same folder.
     """
     settings = settings or Settings()
     chosen = variants.methods(methods, settings, llm=llm, replays=[Path(path) for path in replays])
     baseline = BASELINE if BASELINE in methods else methods[0]
-    return _run("compare", workloads, chosen, baseline, settings, repeats, out, command, watch, reference)
+    experiment = Experiment(
+        "compare", chosen, baseline, settings.samples, settings.seed, repeats, reference=reference, command=command
+    )
+    return _run(experiment, workloads, settings, out, watch)
 
 
 def ablate(
@@ -87,7 +90,8 @@ def ablate(
     """
     settings = settings or Settings()
     chosen, baseline = variants.ablation(what, values, settings, llm=llm)
-    return _run("ablate", workloads, chosen, baseline, settings, repeats, out, command, watch)
+    experiment = Experiment("ablate", chosen, baseline, settings.samples, settings.seed, repeats, command=command)
+    return _run(experiment, workloads, settings, out, watch)
 
 
 def new_folder(kind: str) -> Path:
@@ -96,22 +100,18 @@ def new_folder(kind: str) -> Path:
 
 
 def _run(
-    kind: str,
+    experiment: Experiment,
     workloads: Sequence[str | os.PathLike[str]],
-    chosen: Sequence[Variant],
-    baseline: str,
     settings: Settings,
-    repeats: int,
     out: str | os.PathLike[str] | None,
-    command: str,
     watch: Watch,
-    reference: int | None = None,
 ) -> dict[str, Any]:
     if not workloads:
         raise UsageError("`workloads` is empty; `reasonc workloads` lists the named ones")
+    repeats = experiment.repeats
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
         raise UsageError(f"`repeats` is {repeats!r}; it must be a whole number of at least 1")
-    for variant in chosen:
+    for variant in experiment.variants:
         if variant.settings is not None and variant.settings.llm is not None:
             from reasoning_compiler.session.model import checked_client
 
@@ -119,29 +119,14 @@ def _run(
     if len({is_benchmark(each) for each in workloads}) > 1:
         raise UsageError("`workloads` has recordings and workloads to be measured; compare them one after the other")
     testbeds = [open_testbed(os.fspath(each), settings) for each in workloads]
-    lines = [] if reference is None else [variants.line_to_reach(reference)]
+    lines = [] if experiment.reference is None else [variants.line_to_reach(experiment.reference)]
     for testbed in testbeds:
-        for variant in [*chosen, *lines]:
+        for variant in [*experiment.variants, *lines]:
             if variant.replays:
                 variant.seeded(settings.seed, key=testbed.key)
-            if isinstance(testbed, Recorded):
-                testbed.check(variant)
-        if isinstance(testbed, Recorded):
-            testbed.check_kernel()
-    folder = Path(out) if out is not None else new_folder(kind)
-    results = run_experiment(
-        kind,
-        testbeds,
-        chosen,
-        baseline=baseline,
-        samples=settings.samples,
-        repeats=repeats,
-        seed=settings.seed,
-        out=folder,
-        reference=reference,
-        command=command,
-        watch=watch,
-    )
+            testbed.check(variant)
+    folder = Path(out) if out is not None else new_folder(experiment.kind)
+    results = run_experiment(experiment, testbeds, folder, watch)
     _save_pages(folder, results)
     return results
 

@@ -7,35 +7,39 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reasoning_compiler.core.errors import NothingMeasuredError
-from reasoning_compiler.machine import detect, import_tvm, quiet_logging, tvm_target
+from reasoning_compiler.core.machines import Machine
+from reasoning_compiler.machine import import_tvm, quiet_logging, tvm_target
+from reasoning_compiler.rules.metaschedule import space_generator
+from reasoning_compiler.session.settings import Settings
+from reasoning_compiler.session.spaces import space_rules
+
+if TYPE_CHECKING:
+    from reasoning_compiler.workload import Workload
 
 
 def evolutionary(
-    workload: Any,
+    workload: Workload,
+    machine: Machine,
+    settings: Settings,
     *,
     samples: int,
     seed: int,
-    threads: int,
-    space: Any = None,
-    on_latency: Callable[[float], None] = lambda secs: None,
-    timeout_secs: float = 30.0,
-    flush_cache: bool = False,
+    in_our_space: bool,
+    on_latency: Callable[[float], None],
 ) -> tuple[Any, float]:
     """Returns (best module, wall seconds) of TVM's evolutionary search, upstream defaults, our builder and runner.
 
     Args:
         workload: what is tuned.
+        machine: this one, with as many cores as programs may use.
+        settings: how programs are timed.
         samples: programs to measure.
         seed: of its random draws.
-        threads: threads that a program may use.
-        space: MetaSchedule's space generator; None for TVM's own space.
+        in_our_space: search with our schedule rules, not in TVM's own space.
         on_latency: is called for each program in the order of measuring, with inf for a failed one.
-        timeout_secs: the longest that a program may take, all its runs together.
-        flush_cache: whether each timing begins with cold caches.
 
     Raises:
         NothingMeasuredError: no candidate could be measured.
@@ -58,15 +62,18 @@ def evolutionary(
                     best_secs, best_mod = secs, candidate.sch.mod
                 on_latency(secs)
 
-    target = tvm_target(replace(detect(), num_cores=threads))
+    target, threads = tvm_target(machine), machine.num_cores
+    space: Any = "post-order-apply"
+    if in_our_space:
+        space = space_generator(workload.mod, target, rules=space_rules(workload, machine, settings))
     builder = ReasoningBuilder()
     runner = ReasoningRunner(
         num_threads=threads,
         workload=workload,
         target=target,
         seed=seed,
-        timeout_secs=timeout_secs,
-        flush_cache=flush_cache,
+        timeout_secs=settings.timeout_secs,
+        flush_cache=settings.flush_cache,
     )
     started = time.perf_counter()
     try:
@@ -79,7 +86,7 @@ def evolutionary(
                 builder=builder,
                 runner=runner,
                 measure_callbacks=[*ms.measure_callback.MeasureCallback.create("default"), Listener()],
-                space=space or "post-order-apply",
+                space=space,
                 seed=seed + 1,
                 num_tuning_cores=threads,
             )

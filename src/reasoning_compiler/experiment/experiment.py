@@ -1,4 +1,4 @@
-"""Running what is to be compared, cell by cell, into a folder that can be gone on with."""
+"""Runs an experiment cell by cell into a results folder, from which an interrupted one resumes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from reasoning_compiler.core.errors import EnvironmentMismatchError, JournalError, NothingMeasuredError, UsageError
 from reasoning_compiler.core.whole_files import write_whole
 from reasoning_compiler.experiment.cell import Cell
-from reasoning_compiler.experiment.testbeds import Testbed, failed_cell
+from reasoning_compiler.experiment.testbeds import Testbed
 from reasoning_compiler.experiment.variants import Variant, line_to_reach
 from reasoning_compiler.journal import package_version
 from reasoning_compiler.machine import differences
@@ -40,19 +40,34 @@ class Watched:
     progress: Progress | None = None
 
 
+@dataclass(frozen=True)
+class Experiment:
+    """What is compared, and how.
+
+    Args:
+        kind: "compare" or "ablate".
+        variants: what is compared.
+        baseline: the variant that the others are compared with.
+        samples: programs that each run measures.
+        seed: the first one.
+        repeats: seeds, at least 1.
+        reference: samples of TVM's search, which then runs once on each workload, with the first seed, and is timed
+            together with its winners; None for none. A folder remembers it for its workloads.
+        command: the command line, for the results.
+    """
+
+    kind: str
+    variants: Sequence[Variant]
+    baseline: str
+    samples: int
+    seed: int
+    repeats: int
+    reference: int | None = None
+    command: str = ""
+
+
 def run_experiment(
-    kind: str,
-    testbeds: Sequence[Testbed],
-    variants: Sequence[Variant],
-    *,
-    baseline: str,
-    samples: int,
-    repeats: int,
-    seed: int,
-    out: Path,
-    reference: int | None = None,
-    command: str = "",
-    watch: Callable[[Watched], None] = lambda watched: None,
+    experiment: Experiment, testbeds: Sequence[Testbed], out: Path, watch: Callable[[Watched], None]
 ) -> dict[str, Any]:
     """Returns the results of all runs, which are also written to `results.json` in the folder.
 
@@ -61,17 +76,9 @@ def run_experiment(
     done already is not done again. The reference runs last, so that one can be added to what is there.
 
     Args:
-        kind: "compare" or "ablate".
+        experiment: what is compared.
         testbeds: the workloads.
-        variants: what is compared.
-        baseline: the variant that the others are compared with.
-        samples: programs that each run measures.
-        repeats: seeds, at least 1.
-        seed: the first one.
         out: the results folder.
-        reference: samples of TVM's search, which then runs once on each workload, with the first seed, and is timed
-            together with its winners. A folder remembers it for its workloads.
-        command: the command line, for the results.
         watch: is called whenever there is something new.
 
     Raises:
@@ -86,12 +93,11 @@ def run_experiment(
         lines = differences(testbeds[0].fingerprint, testbed.fingerprint)
         if lines:
             raise UsageError(f"`workload`: these were recorded in different environments ({'; '.join(lines)})")
-    plan = _plan(kind, testbeds, variants, baseline=baseline, samples=samples, seed=seed, command=command)
-    plan["references"] = {} if reference is None else {testbed.spec: reference for testbed in testbeds}
-    plan = _adopt(out, plan)
+    plan = _adopt(out, _plan(experiment, testbeds))
+    variants, seed, command = experiment.variants, experiment.seed, experiment.command
     lines_to_reach = {n: plan["references"][p.spec] for n, p in enumerate(testbeds) if p.spec in plan["references"]}
-    seeds = range(seed, seed + repeats)
-    num_cells, num_done = len(testbeds) * len(variants) * repeats + len(lines_to_reach), 0
+    num_cells = len(testbeds) * len(variants) * experiment.repeats + len(lines_to_reach)
+    num_done = 0
     cells: list[Cell] = []
     references: list[Cell] = []
     finals: list[dict[str, Any]] = []
@@ -100,21 +106,28 @@ def run_experiment(
         nonlocal num_done
         name, done = f"{testbed.spec}, {variant.name}, seed {seed}", num_done
         watch(Watched(name, done, num_cells))
-        cell = _run(
-            testbed,
-            variant,
-            seed,
-            out,
-            samples=samples,
-            command=command,
-            watch=lambda progress: watch(Watched(name, done, num_cells, progress)),
-        )
         num_done += 1
+        folder = _folder(out, testbed, variant.name, seed)
+        record = folder.with_name(f"{folder.name}.json")  # a variant's name may hold dots
+        if record.exists():
+            return Cell.from_json(json.loads(record.read_text(encoding="utf-8")))
+        try:
+            cell = testbed.run(
+                variant,
+                seed,
+                folder,
+                samples=samples,
+                command=command,
+                watch=lambda progress: watch(Watched(name, done, num_cells, progress)),
+            )
+        except NothingMeasuredError as error:  # it counts, as one that found nothing
+            cell = Cell(testbed.spec, variant.name, seed, (), None, 0.0, ended=str(error))
+        _write(record, cell.to_json())
         return cell
 
-    def final_at(testbed: Testbed, seed: int, variants: Sequence[Variant], cells: Sequence[Cell]) -> dict[str, Any]:
+    def final_at(testbed: Testbed, seed: int, cells: Sequence[Cell]) -> dict[str, Any]:
         watch(Watched(f"{testbed.spec}, seed {seed}: timing the winners in turns", num_done, num_cells))
-        return _retime(testbed, variants, cells, seed, out)
+        return _retime(testbed, cells, seed, out)
 
     def results_now(repeats: int) -> dict[str, Any]:
         found = {"cells": [c.to_json() for c in cells], "references": [c.to_json() for c in references]}
@@ -122,16 +135,16 @@ def run_experiment(
         _write(out / RESULTS_FILE, results)
         return results
 
-    for number, each in enumerate(seeds):
+    for number in range(experiment.repeats):
+        each = seed + number
         for testbed in testbeds:
-            cells += [cell_at(testbed, variant, each, samples) for variant in in_turn(variants, number)]
-            finals.append(final_at(testbed, each, variants, cells))
+            cells += [cell_at(testbed, variant, each, experiment.samples) for variant in in_turn(variants, number)]
+            finals.append(final_at(testbed, each, cells))
             results = results_now(number + 1)
     for index, to_samples in lines_to_reach.items():
-        line = line_to_reach(to_samples)
-        references.append(cell_at(testbeds[index], line, seed, to_samples))
-        finals[index] = final_at(testbeds[index], seed, [*variants, line], [*cells, *references])
-        results = results_now(repeats)
+        references.append(cell_at(testbeds[index], line_to_reach(to_samples), seed, to_samples))
+        finals[index] = final_at(testbeds[index], seed, [*cells, *references])
+        results = results_now(experiment.repeats)
     return results
 
 
@@ -142,34 +155,7 @@ def in_turn(variants: Sequence[Variant], number: int) -> list[Variant]:
     return order[::-1] if number % 2 else order
 
 
-# -- cells ------------------------------------------------------------------------------------------------------------
-
-
-def _run(
-    testbed: Testbed,
-    variant: Variant,
-    seed: int,
-    out: Path,
-    *,
-    samples: int,
-    command: str,
-    watch: Callable[[Progress], None],
-) -> Cell:
-    folder = _folder(out, testbed, variant.name, seed)
-    record = folder.with_name(f"{folder.name}.json")  # a variant's name may hold dots
-    if record.exists():
-        return Cell.from_json(json.loads(record.read_text(encoding="utf-8")))
-    try:
-        cell = testbed.run(variant, seed, folder, samples=samples, command=command, watch=watch)
-    except NothingMeasuredError as error:
-        cell = failed_cell(testbed, variant, seed, error)
-    _write(record, cell.to_json())
-    return cell
-
-
-def _retime(
-    testbed: Testbed, variants: Sequence[Variant], cells: Sequence[Cell], seed: int, out: Path
-) -> dict[str, Any]:
+def _retime(testbed: Testbed, cells: Sequence[Cell], seed: int, out: Path) -> dict[str, Any]:
     """Returns the latencies of one seed's winners; taken again when there are others than before."""
     mine = [c for c in cells if c.seed == seed and c.workload == testbed.spec and c.samples]
     names = sorted(c.variant for c in mine)
@@ -197,29 +183,22 @@ def _safe(testbed: Testbed) -> str:
 # -- the folder -------------------------------------------------------------------------------------------------------
 
 
-def _plan(
-    kind: str,
-    testbeds: Sequence[Testbed],
-    variants: Sequence[Variant],
-    *,
-    baseline: str,
-    samples: int,
-    seed: int,
-    command: str,
-) -> dict[str, Any]:
+def _plan(experiment: Experiment, testbeds: Sequence[Testbed]) -> dict[str, Any]:
+    reference = experiment.reference
     return {
         "experiment": FORMAT_VERSION,
-        "kind": kind,
-        "command": command,
+        "kind": experiment.kind,
+        "command": experiment.command,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": testbeds[0].machine.to_json(),
         "fingerprint": testbeds[0].fingerprint,
         "package_version": package_version(),
-        "samples": samples,
-        "seed": seed,
-        "baseline": baseline,
+        "samples": experiment.samples,
+        "seed": experiment.seed,
+        "baseline": experiment.baseline,
         "workloads": {testbed.spec: testbed.key for testbed in testbeds},
-        "variants": [variant.to_json() for variant in variants],
+        "variants": [variant.to_json() for variant in experiment.variants],
+        "references": {} if reference is None else {testbed.spec: reference for testbed in testbeds},
     }
 
 

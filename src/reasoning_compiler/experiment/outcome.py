@@ -10,6 +10,7 @@ from typing import Any
 
 from reasoning_compiler.experiment.cell import Cell
 from reasoning_compiler.experiment.significance import Paired, holm
+from reasoning_compiler.report.picture import Curve
 
 DEFINITIONS = (
     ("speed-up", "time of the untuned program over time of the run's winner; winners of one seed timed in turns"),
@@ -97,20 +98,6 @@ class Overall:
     p: float
 
 
-@dataclass(frozen=True)
-class CurveBand:
-    """Best-so-far speed-up of one method on one workload: for each seed, after each sample; NaN before there is one."""
-
-    workload: str
-    variant: str
-    speedups: tuple[tuple[float, ...], ...]
-
-    def median_at(self, sample: int) -> float | None:
-        """Returns the median over seeds after so many samples, or at a run's end; None while a seed has nothing."""
-        values = [line[min(sample, len(line)) - 1] for line in self.speedups]
-        return None if any(map(math.isnan, values)) else statistics.median(values)
-
-
 class Outcome:
     """The numbers of an experiment.
 
@@ -183,17 +170,17 @@ class Outcome:
         medians = [statistics.median(seeds) for seeds in by_workload.values() if seeds]
         return [0.0 if math.isnan(median) else median for median in medians]  # half of the runs lost, half won
 
-    def curves(self) -> list[CurveBand]:
-        """Returns the best-so-far curves, as speed-ups; none for workloads whose untuned program was not measured."""
-        bands = []
+    def curves(self) -> dict[str, list[Curve]]:
+        """Returns the best-so-far speed-ups by workload; none for those whose untuned program was not measured."""
+        curves: dict[str, list[Curve]] = {}
         for workload in self.workloads:
             untuned = self.untuned_secs(workload)
             for variant in self.variants:
                 cells = [cell for cell in self._of(workload, variant) if cell.samples]
                 if untuned is not None and cells:
                     lines = tuple(tuple(_ratio(untuned, s) for s in cell.best_secs) for cell in cells)
-                    bands.append(CurveBand(workload, variant, lines))
-        return bands
+                    curves.setdefault(workload, []).append(Curve(variant, lines))
+        return curves
 
     def reference_speedups(self) -> dict[str, tuple[str, float]]:
         """Returns the reference's name, and how much faster than the untuned program it ends, by workload."""
@@ -287,5 +274,5 @@ def _spread(values: Sequence[float]) -> Spread | None:
 
 
 def _geomean(values: Iterable[float | None]) -> float | None:
-    logs = [math.log(value) for value in values if value]
-    return math.exp(statistics.mean(logs)) if logs else None
+    known = [value for value in values if value]
+    return statistics.geometric_mean(known) if known else None

@@ -58,7 +58,7 @@ def record(
     command: str = "",
     on_progress: Callable[[Recording], None] = lambda recording: None,
 ) -> Path:
-    """Returns the file of a tabular benchmark; a recording that was interrupted goes on where it was.
+    """Returns the file of a tabular benchmark; an interrupted recording resumes.
 
     Args:
         workload: as `tune` takes it.
@@ -71,7 +71,7 @@ def record(
 
     Raises:
         UsageError: the file exists already or has another name, or the space cannot be made that small.
-        KeyboardInterrupt: Ctrl-C; what was recorded is kept, and the same call goes on with it.
+        KeyboardInterrupt: Ctrl-C; what was recorded is kept, and the same call resumes.
     """
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
         raise UsageError(f"`samples` is {samples!r}; it must be a whole number of at least 2")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from reasoning_compiler.experiment.outcome import DEFINITIONS, Outcome, Row, Spread
 from reasoning_compiler.experiment.significance import in_words
-from reasoning_compiler.report.picture import Curve, draw
+from reasoning_compiler.report.lines import table
+from reasoning_compiler.report.picture import draw
 from reasoning_compiler.report.units import ratio_text, share_text, time_text
 
 _HEAD = ("", "speed-up", "samples to reach it", "sample reduction", "efficiency gain", "matches the baseline at")
+_ANY_WIDTH = 10**6  # tables are not cut off
 _COSTS = ("", "wall time", "LLM calls", "tokens", "USD", "fallback rate")
 
 
@@ -83,7 +84,9 @@ def page_of(results: dict[str, Any]) -> Page:
 def to_text(page: Page) -> str:
     """Returns a page for a terminal."""
     blocks = ["\n".join(page.facts)]
-    blocks += [f"{table.title}\n{_aligned(table)}" for table in page.tables]
+    for each in page.tables:
+        align = "<".ljust(len(each.head), ">")
+        blocks.append("\n".join([each.title, *table((each.head, *each.rows), align=align, width=_ANY_WIDTH)]))
     blocks += ["\n".join(page.words), "\n".join(page.notes)]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -106,10 +109,10 @@ def to_html(page: Page, *, picture: str) -> str:
         *(f"<p>{escape(fact)}</p>" for fact in page.facts),
         picture,
     ]
-    for table in page.tables:
-        parts.append(f"<h2>{escape(table.title)}</h2><table>")
-        parts.append("<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in table.head) + "</tr>")
-        parts += ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows]
+    for each in page.tables:
+        parts.append(f"<h2>{escape(each.title)}</h2><table>")
+        parts.append("<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in each.head) + "</tr>")
+        parts += ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in each.rows]
         parts.append("</table>")
     for title, items in (("What can be concluded", page.words), ("What the words mean", page.notes)):
         if items:
@@ -120,11 +123,8 @@ def to_html(page: Page, *, picture: str) -> str:
 def curves_svg(results: dict[str, Any]) -> str:
     """Returns the best-so-far speed-ups against samples as an SVG: medians, bands from the slowest to the fastest."""
     outcome = Outcome(results)
-    panels: dict[str, list[Curve]] = {}
-    for band in outcome.curves():
-        panels.setdefault(band.workload, []).append(Curve(band.variant, band.speedups))
     return draw(
-        panels,
+        outcome.curves(),
         footnote=_facts(results, outcome)[0],
         title="Speed-up of the best program so far",
         axis="times as fast as untuned",
@@ -149,10 +149,10 @@ def _facts(results: dict[str, Any], outcome: Outcome) -> tuple[str, ...]:
 
 def _progress(outcome: Outcome, workload: str) -> list[Table]:
     """Returns the table of the best so far after some numbers of samples, as the paper's figures have it."""
-    bands = [band for band in outcome.curves() if band.workload == workload]
-    most = max((len(line) for band in bands for line in band.speedups), default=0)
+    curves = outcome.curves().get(workload, ())
+    most = max((len(line) for curve in curves for line in curve.values), default=0)
     at = [n for n in (1, 2, *(4 * 2**k for k in range(20))) if n < most] + [most]
-    rows = tuple((band.variant, *(_ratio(band.median_at(n)) for n in at)) for band in bands)
+    rows = tuple((curve.name, *(_ratio(curve.median_at(n)) for n in at)) for curve in curves)
     return [Table(f"{workload}: speed-up after so many samples", ("", *map(str, at)), rows)] if rows else []
 
 
@@ -203,13 +203,3 @@ def _whole(value: float) -> str:
 
 def _ratio(value: float | None) -> str:
     return "–" if value is None else ratio_text(value)
-
-
-def _aligned(table: Table) -> str:
-    lines: Sequence[tuple[str, ...]] = (table.head, *table.rows)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(table.head))]
-    return "\n".join(
-        "  "
-        + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in lines
-    )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from reasoning_compiler.core.crash_markers import works_on
-from reasoning_compiler.core.errors import Interrupted, NothingMeasuredError, ReasoningCompilerError, UsageError
+from reasoning_compiler.core.errors import Interrupted, NothingMeasuredError, UsageError
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.deploy.best import LIBRARY_FILE
@@ -45,8 +45,12 @@ class Testbed(Protocol):
     machine: Machine
     fingerprint: dict[str, Any]
 
+    def check(self, variant: Variant) -> None:
+        """Raises UsageError for a variant that cannot run here."""
+        ...
+
     def run(self, variant: Variant, seed: int, folder: Path, *, samples: int, command: str, watch: Watch) -> Cell:
-        """Returns one run, gone on with where it was interrupted; its folder holds what it found.
+        """Returns one run, resumed where it was interrupted; its folder holds what it found.
 
         Raises:
             NothingMeasuredError: no program could be measured and verified.
@@ -73,36 +77,32 @@ class Recorded:
 
     Args:
         path: of the recording.
+
+    Raises:
+        UsageError: it cannot be read, or does not fit the workload that its spec names today.
     """
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        from reasoning_compiler.session.tune import as_workload
+
         self._benchmark = read_benchmark(path)
         workload = self._benchmark.workload
+        if as_workload(workload.spec).key != workload.key:
+            raise UsageError(
+                f"`{path}` was recorded of another version of this kernel than `{workload.spec}` is now; record it anew"
+            )
         self.spec, self.key = f"{workload.spec} (recorded, {self._benchmark.tiling})", workload.key
         self.machine, self.fingerprint = self._benchmark.machine, self._benchmark.fingerprint
 
     def run(self, variant: Variant, seed: int, folder: Path, *, samples: int, command: str, watch: Watch) -> Cell:
-        """See `Testbed.run`; what was interrupted begins anew."""
+        """See `Testbed.run`; an interrupted run starts over."""
         remove_run(folder)
         settings = variant.seeded(seed, key=self.key)
         run = search(self._benchmark, settings, folder, command=command, on_progress=watch)
         return cell_of(run, variant.name, workload=self.spec)
 
-    def check_kernel(self) -> None:
-        """Raises UsageError where the recording does not fit the workload that its spec names today."""
-        from reasoning_compiler.session.tune import as_workload
-
-        workload = self._benchmark.workload
-        if as_workload(workload.spec).key != workload.key:
-            raise UsageError(
-                f"`{self._path}` was recorded of another version of this kernel than `{workload.spec}` is now; "
-                "record it anew"
-            )
-
-    @staticmethod
-    def check(variant: Variant) -> None:
-        """Raises UsageError for a variant that cannot run on a recording."""
+    def check(self, variant: Variant) -> None:
+        """See `Testbed.check`."""
         if variant.settings is None:
             raise UsageError(f"`{variant.name}` cannot run on a recording: TVM's search needs the hardware")
         check(variant.settings)
@@ -137,8 +137,11 @@ class Hardware:
         self.machine = with_threads(found, threads)
         self.fingerprint = fingerprint(found, threads)
 
+    def check(self, variant: Variant) -> None:
+        """See `Testbed.check`: all can."""
+
     def run(self, variant: Variant, seed: int, folder: Path, *, samples: int, command: str, watch: Watch) -> Cell:
-        """See `Testbed.run`; TVM's own search begins anew where it was interrupted."""
+        """See `Testbed.run`; TVM's own search starts over where it was interrupted."""
         if variant.settings is None:
             remove_run(folder)
             return self._evolutionary(variant, seed, folder, samples=samples, watch=watch)
@@ -168,9 +171,6 @@ class Hardware:
         from reasoning_compiler.core.whole_files import write_together
         from reasoning_compiler.deploy.library import library_files
         from reasoning_compiler.experiment.evolutionary import evolutionary
-        from reasoning_compiler.machine import tvm_target
-        from reasoning_compiler.rules.metaschedule import space_generator
-        from reasoning_compiler.session.spaces import space_rules
 
         works_on(None)
         started = time.perf_counter()
@@ -182,19 +182,14 @@ class Hardware:
             best = min((s for _, s in found if s is not None), default=None)
             watch(Progress("measuring", str(folder), len(found), samples, best_secs=best, elapsed_secs=at_secs))
 
-        space = None
-        if variant.in_our_space:
-            rules = space_rules(self._workload, self.machine, self._settings)
-            space = space_generator(self._workload.mod, tvm_target(self.machine), rules=rules)
         module, wall_secs = evolutionary(
             self._workload,
+            self.machine,
+            self._settings,
             samples=samples,
             seed=seed,
-            threads=self._threads,
-            space=space,
+            in_our_space=variant.in_our_space,
             on_latency=note,
-            timeout_secs=self._settings.timeout_secs,
-            flush_cache=self._settings.flush_cache,
         )
         with self._instrument(seed) as instrument:
             (built,) = instrument.measure([module], best_secs=None)
@@ -217,11 +212,6 @@ class Hardware:
             Instrument(self._workload, target, executor, seed=seed, timeout_secs=timeout_secs) as instrument,
         ):
             yield instrument
-
-
-def failed_cell(testbed: Testbed, variant: Variant, seed: int, error: ReasoningCompilerError) -> Cell:
-    """Returns the cell of a run that measured nothing: it counts, as one that found nothing."""
-    return Cell(testbed.spec, variant.name, seed, (), None, 0.0, ended=str(error))
 
 
 def _latencies(measurement: Measurement) -> list[float]:

@@ -23,7 +23,6 @@ METHODS = {
     "paper": "the method of the paper: a language model names transformations, values are random",
 }
 BASELINE = "evolutionary"
-_WITH_MODEL = ("llm", "paper")
 _NO_TREE = SearchConfig(root_branching=10**9, nodes_per_sample=1, explore_share=0.0)  # every program is the root's
 
 

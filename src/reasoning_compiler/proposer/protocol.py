@@ -7,8 +7,11 @@ from typing import Protocol
 
 import numpy as np
 
-from reasoning_compiler.core.programs import Decision, Transformation
+from reasoning_compiler.core.programs import Decision, Program, Transformation
 from reasoning_compiler.core.steps import Proposal, Step
+from reasoning_compiler.cost.sizing import Sizing
+from reasoning_compiler.ir.nest import Nest
+from reasoning_compiler.space.named import NamedBlock
 
 SAME_PROGRAM = "the same program as"
 """How the reason begins for which a transformation to a known program is refused."""
@@ -57,6 +60,38 @@ class Context:
     @property
     def node(self) -> Step:
         return self.lineage[0]
+
+
+class ProposerSpace(Protocol):
+    """What proposers need of a space: enough to be tried on one that knows nothing of TVM."""
+
+    start: Program
+    takes_primitives: bool
+
+    @property
+    def sizings(self) -> tuple[Sizing, ...]:
+        """The decisions that size its blocks together."""
+        ...
+
+    def table(self, program: Program) -> tuple[Decision, ...]:
+        """Returns a program's decisions."""
+        ...
+
+    def edit(self, program: Program, transformation: Transformation) -> Program:
+        """Returns the program that a transformation leads to, or raises IllegalProgramError."""
+        ...
+
+    def nests(self, program: Program) -> tuple[Nest, ...]:
+        """Returns a program's loop nests."""
+        ...
+
+    def named_blocks(self, program: Program) -> tuple[NamedBlock, ...]:
+        """Returns what further primitives of a program may name."""
+        ...
+
+    def sample(self, seed: int) -> Program:
+        """Returns a program drawn at random."""
+        ...
 
 
 class Proposer(Protocol):

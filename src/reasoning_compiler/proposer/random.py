@@ -1,8 +1,6 @@
-"""Chance as a proposer: the baseline that every other one has to beat, and the last resort of all of them."""
+"""The random proposer: the baseline that every other one has to beat, and the last resort of all of them."""
 
 from __future__ import annotations
-
-from typing import Protocol
 
 import numpy as np
 
@@ -17,20 +15,10 @@ from reasoning_compiler.core.programs import (
     difference,
 )
 from reasoning_compiler.core.steps import Proposal
-from reasoning_compiler.proposer.protocol import Context
+from reasoning_compiler.proposer.protocol import Context, ProposerSpace
 
 # MetaSchedule's own mutation probabilities, with a share for structure, which its mutators never change.
 _KIND_WEIGHTS = {"tile": 0.80, "location": 0.07, "choice": 0.07, "structure": 0.06}
-
-
-class SampledSpace(Protocol):
-    """What the random proposer needs of a space."""
-
-    start: Program
-
-    def sample(self, seed: int) -> Program:
-        """Returns a program drawn at random."""
-        ...
 
 
 class RandomProposer:
@@ -42,7 +30,7 @@ class RandomProposer:
 
     name = "random"
 
-    def __init__(self, space: SampledSpace) -> None:
+    def __init__(self, space: ProposerSpace) -> None:
         self._space = space
 
     def propose(self, context: Context, num: int, rng: np.random.Generator) -> Proposal:
@@ -65,11 +53,14 @@ def mutate(table: tuple[Decision, ...], rng: np.random.Generator) -> Transformat
         return None
     weights = np.array([_KIND_WEIGHTS[d.kind] / sum(o.kind == d.kind for o in movable) for d in movable])
     decision = movable[rng.choice(len(movable), p=weights / weights.sum())]
-    for _ in range(16):
-        value = draw(decision.domain, rng)
-        if value != decision.value:
-            return Transformation(((decision.name, value),))
-    return None
+    value = draw_other(decision.domain, decision.value, rng)
+    return None if value is None else Transformation(((decision.name, value),))
+
+
+def draw_other(domain: TileDomain | ChoiceDomain, present: Value, rng: np.random.Generator) -> Value | None:
+    """Returns a value of the domain other than the present one, or None if 16 draws find none."""
+    drawn = (draw(domain, rng) for _ in range(16))
+    return next((value for value in drawn if value != present), None)
 
 
 def draw(domain: TileDomain | ChoiceDomain, rng: np.random.Generator) -> Value:

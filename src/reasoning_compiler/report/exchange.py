@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from reasoning_compiler.report.lines import printable
+from reasoning_compiler.report.lines import harmless, printable
 from reasoning_compiler.report.units import time_text
 
 if TYPE_CHECKING:
@@ -89,4 +89,4 @@ def _cost(exchange: Exchange) -> str:
 
 
 def _shown(text: str) -> str:
-    return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in text.splitlines())
+    return "\n".join(map(harmless, text.splitlines()))

@@ -12,6 +12,7 @@ from reasoning_compiler.core.programs import Program
 from reasoning_compiler.cost.analysis import Analysis, BlockAnalysis, roofline_secs
 from reasoning_compiler.ir.dots import dot_named, registers_of
 from reasoning_compiler.journal import Header
+from reasoning_compiler.report.lines import harmless
 from reasoning_compiler.report.units import bandwidth_text, flops_text, ratio_text, share_text, size_text, time_text
 
 _MIN_SHARE = 0.02  # of the estimated time, for a paragraph of its own
@@ -59,7 +60,7 @@ def explain_text(programs: Sequence[Explained], header: Header, machine: Machine
         _kernel(header, machine, _peak(programs, machine)),
         *(_program(each, header, machine) for each in programs),
     ]
-    return "\n\n".join("\n".join(map(_printable, lines)) for lines in blocks) + "\n"
+    return "\n\n".join("\n".join(harmless(line).rstrip() for line in lines) for lines in blocks) + "\n"
 
 
 def explain_json(programs: Sequence[Explained], header: Header, machine: Machine) -> dict[str, Any]:
@@ -232,8 +233,3 @@ def _operations(flops: float) -> str:
 
 def _figure(value: float) -> str:
     return ratio_text(value).removesuffix("×")
-
-
-def _printable(line: str) -> str:
-    """Returns a line without what could steer a terminal; its spaces stay."""
-    return "".join(c if c.isprintable() else " " for c in line).rstrip()

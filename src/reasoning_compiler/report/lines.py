@@ -9,9 +9,14 @@ INDENT = "  "
 _MIN_NAME_WIDTH = 8
 
 
+def harmless(line: str) -> str:
+    """Returns a line without what could steer a terminal; its spaces stay."""
+    return "".join(c if c.isprintable() else " " for c in line)
+
+
 def printable(text: str) -> str:
     """Returns the text as one line of printable characters: no escape sequence reaches the terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return " ".join(harmless(text).split())
 
 
 def wrap(text: str, width: int, indent: str = "", *, max_lines: int = 4) -> list[str]:

@@ -23,6 +23,11 @@ class Curve:
     name: str
     values: tuple[tuple[float, ...], ...]
 
+    def median_at(self, sample: int) -> float | None:
+        """Returns the median over seeds after so many samples, or at a run's end; None while a seed has nothing."""
+        values = [line[min(sample, len(line)) - 1] for line in self.values]
+        return None if any(map(math.isnan, values)) else statistics.median(values)
+
     def band(self) -> list[tuple[int, float, float, float]]:
         """Returns (sample, least, median, greatest) for each sample at which every seed has a program."""
         columns = enumerate(zip(*self.values, strict=False), start=1)
@@ -35,7 +40,6 @@ def draw(
     title: str,
     axis: str,
     footnote: str = "",
-    labels: Mapping[str, str] | None = None,
     lines: Mapping[str, tuple[str, float]] | None = None,
 ) -> str:
     """Returns the SVG: a panel for each workload with one legend for all, medians with bands over the seeds.
@@ -45,16 +49,14 @@ def draw(
         title: of the picture, for those who cannot see it.
         axis: what the values are.
         footnote: where they were measured; may be empty.
-        labels: what to call the curves, by name; those named here keep their colours from picture to picture.
         lines: (name, value) of a dashed line across a panel, by workload.
     """
-    labels, lines = labels or {}, lines or {}
+    lines = lines or {}
     named = [curve.name for curves in panels.values() for curve in curves] + [name for name, _ in lines.values()]
-    names = list(dict.fromkeys(named))
-    colours = dict(zip(dict.fromkeys([*labels, *names]), itertools.cycle(_COLOURS), strict=False))
+    colours = dict(zip(dict.fromkeys(named), itertools.cycle(_COLOURS), strict=False))
     num_columns, num_rows = max(1, min(_COLUMNS, len(panels))), max(1, math.ceil(len(panels) / _COLUMNS))
     width = _LEFT + num_columns * (_WIDTH + _GAP) - _GAP + 16
-    top = 40 + _LINE * len(names)
+    top = 40 + _LINE * len(colours)
     row_height = _HEIGHT + _BOTTOM + _ROW_GAP
     height = top + num_rows * row_height - _ROW_GAP + (_LINE if footnote else 0)
     parts = [
@@ -62,7 +64,7 @@ def draw(
         'font-family="system-ui, sans-serif" font-size="12" fill="#222">',
         f"<title>{escape(title)}, against the samples measured</title>",
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        *_legend(names, colours, labels),
+        *_legend(colours),
     ]
     for index, (spec, curves) in enumerate(panels.items()):
         row, column = divmod(index, _COLUMNS)
@@ -73,11 +75,11 @@ def draw(
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _legend(names: Iterable[str], colours: Mapping[str, str], labels: Mapping[str, str]) -> Iterable[str]:
-    for index, name in enumerate(names):
+def _legend(colours: Mapping[str, str]) -> Iterable[str]:
+    for index, (name, colour) in enumerate(colours.items()):
         y = 14 + _LINE * index
-        yield f'<line x1="{_LEFT}" y1="{y}" x2="{_LEFT + 24}" y2="{y}" stroke="{colours[name]}" stroke-width="3"/>'
-        yield f'<text x="{_LEFT + 32}" y="{y + 4}">{escape(labels.get(name, name))}</text>'
+        yield f'<line x1="{_LEFT}" y1="{y}" x2="{_LEFT + 24}" y2="{y}" stroke="{colour}" stroke-width="3"/>'
+        yield f'<text x="{_LEFT + 32}" y="{y + 4}">{escape(name)}</text>'
 
 
 def _panel(

@@ -23,8 +23,8 @@ class Timing:
         min_secs, q1_secs, median_secs, q3_secs: the fastest run, and the quartiles.
         flops_per_sec: floating-point operations per second, at the median; None where their number is not known.
         peak_share: the same over the machine's peak for the kernel's types; None where that is not known.
-        bytes_per_sec: the least traffic to memory over the median.
-        bandwidth_share: the same over the machine's bandwidth; above 1 where the data stay in a cache.
+        bandwidth_share: the least traffic to memory over the median, as a share of the machine's bandwidth; above 1
+            where the data stay in a cache.
     """
 
     node: int
@@ -35,7 +35,6 @@ class Timing:
     q3_secs: float
     flops_per_sec: float | None
     peak_share: float | None
-    bytes_per_sec: float
     bandwidth_share: float | None
 
 
@@ -228,7 +227,6 @@ def _timing(header: Header, node: int, measurement: Measurement | None) -> Timin
     median_secs = measurement.latency_secs
     quartiles = statistics.quantiles(secs, n=4, method="inclusive") if len(secs) > 1 else [median_secs] * 3
     flops_per_sec = None if header.flops is None else header.flops / median_secs
-    bytes_per_sec = header.bytes / median_secs
     peak_flops, bandwidth = header.best_peak.flops, header.machine.bandwidth_bytes_per_sec
     return Timing(
         node=node,
@@ -239,8 +237,7 @@ def _timing(header: Header, node: int, measurement: Measurement | None) -> Timin
         q3_secs=quartiles[2],
         flops_per_sec=flops_per_sec,
         peak_share=flops_per_sec / peak_flops if flops_per_sec is not None and peak_flops > 0 else None,
-        bytes_per_sec=bytes_per_sec,
-        bandwidth_share=bytes_per_sec / bandwidth if bandwidth > 0 else None,
+        bandwidth_share=header.bytes / median_secs / bandwidth if bandwidth > 0 else None,
     )
 
 

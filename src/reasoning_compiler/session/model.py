@@ -12,12 +12,12 @@ from reasoning_compiler.core.steps import Step
 from reasoning_compiler.journal import TRANSCRIPT_FILE, Journal, SessionRecord
 from reasoning_compiler.proposer.llm.client import LLMClient
 from reasoning_compiler.proposer.llm.language import worked_example
-from reasoning_compiler.proposer.llm.metered import LLMStats
+from reasoning_compiler.proposer.llm.metered import LLMStats, MeteredModel, ModelProposer
 from reasoning_compiler.proposer.llm.node import Brings
 from reasoning_compiler.proposer.llm.paper import PaperProposer
 from reasoning_compiler.proposer.llm.prompt import Kernel, tiling_notes
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
-from reasoning_compiler.proposer.llm.settings import LLMSettings, open_client, open_model
+from reasoning_compiler.proposer.llm.settings import LLMSettings
 from reasoning_compiler.proposer.llm.transcript import Transcript, read_transcript, spending
 from reasoning_compiler.session.settings import Settings
 from reasoning_compiler.session.spaces import SharedSpace
@@ -33,8 +33,8 @@ def checked_client(settings: Settings) -> LLMClient:
         UsageError: a budget in USD without a known price.
     """
     llm = _seeded(settings)
-    client = open_client(llm)
-    open_model(llm, client=client)  # says now what is wrong with the budget
+    client = LLMClient(llm)
+    MeteredModel.of(llm, client)  # says now what is wrong with the budget
     return client
 
 
@@ -60,8 +60,8 @@ class Model:
             spent = spending(read_transcript(path))
             journal.settled(0, spent)
         num_calls = earlier.num_calls if earlier else 0
-        self._model = open_model(
-            self._llm, transcript=self.transcript, spent=spent, num_calls=num_calls, ledger=journal, client=client
+        self._model = MeteredModel.of(
+            self._llm, client, transcript=self.transcript, spent=spent, num_calls=num_calls, ledger=journal
         )
 
     @property
@@ -74,7 +74,7 @@ class Model:
         """What the user should know of it, a line each."""
         return self._model.notices
 
-    def proposer(self, task: Task) -> LLMProposer | PaperProposer:
+    def proposer(self, task: Task) -> ModelProposer:
         """Returns the proposer that asks the model about a task's programs and records every exchange."""
         space = task.space
         if self._is_paper or self._llm.names_only:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Protocol
 
 from reasoning_compiler.core.errors import JournalError, LLMSetupError
 from reasoning_compiler.core.steps import Proposal, Step
-from reasoning_compiler.proposer.llm.metered import LLMStats
+from reasoning_compiler.proposer.llm.metered import ModelProposer
 from reasoning_compiler.proposer.llm.scrub import Scrubber
 from reasoning_compiler.proposer.llm.values import clip
 from reasoning_compiler.proposer.protocol import Proposer
@@ -19,24 +18,6 @@ _FIRST_LOOK_SECS = 2.0  # a refused key or an unknown model shows within this ti
 _FIRST_LOOK_EXPANSIONS = 16  # the paper's preset draws its first nodes at random
 _MAX_WHY_CHARS = 300
 _CLOSE_SECS = 5.0  # for threads to come back whose calls have ended
-
-
-class SlowProposer(Proposer, Protocol):
-    """A proposer whose answers take long: a language model."""
-
-    @property
-    def stats(self) -> LLMStats:
-        """What the model did so far."""
-        ...
-
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """What the user should know of it."""
-        ...
-
-    def close(self) -> None:
-        """Ends the calls under way."""
-        ...
 
 
 class Thinker:
@@ -61,7 +42,7 @@ class Thinker:
     def __init__(
         self,
         search: TreeSearch,
-        proposer: SlowProposer,
+        proposer: ModelProposer,
         *,
         concurrency: int,
         children: int,

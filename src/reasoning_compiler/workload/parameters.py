@@ -110,7 +110,6 @@ def kernel(define: Callable[P, Definition]) -> Callable[P, Workload]:
             reference=partial(definition.reference, dtype=np.float64),
             good_order=partial(definition.reference, dtype=np.float32),
             spec=f"{name}[{settings}]" if settings else name,
-            doc=first_line(define),
             draws=definition.draws,
         )
 

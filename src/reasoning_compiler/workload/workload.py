@@ -41,7 +41,6 @@ class Workload:
             be; None for the kernel itself with its sums in a good order.
         spec: text that `parse` makes the same workload from, as "llama3-attention[seq_len=512]" or
             "/home/me/kernels.py:my_matmul"; empty for a program that was given as an object.
-        doc: one line for people.
         draws: by name of an argument, what draws its values, where not all random ones have a meaning, as for indices.
     """
 
@@ -51,7 +50,6 @@ class Workload:
     flops: int | None
     reference: Reference | None
     spec: str
-    doc: str = ""
     good_order: Reference | None = None
     draws: Mapping[str, Draw] = field(default_factory=dict, hash=False)
 

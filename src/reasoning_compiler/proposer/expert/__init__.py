@@ -1,6 +1,5 @@
 """The embedded default: proposals from knowledge of the machine, with no model, key or network."""
 
 from reasoning_compiler.proposer.expert.expert import Expert
-from reasoning_compiler.proposer.expert.space import ExpertSpace
 
-__all__ = ["Expert", "ExpertSpace"]
+__all__ = ["Expert"]

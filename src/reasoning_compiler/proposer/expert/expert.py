@@ -6,8 +6,8 @@ From the analysis (`cost/analysis.py`) to proposals, with a sentence of reasonin
    cost model know them (`cost/sizing.py`). `sums.py`: sums that could fill the vector lanes.
 2. What to try. Of the untuned program `openings.py` makes whole programs (`start.py` tells what the space and the
    analysis say of them), of any other `moves.py` changes single decisions. Both are ideas (`ideas.py`).
-3. In which order: by the gain that the analysis sees, by what such changes have brought so far (`experience.py`), and
-   by a little curiosity.
+3. In which order: by the gain that the analysis sees, by what such changes have brought so far, and by a little
+   curiosity.
 """
 
 from __future__ import annotations
@@ -19,15 +19,13 @@ import numpy as np
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.programs import Transformation
 from reasoning_compiler.core.steps import Proposal
-from reasoning_compiler.proposer.expert.experience import Experience
-from reasoning_compiler.proposer.expert.ideas import CURIOSITY, Idea, varied
+from reasoning_compiler.proposer.expert.ideas import CURIOSITY, Experience, Idea, varied
 from reasoning_compiler.proposer.expert.moves import Moves
 from reasoning_compiler.proposer.expert.openings import Openings
-from reasoning_compiler.proposer.expert.space import ExpertSpace
 from reasoning_compiler.proposer.expert.start import Start
 from reasoning_compiler.proposer.expert.sums import SumsInLanes
 from reasoning_compiler.proposer.expert.ways import Ways
-from reasoning_compiler.proposer.protocol import Context
+from reasoning_compiler.proposer.protocol import Context, ProposerSpace
 from reasoning_compiler.proposer.random import mutate
 
 
@@ -44,7 +42,7 @@ class Expert:
 
     name = "expert"
 
-    def __init__(self, space: ExpertSpace, machine: Machine) -> None:
+    def __init__(self, space: ProposerSpace, machine: Machine) -> None:
         start = Start(space, machine)
         ways, sums = Ways(space, machine, start=start), SumsInLanes(space, machine)
         self._openings = Openings(start=start, ways=ways, sums=sums)

@@ -1,4 +1,4 @@
-"""Ideas: changes of a program with the reason for them and the gain that the analysis expects."""
+"""Ideas: changes of a program, each with its reason and expected gain, and what such changes have brought so far."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from reasoning_compiler.core.primitives import Primitive
 from reasoning_compiler.core.programs import Transformation, Value
+from reasoning_compiler.core.steps import Step
 
 _PRIMITIVES = "primitives"
 """Stands for an idea's primitives among the names of its decisions."""
@@ -19,6 +20,7 @@ Edits = tuple[tuple[str, Value], ...]
 """New values by the names of their decisions."""
 
 _WORTH_SAYING = 0.01
+_MOST = 0.5  # that experience adds to an idea's gain or takes from it
 
 
 @dataclass(frozen=True)
@@ -51,3 +53,26 @@ def varied(ideas: Sequence[Idea]) -> list[Idea]:
         rounds[names] = rounds.get(names, 0) + 1
         keyed.append((rounds[names], position, idea))
     return [idea for _, _, idea in sorted(keyed, key=lambda k: k[:2])]
+
+
+class Experience:
+    """The logarithmic gains that edits of each decision have brought.
+
+    Args:
+        measured: the programs so far, each with the transformation that led to it.
+    """
+
+    def __init__(self, measured: Sequence[Step]) -> None:
+        self._lessons: dict[str, tuple[float, int]] = {}  # the sum of the gains, and how many there were
+        latency = {s.node: s.measurement.latency_secs for s in measured if s.measurement and s.measurement.ok}
+        for step in measured:
+            if step.node in latency and step.parent in latency and step.parent != 0 and step.transformation:
+                gain = math.log(latency[step.parent] / latency[step.node])
+                for name in changed(step.transformation):
+                    total, count = self._lessons.get(name, (0.0, 0))
+                    self._lessons[name] = (total + gain, count + 1)
+
+    def gain(self, idea: Idea) -> float:
+        """Returns the mean gain that such changes have brought, shrunk towards none while there are few."""
+        gains = [total / (count + 2) for total, count in (self._lessons.get(n, (0.0, 0)) for n in changed(idea))]
+        return max(-_MOST, min(_MOST, sum(gains) / max(1, len(gains))))

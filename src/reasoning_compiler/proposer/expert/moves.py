@@ -71,13 +71,13 @@ class Moves:
         for ranking in self._ways.rankings:
             mine = next((choice for chooser, choice in ranking if self._ways.fits(chooser, values)), None)
             for chooser, choice in ranking:
-                sites = {site for c, _ in ranking for site, _ in c.sizing.needs}
-                if mine is None or self._ways.fits(chooser, values) or not sites <= set(values):
+                structures = {name for c, _ in ranking for name, _ in c.sizing.needs}
+                if mine is None or self._ways.fits(chooser, values) or not structures <= set(values):
                     continue
                 needs = dict(chooser.sizing.needs)
-                ordered = [site for site in values if site in sites]
-                last = next((i for i, site in enumerate(ordered) if site in needs), len(ordered) - 1)  # ends the others
-                wanted = {site: needs.get(site, self._start.values[site]) for site in ordered[: last + 1]}
+                ordered = [name for name in values if name in structures]
+                last = next((i for i, name in enumerate(ordered) if name in needs), len(ordered) - 1)  # ends the others
+                wanted = {name: needs.get(name, self._start.values[name]) for name in ordered[: last + 1]}
                 edits = (*wanted.items(), *chooser.values(choice).items())
                 yield Idea(edits, chooser.explain(choice), math.log(mine.secs / choice.secs))
                 break
@@ -90,7 +90,7 @@ class Moves:
         for chooser in self._ways.choosers:
             if not self._ways.fits(chooser, theirs) or chooser.present(theirs, 0) is None:
                 continue
-            names = [*self._ways.sites_of(chooser), *chooser.sizing.names]
+            names = [*self._ways.structures_of(chooser), *chooser.sizing.names]
             edits = tuple((n, theirs[n]) for n in names if n in theirs and mine.get(n) != theirs[n])
             if edits and all(name in mine for name in names):
                 text = f"Take the tiling of {chooser.sizing.block} from the fastest program so far."

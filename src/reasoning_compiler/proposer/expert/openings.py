@@ -33,16 +33,11 @@ class Openings:
     def __init__(self, *, start: Start, ways: Ways, sums: SumsInLanes) -> None:
         self._start, self._ways, self._sums = start, ways, sums
         self._settled: dict[frozenset[tuple[str, Value]], tuple[dict[str, Value], str]] = {}
-        self._source = self._in_order()
-        self._known: list[Idea] = []
+        self._ideas = self._in_order()
 
     def __iter__(self) -> Iterator[Idea]:
-        for position in itertools.count():
-            if position == len(self._known):
-                self._known.extend(itertools.islice(self._source, 1))
-            if position == len(self._known):
-                return
-            yield self._known[position]
+        self._ideas, again = itertools.tee(self._ideas)
+        return again
 
     def _in_order(self) -> Iterator[Idea]:
         ideas = (Idea(edits, text) for edits, text in self._plans_in_order())
@@ -100,7 +95,7 @@ class Openings:
 
     def _settled_with(self, chosen: dict[str, Value]) -> tuple[dict[str, Value], str]:
         """Returns what goes with sizes, the same for all of one way of treatment; it may not even exist in another."""
-        ways = frozenset((site, chosen[site]) for site in self._ways.sites if site in chosen)
+        ways = frozenset((name, chosen[name]) for name in self._ways.structures if name in chosen)
         if ways not in self._settled:
             self._settled[ways] = self._settle(chosen)
         return self._settled[ways]
@@ -112,7 +107,7 @@ class Openings:
         words = []
         present = start.secs(start.edits(chosen))
         for decision in start.table_with(chosen):
-            if decision.name in chosen or decision.name in self._ways.sites:
+            if decision.name in chosen or decision.name in self._ways.structures:
                 continue
             for value in other_values(decision):
                 trial = start.secs(start.edits({**chosen, **settled, decision.name: value}))
@@ -126,7 +121,7 @@ class Openings:
 
     def _other_structures(self, values: dict[str, Value]) -> Iterator[Plan]:
         for decision in self._start.table_with(values):
-            if decision.kind == "structure" and decision.name not in self._ways.sites:
+            if decision.kind == "structure" and decision.name not in self._ways.structures:
                 for value in other_values(decision):
                     if values.get(decision.name, decision.value) == value:
                         continue

@@ -10,7 +10,7 @@ from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.programs import UNTUNED, Decision, Program, Transformation, Value
 from reasoning_compiler.cost.analysis import analyze
 from reasoning_compiler.proposer.expert.ideas import Edits
-from reasoning_compiler.proposer.expert.space import ExpertSpace
+from reasoning_compiler.proposer.protocol import ProposerSpace
 
 
 class Start:
@@ -21,7 +21,7 @@ class Start:
         machine: what programs are to run on.
     """
 
-    def __init__(self, space: ExpertSpace, machine: Machine) -> None:
+    def __init__(self, space: ProposerSpace, machine: Machine) -> None:
         self._space, self._machine = space, machine
         self._values_with: dict[Edits, dict[str, Value]] = {}
 

@@ -11,7 +11,7 @@ from reasoning_compiler.core.primitives import Primitive
 from reasoning_compiler.core.programs import Program, Transformation
 from reasoning_compiler.cost.analysis import Analysis, BlockAnalysis, analyze
 from reasoning_compiler.proposer.expert.ideas import Idea
-from reasoning_compiler.proposer.expert.space import ExpertSpace
+from reasoning_compiler.proposer.protocol import ProposerSpace
 from reasoning_compiler.space.named import NamedBlock
 
 _MIN_SHARE = 0.05  # of the estimated time
@@ -29,7 +29,7 @@ class SumsInLanes:
         machine: what programs are to run on.
     """
 
-    def __init__(self, space: ExpertSpace, machine: Machine) -> None:
+    def __init__(self, space: ProposerSpace, machine: Machine) -> None:
         self._space, self._machine = space, machine
         self._known: dict[Program, list[Idea]] = {}
 

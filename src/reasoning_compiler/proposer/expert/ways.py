@@ -8,8 +8,8 @@ from functools import cached_property
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.programs import UNROLL, ChoiceDomain, Decision, TileDomain, Value
 from reasoning_compiler.cost.sizing import Choice, Chooser
-from reasoning_compiler.proposer.expert.space import ExpertSpace
 from reasoning_compiler.proposer.expert.start import Start
+from reasoning_compiler.proposer.protocol import ProposerSpace
 
 NUM_CHOICES = 12
 """Of each way, the best."""
@@ -24,7 +24,7 @@ class Ways:
         start: the space's start program.
     """
 
-    def __init__(self, space: ExpertSpace, machine: Machine, *, start: Start) -> None:
+    def __init__(self, space: ProposerSpace, machine: Machine, *, start: Start) -> None:
         self._space, self._start, self._machine = space, start, machine
 
     @cached_property
@@ -34,14 +34,14 @@ class Ways:
         return tuple(sizing.on(self._machine, unrolls) for sizing in self._space.sizings)
 
     @cached_property
-    def sites(self) -> frozenset[str]:
+    def structures(self) -> frozenset[str]:
         """The structure choices that come with sizes of their own."""
-        return frozenset(site for sizing in self._space.sizings for site, _ in sizing.needs)
+        return frozenset(name for sizing in self._space.sizings for name, _ in sizing.needs)
 
     @cached_property
     def settled(self) -> frozenset[str]:
         """All decisions that are chosen together: these structure choices and the sizes."""
-        return self.sites | {name for sizing in self._space.sizings for name in sizing.names}
+        return self.structures | {name for sizing in self._space.sizings for name in sizing.names}
 
     @cached_property
     def rankings(self) -> list[list[tuple[Chooser, Choice]]]:
@@ -83,14 +83,14 @@ class Ways:
 
     def fits(self, chooser: Chooser, values: Mapping[str, Value]) -> bool:
         """Tells whether a program with these values treats the chooser's block in its way."""
-        start = {site: self._start.values[site] for site in self.sites_of(chooser)}
+        start = {name: self._start.values[name] for name in self.structures_of(chooser)}
         wanted = start | dict(chooser.sizing.needs)
-        return all(values.get(site, start[site]) == value for site, value in wanted.items())
+        return all(values.get(name, start[name]) == value for name, value in wanted.items())
 
-    def sites_of(self, chooser: Chooser) -> list[str]:
+    def structures_of(self, chooser: Chooser) -> list[str]:
         """Returns the structure choices of all ways of a chooser's block."""
         same = (c for c in self.choosers if c.sizing.block == chooser.sizing.block)
-        return list(dict.fromkeys(site for c in same for site, _ in c.sizing.needs))
+        return list(dict.fromkeys(name for c in same for name, _ in c.sizing.needs))
 
     @cached_property
     def _unroll(self) -> Decision | None:

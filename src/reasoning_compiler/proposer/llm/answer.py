@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from reasoning_compiler.core.programs import ChoiceDomain, Decision, Transformation, Value
@@ -55,22 +55,36 @@ _REFUSAL = re.compile(
 
 
 @dataclass(frozen=True)
-class Item:
+class Outcome:
     """One transformation as the model wrote it, and what became of it.
 
     Args:
-        what: its text, shortened.
-        transformation: the transformation, None where there is none to make of it.
-        kind: what kind of rejection it met; None for one that is fine so far.
-        why: the reason for the rejection, in words that can be told back to the model.
-        number: its position in the answer, from 1; 0 for what is about the answer as a whole.
+        what: its text, shortened; empty for what is about the answer as a whole.
+        transformation: what it was read as; None where it could not be read.
+        kind: why it was rejected; None for one that was not.
+        why: the reason in words that can be told back to the model; of one that was not rejected, why it was not used,
+            if so.
+        used: it was handed to the search.
+        node: the node that it became; None where it became none.
+        program: that node's program key.
     """
 
-    what: str
+    what: str = ""
     transformation: Transformation | None = None
     kind: RejectionKind | None = None
     why: str = ""
-    number: int = 0
+    used: bool = False
+    node: int | None = None
+    program: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        edits = self.transformation.to_json() if self.transformation is not None else None
+        return {k: v for k, v in vars(self).items() if k not in ("node", "program")} | {"transformation": edits}
+
+    @classmethod
+    def from_json(cls, obj: dict[str, Any]) -> Outcome:
+        edits = obj.get("transformation")
+        return cls(**(obj | {"transformation": Transformation.from_json(edits) if edits else None}))
 
 
 @dataclass(frozen=True)
@@ -81,7 +95,7 @@ class Answer:
     """
 
     reasoning: str
-    items: tuple[Item, ...]
+    items: tuple[Outcome, ...]
 
 
 def parse_answer(text: str, table: Sequence[Decision], *, allow_unchanged: bool = False) -> Answer:
@@ -95,7 +109,7 @@ def parse_answer(text: str, table: Sequence[Decision], *, allow_unchanged: bool 
     """
     text = clip(text, MAX_ANSWER_CHARS)
     if not text.strip():
-        return Answer("", (Item("", None, "empty", "The answer is empty."),))
+        return Answer("", (Outcome("", None, "empty", "The answer is empty."),))
     names = _Names(table)
     group = _last_group(find_containers(text), names)
     if group is None:
@@ -105,10 +119,9 @@ def parse_answer(text: str, table: Sequence[Decision], *, allow_unchanged: bool 
         if group.cut_off:
             why = "The answer was cut off before its first transformation was complete. Answer more briefly."
         kind: RejectionKind = "truncated" if group.cut_off else "wrong_shape"
-        return Answer(_reasoning(text[: group.start], group.reasoning), (Item("", None, kind, why),))
-    items = (_item(raw, names, allow_unchanged=allow_unchanged) for raw in group.raws[:MAX_ITEMS])
-    numbered = tuple(replace(item, number=number) for number, item in enumerate(items, 1))
-    return Answer(_reasoning(text[: group.start], group.reasoning), numbered)
+        return Answer(_reasoning(text[: group.start], group.reasoning), (Outcome("", None, kind, why),))
+    items = tuple(_item(raw, names, allow_unchanged=allow_unchanged) for raw in group.raws[:MAX_ITEMS])
+    return Answer(_reasoning(text[: group.start], group.reasoning), items)
 
 
 # -- which part of the answer is the answer -----------------------------------------------------------------
@@ -165,11 +178,11 @@ def _is_item(raw: Any, names: _Names) -> bool:
     return isinstance(raw, dict) and _edits_of(raw, names) is not None
 
 
-def _without_json(text: str) -> Item:
+def _without_json(text: str) -> Outcome:
     if _REFUSAL.search(text[:600]):
-        return Item("", None, "refusal", "The answer declines the task.")
+        return Outcome("", None, "refusal", "The answer declines the task.")
     why = 'The answer does not end in JSON of the form {"transformations": [{"edits": {…}, "expect": "…"}]}.'
-    return Item("", None, "no_answer", why)
+    return Outcome("", None, "no_answer", why)
 
 
 def _reasoning(prose: str, said: str) -> str:
@@ -203,14 +216,14 @@ class _Names:
         return "use only names of the decision table"
 
 
-def _item(raw: Any, names: _Names, *, allow_unchanged: bool) -> Item:
+def _item(raw: Any, names: _Names, *, allow_unchanged: bool) -> Outcome:
     what = shown(raw, 400)
     edits = _edits_of(raw, names) if isinstance(raw, dict) else None
     if edits is None:
         why = 'is not of the form {"edits": {"decision name": value, …}, "expect": "…"}'
-        return Item(what, None, "wrong_shape", f"{shown(raw)} {why}.")
+        return Outcome(what, None, "wrong_shape", f"{shown(raw)} {why}.")
     if len(edits) > MAX_EDITS:
-        return Item(what, None, "wrong_shape", f"It has {len(edits)} edits; at most {MAX_EDITS} are read.")
+        return Outcome(what, None, "wrong_shape", f"It has {len(edits)} edits; at most {MAX_EDITS} are read.")
     found = {name: names.find(name) for name, _ in edits}
     restructured = any(_changes_structure(found[name], value) for name, value in edits)
     kept: dict[str, Value] = {}
@@ -227,14 +240,14 @@ def _item(raw: Any, names: _Names, *, allow_unchanged: bool) -> Item:
         elif value is not None and (decision is None or restructured or value != decision.value):
             kept[decision.name if decision else name] = value
     if problems:
-        return Item(what, None, problems[0][0], " ".join(why for _, why in problems))
+        return Outcome(what, None, problems[0][0], " ".join(why for _, why in problems))
     try:
         primitives = read_primitives(_then_of(raw, names) or [])
     except ValueError as error:
-        return Item(what, None, "wrong_primitive", f"{clip(str(error), 600)}.")
+        return Outcome(what, None, "wrong_primitive", f"{clip(str(error), 600)}.")
     if not kept and not primitives and not allow_unchanged:
-        return Item(what, None, "no_change", "Every edit sets the decision's present value.")
-    return Item(what, Transformation(tuple(kept.items()), _expectation(raw), primitives=primitives))
+        return Outcome(what, None, "no_change", "Every edit sets the decision's present value.")
+    return Outcome(what, Transformation(tuple(kept.items()), _expectation(raw), primitives=primitives))
 
 
 def _checked(

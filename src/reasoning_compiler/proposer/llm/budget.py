@@ -90,13 +90,9 @@ class Reservation:
         self.max_output_tokens = most.output_tokens
         self._budget, self._call = budget, call
 
-    def charge(self, usage: Usage, usd: float | None) -> None:
-        """Replaces what was reserved by what the call did cost; `usd` is None where the price is unknown."""
-        self._budget._settle(self._call, Spending.of_call(usage, usd))
-
-    def release(self) -> None:
-        """Gives back all of it: the call did not take place."""
-        self._budget._settle(self._call, Spending())
+    def settle(self, spent: Spending) -> None:
+        """Replaces what was reserved by what the call did cost: nothing where it did not take place."""
+        self._budget._settle(self._call, spent)
 
 
 class Budget:

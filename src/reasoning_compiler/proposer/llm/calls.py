@@ -113,7 +113,7 @@ def estimate_tokens(text: str) -> int:
 
 
 class Client(Protocol):
-    """Whoever answers."""
+    """Answers calls: a provider's model, or a stand-in in tests."""
 
     model: str
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from reasoning_compiler.core.errors import LLMSetupError
@@ -23,6 +23,7 @@ from reasoning_compiler.proposer.llm.failures import Failed, classify
 from reasoning_compiler.proposer.llm.prices import Usage
 from reasoning_compiler.proposer.llm.providers import BUILT_PROVIDERS, connect, split_model
 from reasoning_compiler.proposer.llm.scrub import Scrubber
+from reasoning_compiler.proposer.llm.settings import LLMSettings
 
 if TYPE_CHECKING:
     from pydantic_ai.messages import ModelMessage, ModelResponse
@@ -32,50 +33,24 @@ _FIRST_WAIT_SECS = 0.5
 _MIN_SHRUNK_TOKENS = 512
 
 
-@dataclass(frozen=True)
-class ClientOptions:
-    """How to reach and ask a model.
-
-    Args:
-        model: the provider and the model, as "openai:gpt-4o-mini".
-        base_url: an OpenAI-compatible server (vLLM, llama.cpp), where it is not the provider's own.
-        api_key_env: the environment variable that holds the key; the provider's usual one by default.
-        timeout_secs: the longest time for one attempt, from asking to the whole answer.
-        max_attempts: tries of one call; only what may pass is tried again.
-        max_wait_secs: the longest wait between two tries. Where the provider asks for more, the call fails.
-        temperature: None for the model's own default.
-        seed: given to the providers that take one.
-        max_output_tokens: the longest answer, hidden reasoning included.
-        max_concurrent_calls: calls under way at once; more wait.
-        stream: read the answer as it is written, so that what has come before a timeout or a dropped
-            connection can still be used.
-    """
-
-    model: str
-    base_url: str | None = None
-    api_key_env: str | None = None
-    timeout_secs: float = 120.0
-    max_attempts: int = 4
-    max_wait_secs: float = 60.0
-    temperature: float | None = None
-    seed: int | None = None
-    max_output_tokens: int = 8192
-    max_concurrent_calls: int = 4
-    stream: bool = False
-
-
 class LLMClient:
     """Calls one model, from any thread; calls run side by side on an event loop of the client's own.
 
-    Raises LLMSetupError on construction for what is known to be wrong without a call: an unknown provider, a
-    missing key or package.
+    Args:
+        settings: how to reach and ask the model.
+        max_attempts: tries of one call; only what may pass is tried again.
+        max_wait_secs: the longest wait between two tries. Where the provider asks for more, the call fails.
+
+    Raises:
+        LLMSetupError: what is known to be wrong without a call: an unknown provider, a missing key or package.
     """
 
-    def __init__(self, options: ClientOptions) -> None:
-        self.options = options
+    def __init__(self, settings: LLMSettings, *, max_attempts: int = 4, max_wait_secs: float = 60.0) -> None:
+        self.settings = settings
         self.scrubber = Scrubber()
-        self._model: Model = connect(options.model, base_url=options.base_url, api_key_env=options.api_key_env)
-        self._provider, _ = split_model(options.model, options.base_url)
+        self._max_attempts, self._max_wait_secs = max_attempts, max_wait_secs
+        self._model: Model = connect(settings.model, base_url=settings.base_url, api_key_env=settings.api_key_env)
+        self._provider, _ = split_model(settings.model, settings.base_url)
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -85,11 +60,11 @@ class LLMClient:
         self._reached = False
 
     def __repr__(self) -> str:
-        return f"LLMClient({self.options.model!r})"
+        return f"LLMClient({self.settings.model!r})"
 
     @property
     def model(self) -> str:
-        return self.options.model
+        return self.settings.model
 
     def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply | CallFailure:
         """Returns the model's answer, or why there is none after the tries that the options allow.
@@ -97,7 +72,7 @@ class LLMClient:
         Blocks until then. Raises LLMSetupError where no call can succeed: a refused key, an unknown model, no
         credit, a server that no connection has ever been made to.
         """
-        call = self._complete(tuple(messages), max_output_tokens or self.options.max_output_tokens)
+        call = self._complete(tuple(messages), max_output_tokens or self.settings.max_output_tokens)
         future = self._submit(call)
         try:
             outcome = future.result()
@@ -138,7 +113,7 @@ class LLMClient:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._slots = asyncio.Semaphore(self.options.max_concurrent_calls)
+                self._slots = asyncio.Semaphore(self.settings.max_concurrent_calls)
                 self._thread = threading.Thread(target=_run_loop, args=(self._loop,), name="llm", daemon=True)
                 self._thread.start()
                 asyncio.run_coroutine_threadsafe(self._model.__aenter__(), self._loop).result()
@@ -161,17 +136,17 @@ class LLMClient:
             attempts: list[Attempt] = []
             wait_secs = _FIRST_WAIT_SECS
             while True:
-                outcome = await self._attempt(messages, min(max_output_tokens, self._token_cap or 1 << 30))
+                outcome = await self._attempt(messages, min(max_output_tokens, self._token_cap or max_output_tokens))
                 latency_secs = time.perf_counter() - started
                 if isinstance(outcome, Reply):
                     text = self.scrubber.scrub(outcome.text)  # a server may send a key back
                     return replace(outcome, text=text, latency_secs=latency_secs, attempts=tuple(attempts))
-                if outcome.adapted and len(attempts) < 2 * self.options.max_attempts:
+                if outcome.adapted and len(attempts) < 2 * self._max_attempts:
                     attempts.append(Attempt(outcome.kind, outcome.message))
                     continue
                 pause = max(outcome.retry_after_secs or 0.0, wait_secs)
-                last = len(attempts) + 1 >= self.options.max_attempts
-                if last or not outcome.passing or pause > self.options.max_wait_secs:
+                last = len(attempts) + 1 >= self._max_attempts
+                if last or not outcome.passing or pause > self._max_wait_secs:
                     attempts.append(Attempt(outcome.kind, outcome.message))
                     return CallFailure(
                         outcome.kind,
@@ -189,10 +164,10 @@ class LLMClient:
         settings = self._settings(max_output_tokens)
         streams: list[StreamedResponse] = []
         try:
-            async with asyncio.timeout(self.options.timeout_secs):
+            async with asyncio.timeout(self.settings.timeout_secs):
                 response = await self._request(self._messages(messages), settings, streams)
         except TimeoutError:
-            failed = Failed("timeout", f"no whole answer within {self.options.timeout_secs:g} s", sent=True)
+            failed = Failed("timeout", f"no whole answer within {self.settings.timeout_secs:g} s", sent=True)
         except Exception as error:  # third-party code, on whatever a server sends
             failed = self._failed(error, settings, max_output_tokens)
         else:
@@ -208,7 +183,7 @@ class LLMClient:
     ) -> ModelResponse:
         from pydantic_ai import direct
 
-        if not self.options.stream:
+        if not self.settings.stream:
             return await direct.model_request(self._model, messages, model_settings=settings)
         async with direct.model_request_stream(self._model, messages, model_settings=settings) as stream:
             streams.append(stream)  # what has come so far outlives a timeout
@@ -221,9 +196,9 @@ class LLMClient:
         settings: dict[str, Any] = {
             "max_tokens": max_output_tokens,
             "extra_body": {"max_completion_tokens": max_output_tokens} if newer_field else None,
-            "temperature": self.options.temperature,
-            "seed": self.options.seed,
-            "timeout": self.options.timeout_secs,
+            "temperature": self.settings.temperature,
+            "seed": self.settings.seed,
+            "timeout": self.settings.timeout_secs,
             # This client's own tries are recorded; the providers that it builds have none of their own.
             "max_retries": None if self._provider in BUILT_PROVIDERS else 0,
         }
@@ -281,14 +256,14 @@ class LLMClient:
         return False
 
     def _setup_line(self, failure: CallFailure) -> str:
-        where = f"{self.options.model!r}" + (f" at {self.options.base_url}" if self.options.base_url else "")
+        where = f"{self.settings.model!r}" + (f" at {self.settings.base_url}" if self.settings.base_url else "")
         what = {
             "auth": "the key is refused; check it and what it may be used for",
             "unknown_model": "there is no such model there; check its name and the server's address",
             "quota": "the account has no credit left",
             "unreachable": "there is no connection; check the address and that the server runs",
             "connection": "the connection breaks; check the address and that the server is well",
-            "timeout": f"there was no answer within {self.options.timeout_secs:g} s",
+            "timeout": f"there was no answer within {self.settings.timeout_secs:g} s",
         }.get(failure.kind, f"the call failed ({failure.kind})")
         return self.scrubber.scrub(f"`--llm` is {where}: {what}. The server says: {failure.message}")
 

@@ -18,14 +18,19 @@ MAX_NUMBER_DIGITS = 40
 
 _OPENING = re.compile(r"[{\[]")
 _BLANK = re.compile(r"(?:\s+|//[^\n]*|#[^\n]*|/\*.*?(?:\*/|\Z))*", re.DOTALL)
-_NUMBER = re.compile(r"[+-]?(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-_WORD = re.compile(r"[+-]?[A-Za-z_][A-Za-z0-9_]*")
-_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.\- ]{0,100}")
+_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.\- ]{0,100}|[+-]?\d[\d.]*")
+_SCALAR = re.compile(
+    r"""(?P<string>"[^"\\]*(?:\\.[^"\\]*)*"|'[^'\\]*(?:\\.[^'\\]*)*'|`[^`\\]*(?:\\.[^`\\]*)*`)
+      |(?P<number>[+-]?(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)
+      |(?P<word>[+-]?[A-Za-z_][A-Za-z0-9_]*)""",
+    re.DOTALL | re.VERBOSE | re.ASCII,
+)
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 _WORDS = {"true": True, "false": False, "none": None, "null": None, "nan": math.nan}
 _WORDS |= {sign + word: float(sign + "inf") for sign in ("", "+", "-") for word in ("inf", "infinity")}
 _CLOSING = {"{": "}", "[": "]", "(": ")"}
+_QUOTES = "\"'`"
 
 
 @dataclass(frozen=True)
@@ -79,105 +84,78 @@ class _Reader:
     def container(self, *, depth: int) -> Any:
         if depth >= MAX_DEPTH:
             raise _NotJson
-        opening = self.text[self.at]
-        closing = _CLOSING[opening]
+        is_object, closing = self.text[self.at] == "{", _CLOSING[self.text[self.at]]
         self.at += 1
         entries: list[Any] = []
-        while True:
-            self._skip_blank()
-            if self._at_end():
-                self.truncated = True
-                break
-            if self.text[self.at] == closing:
-                self.at += 1
-                break
+        while (mark := self._next()) != closing:
             try:
-                entries.append(self._entry(depth) if opening == "{" else self._value(depth))
+                if not mark:
+                    raise _CutOff
+                entries.append((self._key(), self._value(depth)) if is_object else self._value(depth))
             except _CutOff:
                 self.truncated = True
                 break
             if self.truncated:
-                if opening != "{":
+                if not is_object:
                     entries.pop()
                 break
-            self._skip_blank()
-            if not self._at_end():
-                if self.text[self.at] == ",":
-                    self.at += 1
-                elif self.text[self.at] != closing:
-                    raise _NotJson
-        return dict(entries) if opening == "{" else entries
+            mark = self._next()
+            if mark == ",":
+                self.at += 1
+            elif mark not in ("", closing):
+                raise _NotJson
+        else:
+            self.at += 1
+        return dict(entries) if is_object else entries
 
-    def _entry(self, depth: int) -> tuple[str, Any]:
-        if self.text[self.at] in "\"'`":
-            key = self._string()
+    def _next(self) -> str:
+        """Returns the character after blanks and comments; empty at the end."""
+        self.steps += 1
+        blank = _BLANK.match(self.text, self.at)
+        self.at = blank.end() if blank else self.at
+        return self.text[self.at : self.at + 1]
+
+    def _key(self) -> str:
+        if self.text[self.at] in _QUOTES:
+            key = self._scalar()
         elif match := _KEY.match(self.text, self.at):
-            key = match.group().rstrip()
-            self.at += len(key)
-        elif match := _NUMBER.match(self.text, self.at):
-            key = match.group()
             self.at = match.end()
+            key = match.group().rstrip()
         else:
             raise _NotJson
-        self._skip_blank()
-        if self._at_end():
+        mark = self._next()
+        if not mark:
             raise _CutOff
-        if self.text[self.at] not in ":=":
+        if mark not in ":=":
             raise _NotJson
         self.at += 1
-        self._skip_blank()
-        return key, self._value(depth)
+        return key
 
     def _value(self, depth: int) -> Any:
-        self.steps += 1
+        mark = self._next()
         if self.steps > MAX_STEPS:
             raise _NotJson
-        if self._at_end():
+        if not mark:
             raise _CutOff
-        char = self.text[self.at]
-        if char in _CLOSING:
-            return self.container(depth=depth + 1)
-        if char in "\"'`":
-            return self._string()
-        if match := _NUMBER.match(self.text, self.at):
-            self.at = match.end()
-            if self._at_end():
-                raise _CutOff  # more digits may have been on their way
-            return _number(match.group())
-        if match := _WORD.match(self.text, self.at):
-            self.at = match.end()
-            if (word := match.group().lower()) in _WORDS:
-                return _WORDS[word]
-            if self._at_end():
-                raise _CutOff
-        raise _NotJson
+        return self.container(depth=depth + 1) if mark in _CLOSING else self._scalar()
 
-    def _string(self) -> str:
-        quote = self.text[self.at]
-        start = at = self.at + 1
-        while True:
-            end = self.text.find(quote, at)
-            if end < 0:
-                self.steps += (len(self.text) - start) // 64
-                raise _CutOff
-            backslashes = 0
-            while self.text[end - 1 - backslashes] == "\\" and end - 1 - backslashes >= start:
-                backslashes += 1
-            if backslashes % 2 == 0:
-                break
-            at = end + 1
-        self.at = end + 1
-        raw = self.text[start:end]
-        return _ESCAPE.sub(_unescape, raw) if "\\" in raw else raw
-
-    def _skip_blank(self) -> None:
-        self.steps += 1
-        match = _BLANK.match(self.text, self.at)
-        if match is not None:
-            self.at = match.end()
-
-    def _at_end(self) -> bool:
-        return self.at >= len(self.text)
+    def _scalar(self) -> Any:
+        match = _SCALAR.match(self.text, self.at)
+        if match is None:
+            if self.text[self.at] not in _QUOTES:
+                raise _NotJson
+            self.steps += (len(self.text) - self.at) // 64  # looked through for the end of the string
+            raise _CutOff
+        self.at, token = match.end(), match.group()
+        if match.lastgroup == "string":
+            return _ESCAPE.sub(_unescape, token[1:-1])
+        if match.lastgroup == "word" and token.lower() in _WORDS:
+            return _WORDS[token.lower()]
+        if self.at == len(self.text):
+            raise _CutOff  # more of it may have been on its way
+        if match.lastgroup == "word":
+            raise _NotJson
+        return _number(token)
 
 
 def _unescape(match: re.Match[str]) -> str:

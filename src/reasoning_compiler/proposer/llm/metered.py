@@ -10,20 +10,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reasoning_compiler.core.errors import LLMSetupError
-from reasoning_compiler.proposer.llm.budget import Budget, BudgetRefusal, Spending
-from reasoning_compiler.proposer.llm.calls import (
-    CallFailure,
-    Client,
-    Message,
-    Reply,
-    estimate_tokens,
-    prompt_hash,
-)
-from reasoning_compiler.proposer.llm.prices import PriceList, Usage
-from reasoning_compiler.proposer.llm.transcript import Exchange, Outcome, Transcript
+from reasoning_compiler.proposer.llm.answer import Outcome
+from reasoning_compiler.proposer.llm.budget import Budget, BudgetRefusal, Ledger, Spending
+from reasoning_compiler.proposer.llm.calls import CallFailure, Client, Reply, estimate_tokens, prompt_hash
+from reasoning_compiler.proposer.llm.prices import Price, PriceList, Usage
+from reasoning_compiler.proposer.llm.settings import DEFAULT_OUTPUT_TOKENS, LLMSettings
+from reasoning_compiler.proposer.llm.transcript import Exchange, Question, Transcript
 from reasoning_compiler.proposer.llm.values import clip
+from reasoning_compiler.proposer.protocol import Proposer
 
-DEFAULT_OUTPUT_TOKENS = 8192
 _FAILURES_TO_PAUSE = 3
 _PAUSE_SECS = 60.0
 _MAX_STORED_CHARS = 200_000
@@ -41,7 +36,7 @@ class LLMStats:
         children: transformations of its own that went to the search.
         fallback_children: transformations that the fallback supplied.
         calls: calls made, repairs included.
-        repairs: calls that told an answer's faults back.
+        repairs: calls that returned an answer's faults to the model.
         estimated_calls: calls whose tokens the server did not count.
         call_failures: calls without an answer, by kind.
         retried: failed tries of calls, by kind, also of those that succeeded later.
@@ -59,9 +54,9 @@ class LLMStats:
     calls: int = 0
     repairs: int = 0
     estimated_calls: int = 0
-    call_failures: tuple[tuple[str, int], ...] = ()
-    retried: tuple[tuple[str, int], ...] = ()
-    rejections: tuple[tuple[str, int], ...] = ()
+    call_failures: Counter[str] = field(default_factory=Counter)
+    retried: Counter[str] = field(default_factory=Counter)
+    rejections: Counter[str] = field(default_factory=Counter)
     spent: Spending = field(default_factory=Spending)
     latency_secs: float = 0.0
 
@@ -71,28 +66,9 @@ class LLMStats:
         return self.failed_expansions / self.expansions if self.expansions else None
 
     def to_json(self) -> dict[str, Any]:
-        named = ("call_failures", "retried", "rejections")
-        return (
-            vars(self)
-            | {k: dict(getattr(self, k)) for k in named}
-            | {
-                "spent": vars(self.spent) | {"tokens": self.spent.tokens},
-                "fallback_rate": self.fallback_rate,
-            }
-        )
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a model is asked, and for which node of which task."""
-
-    messages: tuple[Message, ...]
-    task: str
-    node: int
-    program: str
-    num: int
-    prompt_version: str
-    repair_of: int | None = None
+        spent = vars(self.spent) | {"tokens": self.spent.tokens}
+        plain = {k: dict(sorted(v.items())) if isinstance(v, Counter) else v for k, v in vars(self).items()}
+        return plain | {"spent": spent, "fallback_rate": self.fallback_rate}
 
 
 @dataclass(frozen=True)
@@ -142,14 +118,46 @@ class MeteredModel:
         self._clock = clock
         self._lock = threading.Lock()
         self._stats = LLMStats(client.model, str(self.prices))
-        self._call_failures: Counter[str] = Counter()
-        self._retried: Counter[str] = Counter()
-        self._rejections: Counter[str] = Counter()
         self._notices: list[str] = []
         self._answered = False
         self._off = False
         self._failures_in_row = 0
         self._paused_until = -1.0
+
+    @classmethod
+    def of(
+        cls,
+        settings: LLMSettings,
+        client: Client,
+        *,
+        transcript: Transcript | None = None,
+        spent: Spending | None = None,
+        num_calls: int = 0,
+        ledger: Ledger | None = None,
+    ) -> MeteredModel:
+        """Returns the model of a session, not yet called.
+
+        Args:
+            settings: of the session.
+            client: who answers.
+            transcript: see the class.
+            spent, num_calls, ledger: see `Budget`.
+
+        Raises:
+            UsageError: a budget is not positive, or is in USD and the price is unknown.
+        """
+        budget = Budget(
+            max_calls=settings.max_llm_calls,
+            max_tokens=settings.budget_tokens,
+            max_usd=settings.budget_usd,
+            spent=spent,
+            num_calls=num_calls,
+            ledger=ledger,
+        )
+        price = Price.parse(settings.price) if settings.price is not None else None
+        prices = PriceList(settings.model, base_url=settings.base_url, override=price)
+        limit = settings.max_output_tokens
+        return cls(client, budget=budget, prices=prices, transcript=transcript, max_output_tokens=limit)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -159,13 +167,8 @@ class MeteredModel:
 
     @property
     def stats(self) -> LLMStats:
-        with self._lock:
-            return replace(
-                self._stats,
-                call_failures=tuple(sorted(self._call_failures.items())),
-                retried=tuple(sorted(self._retried.items())),
-                rejections=tuple(sorted(self._rejections.items())),
-            )
+        """What the model did so far."""
+        return self._stats
 
     def ask(self, question: Question) -> Asked | None:
         """Returns what the model says, or None where it is not asked: no budget, a pause, or given up.
@@ -184,14 +187,14 @@ class MeteredModel:
         try:
             outcome = self.client.complete(question.messages, max_output_tokens=reservation.max_output_tokens)
         except LLMSetupError as error:
-            reservation.release()
+            reservation.settle(Spending())
             if not self._answered:
                 raise
             self._off = True
             self.notice(f"{error}; from here on without the model")
             return None
         except BaseException:
-            reservation.release()
+            reservation.settle(Spending())
             raise
         if isinstance(outcome, Reply):
             usage = outcome.usage
@@ -202,31 +205,23 @@ class MeteredModel:
             # A prompt that was sent may be charged for, whatever became of the answer.
             usage = Usage(prompt_tokens if outcome.sent else 0, estimated=True)
         usd = self.prices.usd(usage) if usage.total else 0.0
-        if usage.total:
-            reservation.charge(usage, usd)
-        else:
-            reservation.release()
-        self._count_call(question, outcome, usage, usd)
+        spent = Spending.of_call(usage, usd) if usage.total else Spending()
+        reservation.settle(spent)
+        self._count_call(question, outcome, spent, is_estimated=usage.estimated and usage.total > 0)
         return Asked(question, outcome, usage, usd)
 
     def record(self, asked: Asked, outcomes: Sequence[Outcome] = ()) -> int | None:
         """Counts and writes what came of an answer; returns the exchange's number in the transcript."""
-        with self._lock:
-            self._rejections.update(o.kind for o in outcomes if o.kind is not None)
-            self._stats = replace(self._stats, children=self._stats.children + sum(o.used for o in outcomes))
+        refused = Counter(o.kind for o in outcomes if o.kind is not None)
+        self._count(children=sum(o.used for o in outcomes), rejections=refused)
         if self.transcript is None:
             return None
         question, reply = asked.question, asked.reply
         return self.transcript.append(
             Exchange(
-                task=question.task,
-                node=question.node,
-                program=question.program,
-                num=question.num,
+                **vars(question),
                 model=self.client.model,
-                prompt_version=question.prompt_version,
                 prompt_hash=prompt_hash(question.messages),
-                messages=question.messages,
                 answer=clip(reply.text, _MAX_STORED_CHARS) if reply is not None else None,
                 finish=reply.finish if reply is not None else asked.outcome.kind,
                 failure="" if reply is not None else asked.outcome.message,
@@ -235,23 +230,16 @@ class MeteredModel:
                 latency_secs=asked.outcome.latency_secs,
                 attempts=asked.outcome.attempts,
                 outcomes=tuple(outcomes),
-                repair_of=question.repair_of,
             )
         )
 
     def count_expansion(self, *, usable: bool) -> None:
         """Counts a node that the model was asked for, and whether it gave a usable transformation."""
-        with self._lock:
-            self._stats = replace(
-                self._stats,
-                expansions=self._stats.expansions + 1,
-                failed_expansions=self._stats.failed_expansions + (not usable),
-            )
+        self._count(expansions=1, failed_expansions=int(not usable))
 
     def count_fallback(self, num: int) -> None:
         """Counts transformations that the fallback supplied."""
-        with self._lock:
-            self._stats = replace(self._stats, fallback_children=self._stats.fallback_children + num)
+        self._count(fallback_children=num)
 
     def notice(self, text: str) -> None:
         """Keeps a message for the user, once."""
@@ -269,33 +257,63 @@ class MeteredModel:
         with self._lock:
             return not self._off and self._clock() >= self._paused_until
 
-    def _count_call(self, question: Question, outcome: Reply | CallFailure, usage: Usage, usd: float | None) -> None:
-        failed = isinstance(outcome, CallFailure)
-        pause_secs = 0.0
+    def _count(self, **more: Any) -> None:
+        """Adds to the statistics of these names."""
         with self._lock:
-            stats = self._stats
-            self._stats = replace(
-                stats,
-                calls=stats.calls + 1,
-                repairs=stats.repairs + (question.repair_of is not None),
-                estimated_calls=stats.estimated_calls + (usage.estimated and usage.total > 0),
-                spent=stats.spent + Spending.of_call(usage, usd) if usage.total else stats.spent,
-                latency_secs=stats.latency_secs + outcome.latency_secs,
-            )
-            self._retried.update(attempt.kind for attempt in outcome.attempts)
-            if not failed:
-                self._answered = True
-                self._failures_in_row = 0
-                return
-            self._call_failures[outcome.kind] += 1
-            if outcome.kind in ("closed", "context_window", "content_filter"):
-                return
-            self._failures_in_row += 1
-            if self._failures_in_row >= _FAILURES_TO_PAUSE or outcome.retry_after_secs is not None:
+            added = {name: getattr(self._stats, name) + number for name, number in more.items()}
+            self._stats = replace(self._stats, **added)
+
+    def _count_call(
+        self, question: Question, outcome: Reply | CallFailure, spent: Spending, *, is_estimated: bool
+    ) -> None:
+        failed = isinstance(outcome, CallFailure)
+        self._count(
+            calls=1,
+            repairs=int(question.repair_of is not None),
+            estimated_calls=int(is_estimated),
+            call_failures=Counter([outcome.kind] if failed else []),
+            retried=Counter(attempt.kind for attempt in outcome.attempts),
+            spent=spent,
+            latency_secs=outcome.latency_secs,
+        )
+        if not failed:
+            self._answered, self._failures_in_row = True, 0
+        elif outcome.kind not in ("closed", "context_window", "content_filter"):
+            with self._lock:
+                self._failures_in_row += 1
+                is_pausing = self._failures_in_row >= _FAILURES_TO_PAUSE or outcome.retry_after_secs is not None
+            if is_pausing:
                 pause_secs = max(_PAUSE_SECS, outcome.retry_after_secs or 0.0)
                 self._paused_until = self._clock() + pause_secs
-        if pause_secs:
-            self.notice(
-                f"the model does not answer ({outcome.kind}: {outcome.message}); "
-                f"it is asked again after a pause of {pause_secs:g} s"
-            )
+                self.notice(
+                    f"the model does not answer ({outcome.kind}: {outcome.message}); "
+                    f"it is asked again after a pause of {pause_secs:g} s"
+                )
+
+
+class ModelProposer(Proposer):
+    """What the proposers that ask a model have in common.
+
+    Args:
+        model: the model with its budget and transcript.
+        fallback: who proposes what the model does not.
+        task: the session's task that it proposes for, as the transcript names it.
+    """
+
+    def __init__(self, model: MeteredModel, *, fallback: Proposer, task: str) -> None:
+        self.model = model
+        self._fallback, self._task = fallback, task
+
+    @property
+    def stats(self) -> LLMStats:
+        """What the model did so far."""
+        return self.model.stats
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know of it."""
+        return self.model.notices
+
+    def close(self) -> None:
+        """Ends the calls under way; their proposals then come from the fallback."""
+        self.model.close()

@@ -12,31 +12,31 @@ duplicate child, every call counts against the budget.
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import numpy as np
 
-from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, TileDomain, Transformation, Value
+from reasoning_compiler.core.programs import Decision, Program, Transformation, Value
 from reasoning_compiler.core.steps import Proposal, Step
-from reasoning_compiler.proposer.llm.answer import MAX_REASONING_CHARS
+from reasoning_compiler.proposer.llm.answer import MAX_REASONING_CHARS, Outcome
 from reasoning_compiler.proposer.llm.calls import Message, Reply
 from reasoning_compiler.proposer.llm.loose_json import find_containers
-from reasoning_compiler.proposer.llm.metered import Asked, LLMStats, MeteredModel, Question
+from reasoning_compiler.proposer.llm.metered import Asked, MeteredModel, ModelProposer
 from reasoning_compiler.proposer.llm.proposer import Check
-from reasoning_compiler.proposer.llm.transcript import Outcome
+from reasoning_compiler.proposer.llm.transcript import Question
 from reasoning_compiler.proposer.llm.values import clip, shown
 from reasoning_compiler.proposer.protocol import Context, Proposer
+from reasoning_compiler.proposer.random import draw_other
 
 Mutator = Literal["TileSize", "Parallel", "ComputeLocation", "Unroll"]
 MUTATORS: tuple[Mutator, ...] = get_args(Mutator)
 PAPER_PROMPT_VERSION = "paper-1"
 
 MAX_SEQUENCE = 64
+_MIN_DEPTH = 2  # from which on the model is asked; the untuned program has depth 0
 _MAX_DRAWS = 3
-_MAX_TILE_DRAWS = 64
 _MARKED = re.compile(r"^[\s*#_>-]*(?:transformations(?: to apply)?|mutators)[\s*_]*:(.*)", re.I | re.M)
 _ADDRESS = re.compile(r"\(0x[0-9a-f]+\)?|^s_tir\.|^mutate", re.I)
 
@@ -110,25 +110,11 @@ def parse_mutators(text: str) -> tuple[tuple[Mutator, ...], tuple[str, ...]]:
     return known, tuple(shown(word, 40) for word in words if _mutator(word) is None)
 
 
-def draw(table: Sequence[Decision], mutators: Sequence[Mutator], rng: np.random.Generator) -> Transformation:
-    """Returns the transformation that a sequence of named ones makes, with values drawn at random.
-
-    TileSize draws another tiling for one tile, ComputeLocation another place for one block, Unroll and Parallel
-    another value for one decision of that name. A name with nothing to change is left out.
-    """
-    values = {d.name: d.value for d in table}
-    for mutator in mutators:
-        edit = _draw_one(table, values, mutator, rng)
-        if edit is not None:
-            values[edit[0]] = edit[1]
-    return Transformation(tuple((d.name, values[d.name]) for d in table if values[d.name] != d.value))
-
-
-class PaperProposer:
+class PaperProposer(ModelProposer):
     """Proposes as the paper does: one child per call, named by the model and drawn at random.
 
-    Nodes above `min_depth`, and those for which all names fail, are left to the fallback, which for the paper is
-    chance.
+    The untuned program and its children, and nodes for which all names fail, are left to the fallback, which for the
+    paper is random.
 
     Args:
         model: the model with its budget and transcript.
@@ -138,10 +124,10 @@ class PaperProposer:
         check: says why the space refuses a transformation, None where it does not.
         fallback: who proposes otherwise; random.
         context_depth: how many ancestors the prompt shows.
-        min_depth: the depth from which on the model is asked; the untuned program has depth 0.
         task: the session's task that it proposes for, as the transcript names it.
-        name: the proposer's name.
     """
+
+    name = "paper"
 
     def __init__(
         self,
@@ -153,32 +139,15 @@ class PaperProposer:
         check: Check,
         fallback: Proposer,
         context_depth: int = 2,
-        min_depth: int = 2,
         task: str = "",
-        name: str = "paper",
     ) -> None:
-        self.model = model
-        self.name = name
-        self._task = task
+        super().__init__(model, fallback=fallback, task=task)
         self._source, self._trace, self._score = source, trace, score
-        self._check, self._fallback = check, fallback
-        self._context_depth, self._min_depth = context_depth, min_depth
-
-    @property
-    def stats(self) -> LLMStats:
-        return self.model.stats
-
-    @property
-    def notices(self) -> tuple[str, ...]:
-        return self.model.notices
-
-    def close(self) -> None:
-        """Ends the calls under way; their proposals then come from the fallback."""
-        self.model.close()
+        self._check, self._context_depth = check, context_depth
 
     def propose(self, context: Context, num: int, rng: np.random.Generator) -> Proposal:
         """Returns one transformation of the model's, or the fallback's up to `num`."""
-        if len(context.lineage) - 1 >= self._min_depth:
+        if len(context.lineage) > _MIN_DEPTH:
             asked = self.model.ask(self._question(context))
             if asked is not None:
                 proposal = self._judge(asked, context, rng)
@@ -231,7 +200,7 @@ class PaperProposer:
         refusal = ""
         for mutator in mutators:
             for _ in range(_MAX_DRAWS):
-                edit = _draw_one(context.table, values, mutator, rng)
+                edit = draw_edit(context.table, values, mutator, rng)
                 if edit is None:
                     break
                 tried = values | {edit[0]: edit[1]}
@@ -245,18 +214,24 @@ class PaperProposer:
         return (made, "") if made is not None and made.edits else (None, refusal)
 
 
-def _draw_one(
+def draw_edit(
     table: Sequence[Decision], values: dict[str, Value], mutator: Mutator, rng: np.random.Generator
 ) -> tuple[str, Value] | None:
-    """Returns one decision and another value for it, None where the transformation has nothing to change."""
+    """Returns one decision and another value for it, None where the transformation has nothing to change.
+
+    TileSize draws another tiling for one tile, ComputeLocation another place for one block, Unroll and Parallel
+    another value for one decision of that role.
+
+    Args:
+        table: the decisions.
+        values: their present values.
+        mutator: what is to be changed.
+        rng: of the draws.
+    """
     decisions = [d for d in table if _is_for(mutator, d)]
     for index in rng.permutation(len(decisions)):
         decision = decisions[index]
-        present = values[decision.name]
-        if isinstance(decision.domain, TileDomain):
-            value: Value | None = _draw_tile(decision.domain, present, rng)
-        else:
-            value = _draw_choice(decision.domain, present, rng)
+        value = draw_other(decision.domain, values[decision.name], rng)
         if value is not None:
             return decision.name, value
     return None
@@ -268,37 +243,6 @@ def _is_for(mutator: Mutator, decision: Decision) -> bool:
     if mutator == "ComputeLocation":
         return decision.kind == "location"
     return decision.kind == "choice" and decision.role == mutator.lower()
-
-
-def _draw_choice(domain: ChoiceDomain, present: Value, rng: np.random.Generator) -> Value | None:
-    others = [value for value in domain.values if value != present]
-    return others[rng.integers(len(others))] if others else None
-
-
-def _draw_tile(domain: TileDomain, present: Value, rng: np.random.Generator) -> Value | None:
-    """Returns another tiling: each prime factor of the extent goes to a loop at random."""
-    if domain.extent == 1 or domain.num_factors == 1:
-        return None
-    for _ in range(_MAX_TILE_DRAWS):
-        factors = [1] * domain.num_factors
-        for prime in _prime_factors(domain.extent):
-            factors[rng.integers(domain.num_factors)] *= prime
-        value = tuple(factors)
-        if value != present and domain.why_not(value) is None:
-            return value
-    return None
-
-
-def _prime_factors(number: int) -> list[int]:
-    primes = []
-    candidate = 2
-    while candidate <= math.isqrt(number):
-        if number % candidate:
-            candidate += 1
-        else:
-            primes.append(candidate)
-            number //= candidate
-    return [*primes, number] if number > 1 else primes
 
 
 def _differences(older: str, newer: str) -> str:

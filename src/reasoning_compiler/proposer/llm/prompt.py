@@ -6,7 +6,7 @@ the answer, the machine, the program. The user's text is about one node (`node.p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,10 @@ from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.machines import Machine, Peak
 from reasoning_compiler.core.primitives import Primitive
 from reasoning_compiler.core.programs import Transformation
-from reasoning_compiler.proposer.llm.answer import Item
 from reasoning_compiler.proposer.llm.calls import Message, estimate_tokens
 from reasoning_compiler.proposer.llm.language import language_text
 from reasoning_compiler.proposer.llm.node import NOTHING_BROUGHT, Brings, node_text
+from reasoning_compiler.proposer.llm.settings import DEFAULT_PROMPT_TOKENS
 from reasoning_compiler.proposer.llm.shorten import shorten
 from reasoning_compiler.proposer.llm.values import clip
 from reasoning_compiler.proposer.protocol import Context
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 PROMPT_VERSION = "4"
 """Changes with every change of the text; transcripts name it."""
 
-DEFAULT_PROMPT_TOKENS = 8_000
 _PROGRAM_SHARE = 0.4
 _MIN_PROGRAM_TOKENS = 150
 _MIN_NODE_TOKENS = 700
@@ -181,7 +180,7 @@ def tiling_notes(groups: Iterable[TileGroup]) -> str:
         for kind in group.structure:
             levels.append(" ".join(f"{name}_{counts[kind]}" for name in kinds[kind]))
             counts[kind] += 1
-        where = "".join(f" and {site} is {value!r}" for site, value in group.needs)
+        where = "".join(f" and {name} is {value!r}" for name, value in group.needs)
         lines.append(f"Loops of {group.block} when tiled{where}, outermost first: {' | '.join(levels)}.")
         limits.append(f"up to {group.max_jobs} jobs; the innermost loop is vectorized, up to {group.max_vector} long.")
     if lines:
@@ -190,9 +189,14 @@ def tiling_notes(groups: Iterable[TileGroup]) -> str:
     return "\n".join(lines)
 
 
-def repair_text(items: Sequence[Item], num: int) -> str:
-    """Returns the message that says what was wrong with an answer and asks for `num` replacements."""
-    told = [f"- proposal {item.number}: {item.why}" if item.number else f"- {item.why}" for item in items]
+def repair_text(faults: Mapping[int, str], num: int) -> str:
+    """Returns the message that says what was wrong with an answer and asks for `num` replacements.
+
+    Args:
+        faults: by the proposal's number in the answer, 0 for the answer as a whole.
+        num: how many transformations to ask for, ≥ 1.
+    """
+    told = [f"- proposal {number}: {why}" if number else f"- {why}" for number, why in faults.items()]
     plural = "transformation" if num == 1 else f"{num} transformations"
     return (
         "Not usable:\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -11,19 +11,14 @@ import numpy as np
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.programs import Decision, Program, Transformation, Value
 from reasoning_compiler.core.steps import Proposal, Step
-from reasoning_compiler.proposer.llm.answer import Item, parse_answer
+from reasoning_compiler.proposer.llm.answer import Outcome, parse_answer
 from reasoning_compiler.proposer.llm.calls import CallFailure, Message, Reply
-from reasoning_compiler.proposer.llm.metered import Asked, LLMStats, MeteredModel, Question
+from reasoning_compiler.proposer.llm.metered import Asked, MeteredModel, ModelProposer
 from reasoning_compiler.proposer.llm.node import Brings
-from reasoning_compiler.proposer.llm.prompt import (
-    DEFAULT_PROMPT_TOKENS,
-    PROMPT_VERSION,
-    Kernel,
-    build_prompt,
-    repair_text,
-)
+from reasoning_compiler.proposer.llm.prompt import PROMPT_VERSION, Kernel, build_prompt, repair_text
 from reasoning_compiler.proposer.llm.refusals import Check, Refusals
-from reasoning_compiler.proposer.llm.transcript import Outcome
+from reasoning_compiler.proposer.llm.settings import DEFAULT_PROMPT_TOKENS
+from reasoning_compiler.proposer.llm.transcript import Question
 from reasoning_compiler.proposer.llm.values import clip
 from reasoning_compiler.proposer.protocol import Context, Proposer
 
@@ -34,10 +29,10 @@ MIN_PROMPT_TOKENS = 1_500
 _MAX_REPEATED_ANSWER_CHARS = 4_000
 
 
-class LLMProposer:
+class LLMProposer(ModelProposer):
     """Proposes what a language model proposes, as far as it is valid; the fallback supplies the rest.
 
-    An answer's faults are told back to the model once. Every exchange is counted and recorded. When the budget
+    An answer's faults are returned to the model once. Every exchange is counted and recorded. When the budget
     ends or the model is out of reach, the fallback proposes alone, and `notices` says so. Calls block the calling
     thread; several threads may call at once.
 
@@ -53,8 +48,9 @@ class LLMProposer:
         context_depth: how many ancestors the prompt tells of; the paper's is two.
         max_prompt_tokens: about how long a prompt may be.
         task: the session's task that it proposes for, as the transcript names it.
-        name: the proposer's name.
     """
+
+    name = "llm"
 
     def __init__(
         self,
@@ -70,29 +66,14 @@ class LLMProposer:
         context_depth: int = 2,
         max_prompt_tokens: int = DEFAULT_PROMPT_TOKENS,
         task: str = "",
-        name: str = "llm",
     ) -> None:
-        self.model = model
-        self.name = name
-        self._task = task
+        super().__init__(model, fallback=fallback, task=task)
         self._kernel, self._machine = kernel, machine
-        self._check, self._fallback, self._explain, self._brings = check, fallback, explain, brings
+        self._check, self._explain, self._brings = check, explain, brings
         self._named_blocks = named_blocks
         self._context_depth = context_depth
         self._max_prompt_tokens = max_prompt_tokens
         self._refused = Refusals(check)
-
-    @property
-    def stats(self) -> LLMStats:
-        return self.model.stats
-
-    @property
-    def notices(self) -> tuple[str, ...]:
-        return self.model.notices
-
-    def close(self) -> None:
-        """Ends the calls under way; their proposals then come from the fallback."""
-        self.model.close()
 
     def propose(self, context: Context, num: int, rng: np.random.Generator) -> Proposal:
         """Returns up to `num` transformations: the model's valid ones first, then the fallback's.
@@ -127,15 +108,14 @@ class LLMProposer:
             limit = self._max_prompt_tokens
             self.model.notice(f"the prompt is too long for the model; from here on at most {limit} tokens")
             asked = self.model.ask(self._question(context, num))
-        if asked is not None and asked.reply is not None:
-            faults, number = self._judge(asked, asked.reply, harvest)
+        if asked is not None:
+            number, faults = self._judge(asked, harvest)
             missing = num - len(harvest.transformations)
-            if faults and missing > 0 and not asked.reply.never_began:
-                self._repair(asked.question, asked.reply, number, faults, missing, harvest)
-        elif asked is not None:
-            self.model.record(asked)
-            if asked.outcome.kind == "closed":
-                return  # no fault of the model's
+            if isinstance(asked.outcome, CallFailure):
+                if asked.outcome.kind == "closed":
+                    return  # no fault of the model's
+            elif faults and missing > 0 and not asked.outcome.never_began:
+                self._repair(asked.question, asked.outcome, number, faults, missing, harvest)
         self.model.count_expansion(usable=bool(harvest.transformations))
 
     def _question(self, context: Context, num: int) -> Question:
@@ -159,7 +139,7 @@ class LLMProposer:
         question: Question,
         reply: Reply,
         number: int | None,
-        faults: Sequence[Item],
+        faults: Mapping[int, str],
         missing: int,
         harvest: _Harvest,
     ) -> None:
@@ -170,23 +150,20 @@ class LLMProposer:
             Message("user", repair_text(faults, missing)),
         )
         asked = self.model.ask(replace(question, messages=messages, num=missing, repair_of=number or 0))
-        if asked is None:
-            return
-        if asked.reply is not None:
-            self._judge(asked, asked.reply, harvest)
-        else:
-            self.model.record(asked)
+        if asked is not None:
+            self._judge(asked, harvest)
 
-    def _judge(self, asked: Asked, reply: Reply, harvest: _Harvest) -> tuple[list[Item], int | None]:
-        """Returns the faults of an answer and its number in the transcript."""
+    def _judge(self, asked: Asked, harvest: _Harvest) -> tuple[int | None, dict[int, str]]:
+        """Returns an exchange's number in the transcript, and the faults of its answer, see `repair_text`."""
+        if asked.reply is None:
+            return self.model.record(asked), {}
         context = harvest.context
-        answer = parse_answer(reply.text, context.table, allow_unchanged=context.node.program.is_untuned)
+        answer = parse_answer(asked.reply.text, context.table, allow_unchanged=context.node.program.is_untuned)
         if answer.reasoning:
             harvest.reasoning = "\n\n".join(part for part in (harvest.reasoning, answer.reasoning) if part)
         outcomes = [harvest.take(item) for item in answer.items]
-        number = self.model.record(asked, outcomes)
-        told = zip(answer.items, outcomes, strict=True)
-        return [replace(item, kind=o.kind, why=o.why) for item, o in told if o.kind is not None], number
+        rejected = [(number if o.what else 0, o.why) for number, o in enumerate(outcomes, 1) if o.kind is not None]
+        return self.model.record(asked, outcomes), dict(rejected)
 
 
 def _too_long(asked: Asked) -> bool:
@@ -214,25 +191,24 @@ class _Harvest:
         for rejection in self.context.rejected:
             self._known[self._edited(rejection.transformation)] = f"it was refused before: {rejection.why}"
 
-    def take(self, item: Item) -> Outcome:
+    def take(self, item: Outcome) -> Outcome:
         """Keeps a valid transformation while there is room; returns what became of it."""
         transformation = item.transformation
         if transformation is None:
-            return Outcome(item.what, None, item.kind, item.why)
+            return item
         if len(self.transformations) >= self.num:
-            return Outcome(item.what, transformation, why="more than was asked for")
+            return replace(item, why="more than was asked for")
         edited = self._edited(transformation)
         if edited in self._known:
-            why = f"This program is known: {self._known[edited]}."
-            return Outcome(item.what, transformation, "repeated", why)
+            return replace(item, kind="repeated", why=f"This program is known: {self._known[edited]}.")
         refusal = self.check(self.context.node.program, transformation)
         if refusal is not None:
             self._known[edited] = f"it was refused before: {refusal}"
             refusal = self.refusals.add(self.context.node.program, transformation, refusal)
-            return Outcome(item.what, transformation, "illegal", clip(refusal, 700))
+            return replace(item, kind="illegal", why=clip(refusal, 700))
         self._known[edited] = "it is in your answer twice"
         self.transformations.append(transformation)
-        return Outcome(item.what, transformation, used=True)
+        return replace(item, used=True)
 
     def is_known(self, transformation: Transformation) -> bool:
         return self._edited(transformation) in self._known

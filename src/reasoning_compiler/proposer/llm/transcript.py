@@ -15,9 +15,9 @@ from typing import Any
 
 from reasoning_compiler.core.errors import JournalError
 from reasoning_compiler.core.programs import Transformation
-from reasoning_compiler.proposer.llm.answer import RejectionKind
+from reasoning_compiler.proposer.llm.answer import Outcome
 from reasoning_compiler.proposer.llm.budget import Spending
-from reasoning_compiler.proposer.llm.calls import Attempt, CallFailureKind, Message
+from reasoning_compiler.proposer.llm.calls import Attempt, Message
 from reasoning_compiler.proposer.llm.prices import Usage
 from reasoning_compiler.proposer.llm.scrub import Scrubber
 
@@ -25,49 +25,35 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one transformation of an answer.
+class Question:
+    """What a model is asked, and for which node.
 
     Args:
-        what: the transformation as the model wrote it, shortened.
-        transformation: what it was read as; None where it could not be read.
-        kind: why it was rejected; None for one that was not.
-        why: the reason in words; for one that was not rejected, why it was not used, if so.
-        used: it was handed to the search.
-        node: the node that it became; None where it became none.
-        program: that node's program key.
+        messages: the conversation.
+        task: the task whose node it is; empty in transcripts that know one task only.
+        node: the node that transformations are asked for.
+        program: the key of its program.
+        num: how many transformations are asked for.
+        prompt_version: which prompt it is.
+        repair_of: the exchange that this one repairs.
     """
 
-    what: str = ""
-    transformation: Transformation | None = None
-    kind: RejectionKind | None = None
-    why: str = ""
-    used: bool = False
-    node: int | None = None
-    program: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        edits = self.transformation.to_json() if self.transformation is not None else None
-        return {k: v for k, v in vars(self).items() if k not in ("node", "program")} | {"transformation": edits}
-
-    @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> Outcome:
-        edits = obj.get("transformation")
-        return cls(**(obj | {"transformation": Transformation.from_json(edits) if edits else None}))
+    messages: tuple[Message, ...]
+    task: str
+    node: int
+    program: str
+    num: int
+    prompt_version: str
+    repair_of: int | None = None
 
 
-@dataclass(frozen=True)
-class Exchange:
-    """One call to a model, and what came of it.
+@dataclass(frozen=True, kw_only=True)
+class Exchange(Question):
+    """A question, its answer, and what came of it.
 
     Args:
-        node: the node that transformations were asked for.
-        program: the key of its program.
-        num: how many transformations were asked for.
         model: the model's name.
-        prompt_version: which prompt it was.
         prompt_hash: names the conversation exactly.
-        messages: the conversation.
         answer: the model's text; None where the call failed.
         finish: why the answer ended, or the kind of failure.
         failure: why the call failed, in words; empty where it did not.
@@ -76,18 +62,11 @@ class Exchange:
         latency_secs: from the first try to the end, waits included.
         attempts: the tries that failed.
         outcomes: what became of each transformation.
-        repair_of: the exchange that this one repairs.
-        task: the task whose node it is; empty in transcripts that know one task only.
         id: its number in the transcript.
     """
 
-    node: int
-    program: str
-    num: int
     model: str
-    prompt_version: str
     prompt_hash: str
-    messages: tuple[Message, ...]
     answer: str | None
     finish: str
     failure: str = ""
@@ -96,35 +75,20 @@ class Exchange:
     latency_secs: float = 0.0
     attempts: tuple[Attempt, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
-    repair_of: int | None = None
-    task: str = ""
     id: int = 0
 
-    @property
-    def failure_kind(self) -> CallFailureKind | None:
-        return self.finish if self.answer is None else None  # type: ignore[return-value]
-
     def to_json(self) -> dict[str, Any]:
-        return vars(self) | {
-            "messages": [asdict(m) for m in self.messages],
-            "usage": asdict(self.usage),
-            "attempts": [asdict(a) for a in self.attempts],
-            "outcomes": [o.to_json() for o in self.outcomes],
-        }
+        return asdict(self) | {"outcomes": [o.to_json() for o in self.outcomes]}
 
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> Exchange:
-        return cls(
-            **(
-                obj
-                | {
-                    "messages": tuple(Message(**m) for m in obj["messages"]),
-                    "usage": Usage(**obj["usage"]),
-                    "attempts": tuple(Attempt(**a) for a in obj["attempts"]),
-                    "outcomes": tuple(Outcome.from_json(o) for o in obj["outcomes"]),
-                }
-            )
-        )
+        records = {
+            "messages": tuple(Message(**m) for m in obj["messages"]),
+            "usage": Usage(**obj["usage"]),
+            "attempts": tuple(Attempt(**a) for a in obj["attempts"]),
+            "outcomes": tuple(Outcome.from_json(o) for o in obj["outcomes"]),
+        }
+        return cls(**({"task": ""} | obj | records))
 
 
 class Transcript:
