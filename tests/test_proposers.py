@@ -313,7 +313,7 @@ def test_a_choice_that_several_ways_need_is_named_once() -> None:
     assert start.values["C"] == "plain"
     space.tile_groups = both
     ways = Ways(space, M, start=start)
-    assert ways.sites_of(ways.choosers[0]) == ["C"]
+    assert ways.structures_of(ways.choosers[0]) == ["C"]
 
 
 def test_what_two_rules_say_is_proposed_once() -> None:

@@ -312,8 +312,8 @@ def test_calls_run_side_by_side_up_to_the_limit() -> None:
     assert took > 0.35
 
 
-def test_closing_ends_calls_and_a_later_call_opens_again() -> None:
-    with served(Script("late", delay_secs=1.5), Script("ok"), timeout_secs=30) as (_, client):
+def test_closing_ends_calls_and_there_is_none_afterwards() -> None:
+    with served(Script("late", delay_secs=1.5), Script("ok"), timeout_secs=30) as (server, client):
         outcomes: list[Any] = []
         thread = threading.Thread(target=lambda: outcomes.append(client.complete(ASK)))
         thread.start()
@@ -321,7 +321,9 @@ def test_closing_ends_calls_and_a_later_call_opens_again() -> None:
         client.close()
         thread.join()
         assert outcomes[0].kind == "closed"
-        assert client.complete(ASK).text == "ok"
+        late = client.complete(ASK)
+        assert late.kind == "closed" and not late.sent
+        assert len(server.requests) == 1
 
 
 def test_a_call_costs_little_beside_the_models_own_time() -> None:

@@ -58,6 +58,7 @@ class LLMClient:
         self._refused_settings: set[str] = set()
         self._token_cap: int | None = None
         self._reached = False
+        self._is_closed = False
 
     def __repr__(self) -> str:
         return f"LLMClient({self.settings.model!r})"
@@ -72,8 +73,9 @@ class LLMClient:
         Blocks until then. Raises LLMSetupError where no call can succeed: a refused key, an unknown model, no
         credit, a server that no connection has ever been made to.
         """
-        call = self._complete(tuple(messages), max_output_tokens or self.settings.max_output_tokens)
-        future = self._submit(call)
+        future = self._submit(tuple(messages), max_output_tokens or self.settings.max_output_tokens)
+        if future is None:
+            return CallFailure("closed", "the run had ended before the call", 0.0)
         try:
             outcome = future.result()
         except CancelledError:
@@ -93,8 +95,9 @@ class LLMClient:
         return outcome
 
     def close(self) -> None:
-        """Cancels the calls under way and closes the connections; a later call opens them again."""
+        """Cancels the calls under way and closes the connections; a later call fails as "closed"."""
         with self._lock:
+            self._is_closed = True
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
         if loop is None or thread is None:
             return
@@ -109,15 +112,17 @@ class LLMClient:
 
     # -- the event loop's thread ----------------------------------------------------------------------------
 
-    def _submit(self, call: Any) -> Future[Reply | CallFailure]:
+    def _submit(self, messages: tuple[Message, ...], max_output_tokens: int) -> Future[Reply | CallFailure] | None:
         with self._lock:
+            if self._is_closed:
+                return None
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._slots = asyncio.Semaphore(self.settings.max_concurrent_calls)
                 self._thread = threading.Thread(target=_run_loop, args=(self._loop,), name="llm", daemon=True)
                 self._thread.start()
                 asyncio.run_coroutine_threadsafe(self._model.__aenter__(), self._loop).result()
-            return asyncio.run_coroutine_threadsafe(call, self._loop)
+            return asyncio.run_coroutine_threadsafe(self._complete(messages, max_output_tokens), self._loop)
 
     async def _shut_down(self) -> None:
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
