@@ -76,8 +76,8 @@ LEVELS = ("l1", "l2", "l3")
 _FIGURES = tuple(field.name for field in fields(Costs) if field.name != "typical")
 
 # Typical of the class, in round numbers. Load-to-use latencies of L1, L2 and (Zen 3) L3 are those of the makers'
-# guides; rates are the published widths of the paths, less what streams of loads do not sustain; L3 of server meshes and
-# memory vary between products, and no guide gives them.
+# guides; rates are the published widths of the paths, less what streams of loads do not sustain; L3 of server meshes
+# and memory vary between products, and no guide gives them.
 _CACHES = {
     # Ice Lake servers and later: Intel 64 and IA-32 Architectures Optimization Reference Manual
     "avx512": (Level(5, 128, 128), Level(14, 48, 40), Level(70, 12, 10), 330, 6.0),
