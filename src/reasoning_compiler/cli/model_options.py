@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,37 +14,40 @@ if TYPE_CHECKING:
 
 LLM_PANEL = {"rich_help_panel": "Language model"}
 
-Llm = Annotated[
-    str | None,
-    typer.Option("--llm", help="Model, such as openai:gpt-4o-mini, anthropic:…, google:… or ollama:….", **LLM_PANEL),
-]
-BaseUrl = Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.", **LLM_PANEL)]
-ApiKeyEnv = Annotated[
-    str | None, typer.Option(help="Environment variable that holds the API key. Default: the provider's.", **LLM_PANEL)
-]
-BudgetUsd = Annotated[float | None, typer.Option(help="Maximum spend per run (USD).", **LLM_PANEL)]
-MaxLlmCalls = Annotated[int | None, typer.Option(help="Maximum number of calls per run.", **LLM_PANEL)]
-PriceOption = Annotated[
-    str | None,
-    typer.Option("--price", help="Price as IN/OUT, in USD per million tokens, if unknown.", **LLM_PANEL),
-]
 
+@dataclass(frozen=True)
+class ModelOptions:
+    """A language model as the command line names it."""
 
-def model_settings(llm: str | None, *, base_url: str | None, **options: Any) -> LLMSettings | None:
-    """Returns the settings of the model that was asked for; None where there is none.
+    llm: Annotated[
+        str | None,
+        typer.Option(help="Model, such as openai:gpt-4o-mini, anthropic:…, google:… or ollama:….", **LLM_PANEL),
+    ] = None
+    base_url: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.", **LLM_PANEL)] = None
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(help="Environment variable that holds the API key. Default: the provider's.", **LLM_PANEL),
+    ] = None
+    budget_usd: Annotated[float | None, typer.Option(help="Maximum spend per run (USD).", **LLM_PANEL)] = None
+    max_llm_calls: Annotated[int | None, typer.Option(help="Maximum number of calls per run.", **LLM_PANEL)] = None
+    price: Annotated[
+        str | None,
+        typer.Option(help="Price as IN/OUT, in USD per million tokens, if unknown.", **LLM_PANEL),
+    ] = None
 
-    Args:
-        llm: the model.
-        base_url: of a server of the user's own.
-        options: further fields of `LLMSettings`.
+    def settings(self, **more: Any) -> LLMSettings | None:
+        """Returns the settings of the model that was asked for; None where there is none.
 
-    Raises:
-        UsageError: a server without a model.
-    """
-    from reasoning_compiler.session import LLMSettings
+        Args:
+            more: further fields of `LLMSettings`.
 
-    if llm is None:
-        if base_url is not None:
+        Raises:
+            UsageError: a server without a model.
+        """
+        from reasoning_compiler.session import LLMSettings
+
+        if self.llm is not None:
+            return LLMSettings(self.llm, **{k: v for k, v in vars(self).items() if k != "llm"}, **more)
+        if self.base_url is not None:
             raise UsageError("`--base-url` needs a model: give `--llm NAME` as the server calls it")
         return None
-    return LLMSettings(model=llm, base_url=base_url, **options)

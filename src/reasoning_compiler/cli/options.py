@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -23,6 +27,32 @@ TaskName = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(help="Number of threads. Default: all physical cores.")]
 Timeout = Annotated[float, typer.Option(help="Timeout of one program, in seconds.")]
+
+
+def with_options_of_records(command: Callable[..., None]) -> Callable[..., None]:
+    """Returns the command with an option for each field of its parameters that are dataclasses, in their place."""
+    hints = get_type_hints(command, include_extras=True)
+    records = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    parameters = []
+    for each in inspect.signature(command).parameters.values():
+        if each.name not in records:
+            parameters.append(each.replace(annotation=hints[each.name]))
+            continue
+        options = get_type_hints(records[each.name], include_extras=True)
+        for field in fields(records[each.name]):
+            option = inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=options[field.name]
+            )
+            parameters.append(option)
+
+    @wraps(command)
+    def spread(**given: Any) -> None:
+        made = {name: kind(**{f.name: given.pop(f.name) for f in fields(kind)}) for name, kind in records.items()}
+        command(**given, **made)
+
+    keyword_only = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+    spread.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+    return spread
 
 
 def command_line() -> str:

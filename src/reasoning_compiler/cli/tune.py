@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from reasoning_compiler.cli.model_options import LLM_PANEL, ApiKeyEnv, BaseUrl, Llm, PriceOption, model_settings
-from reasoning_compiler.cli.options import Batch, Json, Quiet, Threads, Timeout, command_line
+from reasoning_compiler.cli.model_options import LLM_PANEL, ModelOptions
+from reasoning_compiler.cli.options import Batch, Json, Quiet, Threads, Timeout, command_line, with_options_of_records
 from reasoning_compiler.cli.watch import conduct
 
 _DEVICES = {"rich_help_panel": "Other machines"}
@@ -18,6 +18,7 @@ Rpc = Annotated[
 Key = Annotated[str | None, typer.Option(help="The device key used at the tracker.", **_DEVICES)]
 
 
+@with_options_of_records
 def tune(
     workload: Annotated[
         list[str],
@@ -50,14 +51,10 @@ def tune(
         str | None,
         typer.Option(help="Preset that describes the devices (`reasonc machine --preset list`).", **_DEVICES),
     ] = None,
-    llm: Llm = None,
-    base_url: BaseUrl = None,
-    api_key_env: ApiKeyEnv = None,
+    *,
+    model: ModelOptions,
     context_depth: Annotated[int, typer.Option(help="Ancestors included in each prompt.", **LLM_PANEL)] = 2,
-    budget_usd: Annotated[float | None, typer.Option(help="Maximum spend (USD).", **LLM_PANEL)] = None,
     budget_tokens: Annotated[int | None, typer.Option(help="Maximum number of tokens.", **LLM_PANEL)] = None,
-    max_llm_calls: Annotated[int | None, typer.Option(help="Maximum number of calls.", **LLM_PANEL)] = None,
-    price: PriceOption = None,
     llm_timeout: Annotated[float, typer.Option(help="Timeout of one call, in seconds.", **LLM_PANEL)] = 120.0,
     llm_concurrency: Annotated[int, typer.Option(help="Number of concurrent calls.", **LLM_PANEL)] = 4,
     expert_share: Annotated[
@@ -70,15 +67,9 @@ def tune(
     from reasoning_compiler.session import Settings
     from reasoning_compiler.session import tune as tune_workload
 
-    model = model_settings(
-        llm,
-        base_url=base_url,
-        api_key_env=api_key_env,
+    llm = model.settings(
         context_depth=context_depth,
-        max_llm_calls=max_llm_calls,
         budget_tokens=budget_tokens,
-        budget_usd=budget_usd,
-        price=price,
         timeout_secs=llm_timeout,
         max_concurrent_calls=llm_concurrency,
         expert_share=expert_share,
@@ -88,7 +79,7 @@ def tune(
         minutes=minutes,
         patience=patience,
         proposer=proposer,
-        llm=model,
+        llm=llm,
         preset=preset,
         seed=seed,
         batch=batch,

@@ -81,7 +81,7 @@ def ablate(
     Args:
         workloads: as for `compare`.
         what: of `variants.ABLATIONS`.
-        values: to be tried; empty for all of `variants.VALUES`.
+        values: to be tried; empty for all of that ablation's.
         settings: of which that one is changed.
         repeats, llm, out, command, watch: as for `compare`.
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.journal import read_session
 from reasoning_compiler.search.config import SearchConfig
-from reasoning_compiler.session.settings import LLMSettings, Settings
+from reasoning_compiler.session.settings import PROPOSERS, LLMSettings, Settings
 
 METHODS = {
     "evolutionary": "TVM's evolutionary search in TVM's space, with TVM's defaults",
@@ -135,32 +135,72 @@ def line_to_reach(samples: int) -> Variant:
 
 # -- ablations --------------------------------------------------------------------------------------------------------
 
+_RECORDS = {"": Settings, "search": SearchConfig, "llm": LLMSettings}
+_MEANINGS = {"on": True, "off": False, "names": True, "concrete": False, "1.414": math.sqrt(2)}
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A setting that an ablation varies.
+
+    Args:
+        says: what it is, in a phrase.
+        field: its name in `Settings`, or in one of its records, as "search.branching".
+        values: what "all" stands for, as text; empty for none.
+    """
+
+    says: str
+    field: str
+    values: tuple[str, ...] = ()
+
+    @property
+    def default(self) -> Any:
+        """The setting's default, with which the others are compared."""
+        record, _, name = self.field.rpartition(".")
+        return next(each.default for each in fields(_RECORDS[record]) if each.name == name)
+
+    def read(self, text: str) -> Any:
+        """Returns the value that a text means. Raises UsageError where it means none."""
+        kind, name = type(self.default), self.field.rpartition(".")[2]
+        if kind in (bool, str) and text not in self.values:
+            raise UsageError(f"`{name}` is {text}; allowed: {', '.join(self.values)}")
+        try:
+            return kind(_MEANINGS.get(text, text)) if kind in (bool, int, float) else text
+        except ValueError:
+            number = "a whole number" if kind is int else "a number"
+            raise UsageError(f"`{name}` is {text}; it must be {number}") from None
+
+    def changed(self, settings: Settings, text: str) -> Settings:
+        """Returns the settings with the value that a text means."""
+        record, _, name = self.field.rpartition(".")
+        change = {name: self.read(text)}
+        return replace(settings, **({record: replace(getattr(settings, record), **change)} if record else change))
+
+
 ABLATIONS = {
-    "context-depth": "ancestors included in each prompt; the paper uses 2 (parent and grandparent)",
-    "branching": "maximum number of children of a node, B",
-    "model": "the language model",
-    "exploration": "exploration constant c of UCT; the paper uses √2",
-    "proposals": "concrete values, or names of transformations with random values",
-    "prior": "analytical prior for predictions",
-    "feedback": "whether measured latencies replace predictions in the tree",
-    "nodes": "programs proposed and predicted per measured program",
-    "batch": "programs measured per batch",
-    "fallback": "the proposer that replaces unusable proposals of the model",
+    "context-depth": Ablation(
+        "ancestors included in each prompt; the paper uses 2 (parent and grandparent)",
+        "llm.context_depth",
+        ("0", "1", "2", "3", "5", "8"),
+    ),
+    "branching": Ablation("maximum number of children of a node, B", "search.branching", ("1", "2", "4", "8")),
+    "model": Ablation("the language model", "llm.model"),
+    "exploration": Ablation(
+        "exploration constant c of UCT; the paper uses √2", "search.exploration", ("0", "0.1", "0.5", "1.414", "3")
+    ),
+    "proposals": Ablation(
+        "concrete values, or names of transformations with random values", "llm.names_only", ("concrete", "names")
+    ),
+    "prior": Ablation("analytical prior for predictions", "prior", ("on", "off")),
+    "feedback": Ablation(
+        "whether measured latencies replace predictions in the tree", "search.measured_feedback", ("on", "off")
+    ),
+    "nodes": Ablation(
+        "programs proposed and predicted per measured program", "search.nodes_per_sample", ("1", "2", "4", "8")
+    ),
+    "batch": Ablation("programs measured per batch", "batch", ("1", "2", "4", "8", "16")),
+    "fallback": Ablation("the proposer that replaces unusable proposals of the model", "proposer", PROPOSERS),
 }
-VALUES: dict[str, tuple[str, ...]] = {
-    "context-depth": ("0", "1", "2", "3", "5", "8"),
-    "branching": ("1", "2", "4", "8"),
-    "exploration": ("0", "0.1", "0.5", "1.414", "3"),
-    "proposals": ("concrete", "names"),
-    "prior": ("on", "off"),
-    "feedback": ("on", "off"),
-    "nodes": ("1", "2", "4", "8"),
-    "batch": ("1", "2", "4", "8", "16"),
-    "fallback": ("expert", "random"),
-}
-_DEFAULT = {"context-depth": "2", "branching": "2", "exploration": "1.414", "nodes": "4", "batch": "4"}
-_NEEDS_MODEL = ("context-depth", "model", "proposals", "fallback")
-_SQRT2_TEXT = "1.414"
 
 
 def ablation(
@@ -170,67 +210,22 @@ def ablation(
 
     Args:
         what: of `ABLATIONS`.
-        values: to be tried; empty for all of `VALUES`.
+        values: to be tried; empty for all.
         base: the settings of which one is changed.
         llm: the language model, where one proposes.
 
     Raises:
         UsageError: what or a value is unknown, or it needs a model and there is none.
     """
-    if what not in ABLATIONS:
+    varied = ABLATIONS.get(what)
+    if varied is None:
         raise UsageError(f"there is no ablation `{what}`; there are {', '.join(ABLATIONS)}")
-    if what in _NEEDS_MODEL and llm is None:
+    if llm is None and (what == "fallback" or varied.field.startswith("llm.")):
         raise UsageError(f"`{what}` is about a language model: give `--llm PROVIDER:MODEL`")
-    chosen = list(values) or list(VALUES.get(what, ()))
+    chosen = list(values) or list(varied.values)
     if len(set(chosen)) < 2:
         raise UsageError(f"`{what}` needs two values or more to compare, and has {', '.join(chosen) or 'none'}")
     base = replace(base, llm=llm)
-    variants = tuple(
-        Variant(f"{what}={value}", f"{ABLATIONS[what]}: {value}", _changed(what, value, base)) for value in chosen
-    )
-    default = _DEFAULT.get(what, chosen[0])
-    return variants, f"{what}={default if default in chosen else chosen[0]}"
-
-
-def _changed(what: str, value: str, base: Settings) -> Settings:
-    search, llm = base.search, base.llm
-    if what == "branching":
-        return replace(base, search=replace(search, branching=_whole(what, value)))
-    if what == "exploration":
-        constant = math.sqrt(2) if value == _SQRT2_TEXT else _number(what, value)
-        return replace(base, search=replace(search, exploration=constant))
-    if what == "nodes":
-        return replace(base, search=replace(search, nodes_per_sample=_whole(what, value)))
-    if what == "batch":
-        return replace(base, batch=_whole(what, value))
-    if what == "prior":
-        return replace(base, prior=_one_of(what, value) == "on")
-    if what == "feedback":
-        return replace(base, search=replace(search, measured_feedback=_one_of(what, value) == "on"))
-    assert llm is not None
-    if what == "context-depth":
-        return replace(base, llm=replace(llm, context_depth=_whole(what, value)))
-    if what == "proposals":
-        return replace(base, llm=replace(llm, names_only=_one_of(what, value) == "names"))
-    if what == "fallback":
-        return replace(base, proposer=_one_of(what, value))
-    return replace(base, llm=replace(llm, model=value))
-
-
-def _whole(what: str, text: str) -> int:
-    if not text.isdigit():
-        raise UsageError(f"`{what}` is {text}; it must be a whole number")
-    return int(text)
-
-
-def _number(what: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"`{what}` is {text}; it must be a number") from None
-
-
-def _one_of(what: str, text: str) -> str:
-    if text not in VALUES[what]:
-        raise UsageError(f"`{what}` is {text}; allowed: {', '.join(VALUES[what])}")
-    return text
+    variants = tuple(Variant(f"{what}={v}", f"{varied.says}: {v}", varied.changed(base, v)) for v in chosen)
+    baseline = next((v for v in chosen if varied.read(v) == varied.default), chosen[0])
+    return variants, f"{what}={baseline}"
