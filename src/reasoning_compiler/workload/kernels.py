@@ -12,10 +12,10 @@ letters in the docstrings.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -176,25 +176,30 @@ def flux_conv(
     te = import_tvm().te
     last = layout == "NHWC"
 
-    def image_shape(h: int, w: int, c: int) -> tuple[int, ...]:
-        return (batch, h, w, c) if last else (batch, c, h, w)
+    order = (0, 1, 2, 3) if last else (0, 3, 1, 2)
+
+    def image(n: Any, h: Any, w: Any, c: Any) -> tuple[Any, ...]:
+        return tuple((n, h, w, c)[i] for i in order)
 
     weight_shape = (kernel, kernel, in_channels, out_channels)
-    data = te.placeholder(image_shape(height, width, in_channels), dtype, name="data")
+    data = te.placeholder(image(batch, height, width, in_channels), dtype, name="data")
     weight = te.placeholder(weight_shape if last else (out_channels, in_channels, kernel, kernel), dtype, name="weight")
-    padded = _padded(data, image_shape(height + kernel - 1, width + kernel - 1, in_channels), kernel // 2, last)
+    padded = _padded(data, kernel // 2, image("n", "h", "w", "ci"))
     rh, rw = te.reduce_axis((0, kernel), "rh"), te.reduce_axis((0, kernel), "rw")
     rc = te.reduce_axis((0, in_channels), "rc")
-    # TVM names the loops after the arguments of a lambda.
-    if last:
-        element = lambda n, h, w, co: te.sum(  # noqa: E731
-            _f32(padded[n, h + rh, w + rw, rc]) * _f32(weight[rh, rw, rc, co]), axis=[rh, rw, rc]
-        )
-    else:
-        element = lambda n, co, h, w: te.sum(  # noqa: E731
-            _f32(padded[n, rc, h + rh, w + rw]) * _f32(weight[co, rc, rh, rw]), axis=[rc, rh, rw]
-        )
-    conv = te.compute(image_shape(height, width, out_channels), element, name=_accumulator("conv", dtype))
+
+    def element(*at: Expr) -> Expr:
+        n, h, w, co = (at[order.index(i)] for i in range(4))
+        tap = weight[rh, rw, rc, co] if last else weight[co, rc, rh, rw]
+        product = _f32(padded[image(n, h + rh, w + rw, rc)]) * _f32(tap)
+        return te.sum(product, axis=[rh, rw, rc] if last else [rc, rh, rw])
+
+    conv = te.compute(
+        image(batch, height, width, out_channels),
+        element,
+        name=_accumulator("conv", dtype),
+        varargs_names=[*image("n", "h", "w", "co")],
+    )
     flops = 2 * batch * height * width * out_channels * in_channels * kernel * kernel
     reference = partial(references.conv, layout=layout)
     return Definition([data, weight, _output(conv, "conv", dtype)], flops, reference, weights=(weight,))
@@ -303,29 +308,23 @@ def _swiglu(x: Tensor, width: int, dtype: str, routing: _Routing | None = None) 
     up_weight = te.placeholder((*experts, hidden, width), dtype, name="W_up")
     down_weight = te.placeholder((*experts, width, hidden), dtype, name="W_down")
 
+    names = [*("" if not lead else "e" if routing is None else "b"), "t", "n"]
+
     def product(left: Tensor, right: Tensor, name: str, attrs: dict[str, list[int]] | None = None) -> Tensor:
         k = te.reduce_axis((0, right.shape[-2]), name="k")
+
+        def element(*at: Expr) -> Expr:
+            *block, t, n = at
+            expert = block if routing is None else [routing.expert_of_block[block[0]]]
+            return te.sum(_f32(left[(*block, t, k)]) * _f32(right[(*expert, k, n)]), axis=k)
+
         shape = (*lead, tokens, right.shape[-1])
-        if routing is not None:
-            of = routing.expert_of_block
-            element = lambda b, t, n: te.sum(_f32(left[b, t, k]) * _f32(right[of[b], k, n]), axis=k)  # noqa: E731
-        elif lead:
-            element = lambda e, t, n: te.sum(_f32(left[e, t, k]) * _f32(right[e, k, n]), axis=k)  # noqa: E731
-        else:
-            element = lambda t, n: te.sum(_f32(left[t, k]) * _f32(right[k, n]), axis=k)  # noqa: E731
-        return te.compute(shape, element, name=name, attrs=attrs)
+        return te.compute(shape, element, name=name, attrs=attrs, varargs_names=names)
 
     gate = product(x, gate_weight, "gate", _OWN_ACCUMULATOR)
     up = product(x, up_weight, "up", _OWN_ACCUMULATOR)
-
-    def gated(*at: Expr) -> Expr:
-        return gate[at] * sigmoid(gate[at]) * up[at]
-
-    if routing is not None:
-        activate = lambda b, t, n: gated(b, t, n)  # noqa: E731
-    else:
-        activate = (lambda e, t, n: gated(e, t, n)) if lead else (lambda t, n: gated(t, n))
-    activated = te.compute(gate.shape, activate, name="activated", attrs=_OWN_BLOCK)
+    gated: Callable[..., Expr] = lambda *at: gate[at] * sigmoid(gate[at]) * up[at]  # noqa: E731
+    activated = te.compute(gate.shape, gated, name="activated", attrs=_OWN_BLOCK, varargs_names=names)
     down = product(activated, down_weight, _accumulator("out", dtype))
     weights = (gate_weight, up_weight, down_weight)
     return Definition(
@@ -336,25 +335,22 @@ def _swiglu(x: Tensor, width: int, dtype: str, routing: _Routing | None = None) 
     )
 
 
-def _padded(data: Tensor, shape: tuple[int, ...], pad: int, channels_last: bool) -> Tensor:
-    tvm = import_tvm()
-    te, tirx = tvm.te, tvm.tirx
+def _padded(data: Tensor, pad: int, names: Sequence[str]) -> Tensor:
+    """Returns images with so many zeros on each side of their dimensions `h` and `w`."""
     if pad == 0:
         return data
-    zero = tirx.const(0.0, data.dtype)
-    h_axis, w_axis = (1, 2) if channels_last else (2, 3)
-    height, width = data.shape[h_axis], data.shape[w_axis]
+    tvm = import_tvm()
+    extents = dict(zip(names, data.shape, strict=True))
+    pads = {name: pad if name in ("h", "w") else 0 for name in names}
 
-    def value(at: list[Expr]) -> Expr:
-        h, w = at[h_axis], at[w_axis]
-        inside = tirx.all(h >= pad, h < height + pad, w >= pad, w < width + pad)
-        source = list(at)
-        source[h_axis], source[w_axis] = h - pad, w - pad
-        return tirx.if_then_else(inside, data[tuple(source)], zero)
+    def value(*at: Expr) -> Expr:
+        place = dict(zip(names, at, strict=True))
+        inside = [bound for n in ("h", "w") for bound in (place[n] >= pad, place[n] < extents[n] + pad)]
+        source = data[tuple(place[name] - pad if pads[name] else place[name] for name in names)]
+        return tvm.tirx.if_then_else(tvm.tirx.all(*inside), source, tvm.tirx.const(0.0, data.dtype))
 
-    if channels_last:
-        return te.compute(shape, lambda n, h, w, ci: value([n, h, w, ci]), name="padded")
-    return te.compute(shape, lambda n, ci, h, w: value([n, ci, h, w]), name="padded")
+    shape = [extent + 2 * pads[name] for name, extent in extents.items()]
+    return tvm.te.compute(shape, value, name="padded", varargs_names=[*names])
 
 
 def _f32(value: Expr) -> Expr:
