@@ -75,7 +75,7 @@ def main() -> None:
     for kernel in (scaled_product, row_sums(), gelu_layer()):
         result = rc.tune(kernel, samples=4)
         name = result.run.header.workload
-        print(f"{name}: {result.best.latency_secs * 1e6:.0f} µs, {result.speedup:.2f}× as fast as untuned")
+        print(f"{name}: {result.best.latency_secs * 1e6:.0f} µs, speed-up over untuned {result.speedup:.2f}×")
         print(f"  {result.library}")
 
 

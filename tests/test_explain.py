@@ -113,8 +113,8 @@ def test_the_share_of_the_roofline_that_was_reached() -> None:
     assert explained().roofline_share == pytest.approx(secs / 1e-3)
     text = explain_text([explained()], GEMM, M)
     assert "best (node 3): 1 ms measured, 67.1 GFLOP/s, 22% of the roofline" in text
-    assert "roofline: 224 µs, set by computing (300 GFLOP/s and 26 GB/s, which balance at 11.5 FLOP a byte)" in text
-    for words in ("register tile", "vectors", "cores", "L1 32 KB", "L2 1 MB", "L3 36 MB", "memory", "bound by"):
+    assert "roofline: 224 µs, compute-bound (peaks 300 GFLOP/s and 26 GB/s; ridge point 11.5 FLOP/byte)" in text
+    for words in ("register tile", "vectors", "cores", "L1 32 KB", "L2 1 MB", "L3 36 MB", "memory", "limited by"):
         assert words in text
     assert "not measured, estimated" in explain_text([explained(measurement=None)], GEMM, M)
 

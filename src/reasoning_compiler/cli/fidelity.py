@@ -45,4 +45,4 @@ def fidelity(
             f"{transfer.workload}: measurements on {transfer.one} rank those on {transfer.other} with {tau} "
             f"({transfer.num_programs} programs)"
         )
-    typer.echo(f"{AGREEMENT_WORDS}; off by: the median factor between prediction and measurement")
+    typer.echo(AGREEMENT_WORDS)

@@ -71,4 +71,4 @@ def _tell(tuned: Measurement, untuned: Measurement, speedup: float | None) -> No
         elif measurement.failure is not None:
             typer.echo(f"{name:8} failed: {measurement.failure.kind}: {measurement.failure.message}")
     if speedup is not None:
-        typer.echo(f"{speedup:.3g}× as fast as untuned")
+        typer.echo(f"speed-up over untuned: {speedup:.3g}×")

@@ -133,17 +133,17 @@ def _intensity(header: Header) -> float | None:
 def _kernel(header: Header, machine: Machine, peak: Peak) -> list[str]:
     intensity = _intensity(header)
     ridge = peak.flops / machine.bandwidth_bytes_per_sec
-    limit = "computing" if intensity is not None and intensity > ridge else "memory"
+    limit = "compute" if intensity is not None and intensity > ridge else "memory"
     by = f" by {peak.instruction}" if peak.instruction else ""
     peaks = f"{flops_text(peak.flops)}{by} and {bandwidth_text(machine.bandwidth_bytes_per_sec)}"
     least = roofline_secs(header.flops or 0, header.bytes, machine, peak_flops=peak.flops)
     operations = "an unknown number of operations" if header.flops is None else _operations(header.flops)
-    ratio = "" if intensity is None else f": {_figure(intensity)} FLOP a byte"
+    ratio = "" if intensity is None else f": {_figure(intensity)} FLOP/byte"
     cores = f"{machine.num_cores} core{'s' if machine.num_cores > 1 else ''}"
     return [
         f"{header.spec} on {machine.name}, {cores}, {machine.isa}",
         f"  {operations} and {size_text(header.bytes)} of arguments{ratio}",
-        f"  roofline: {time_text(least)}, set by {limit} ({peaks}, which balance at {_figure(ridge)} FLOP a byte)",
+        f"  roofline: {time_text(least)}, {limit}-bound (peaks {peaks}; ridge point {_figure(ridge)} FLOP/byte)",
     ]
 
 
@@ -157,7 +157,7 @@ def _program(each: Explained, header: Header, machine: Machine) -> list[str]:
     if small:
         share = share_text(sum(b.secs for b in small) / total)
         plural = "block takes" if len(small) == 1 else "blocks take"
-        lines.append(f"  {len(small)} more {plural} {share}: {', '.join(b.block for b in small)}")
+        lines.append(f"  {len(small)} more {plural} {share} of it: {', '.join(b.block for b in small)}")
     return lines
 
 
@@ -176,25 +176,26 @@ def _measured(each: Explained, header: Header) -> str:
 
 
 def _block(block: BlockAnalysis, share: float, machine: Machine) -> list[str]:
-    bound = "computing" if block.bound == "compute" else f"what comes from {block.bound}"
-    lines = [f"  {block.block}: {share_text(share)} of the estimated time, bound by {bound}"]
+    bound = {"compute": "compute", "pages": "page crossings"}.get(block.bound, f"{block.bound} traffic")
+    lines = [f"  {block.block}: {share_text(share)} of the estimated time, limited by {bound}"]
     rows = [("register tile", _tile(block, machine)), ("vectors", _vectors(block)), ("cores", _cores(block, machine))]
     if block.padded:
         rows.append(("padding", "; ".join(f"{p}: {share_text(p.extra_work)} more work" for p in block.padded)))
     sizes = _cache_bytes(machine)
     for level in block.levels:
         whole = level.working_set_bytes <= sizes[level.level]
-        inward = f" from loop {level.from_loop} inward" if level.from_loop else " of one iteration"
-        held = f"holds the {size_text(level.working_set_bytes)}{inward}" if whole else "holds not even one iteration"
+        part = f"loop {level.from_loop}" if level.from_loop else "one iteration"
+        held = f"holds the working set of {part}, {size_text(level.working_set_bytes)}"
         name = f"{level.level} {size_text(sizes[level.level])}"
-        rows.append((name, f"{held}; {size_text(level.bytes_in)} come in"))
+        held = held if whole else "too small for one iteration"
+        rows.append((name, f"{held}; {size_text(level.bytes_in)} of traffic"))
     least = roofline_secs(block.flops, block.bytes_moved, machine, peak_flops=block.peak_flops)
-    of_estimate = f"{share_text(least / block.secs)} of it by this estimate" if block.secs else ""
+    of_estimate = f", {share_text(least / block.secs)} of it reached by this estimate" if block.secs else ""
     rows.append(
         (
             "memory",
-            f"{size_text(block.bytes_moved)} moved for {_operations(block.flops)}: {_figure(block.intensity)} FLOP a "
-            f"byte; roofline {time_text(least)}, {of_estimate}",
+            f"{size_text(block.bytes_moved)} moved for {_operations(block.flops)}: {_figure(block.intensity)} "
+            f"FLOP/byte; roofline {time_text(least)}{of_estimate}",
         )
     )
     return lines + [f"    {name:14} {text}" for name, text in rows]
@@ -204,27 +205,27 @@ def _tile(block: BlockAnalysis, machine: Machine) -> str:
     loops = " × ".join(f"{name}={extent}" for name, extent in block.tile) or "one element"
     if not block.accumulators:
         return loops
-    where = "kept in registers" if block.in_registers else "stored and loaded again in each step"
+    where = "kept in registers" if block.in_registers else "loaded and stored in each iteration"
     plural = "" if block.accumulators == 1 else "s"
     registers, kind = registers_of(machine, dot_named(block.instruction) if block.instruction else None)
-    many = f"{block.accumulators} {kind}{plural} of results for {registers} {kind} registers"
+    many = f"{block.accumulators} {kind} accumulator{plural} for {registers} {kind} registers"
     return f"{loops}: {many}, {where}" if block.in_registers or block.reduces else loops
 
 
 def _vectors(block: BlockAnalysis) -> str:
     if block.vector_lanes == 1:
-        return "none: the innermost loop runs scalar"
-    strided = f", gathered with a stride from {', '.join(block.strided)}" if block.strided else ""
+        return "none: the innermost loop is scalar"
+    strided = f", strided access to {', '.join(block.strided)}" if block.strided else ""
     by = f" by {block.instruction}" if block.instruction else ""
     return f"{block.vector_lanes} lanes{by}{strided}"
 
 
 def _cores(block: BlockAnalysis, machine: Machine) -> str:
     if block.parallel_extent == 1:
-        return f"one of {machine.num_cores}: nothing runs in parallel" if machine.num_cores > 1 else "one"
+        return f"one of {machine.num_cores}: no parallel loop" if machine.num_cores > 1 else "one"
     rounds = block.parallel_extent / machine.num_cores
     busy = share_text(block.parallel_efficiency)
-    return f"{block.parallel_extent} parallel jobs, {_figure(rounds)} for each core; {busy} of the cores' time has work"
+    return f"{block.parallel_extent} parallel tasks, {_figure(rounds)} per core; cores are busy {busy} of the time"
 
 
 def _operations(flops: float) -> str:

@@ -28,6 +28,7 @@ _BAR_WIDTH = 30
 _REASONING_LINES = 12
 _DISTURBED = 1.1  # a program timed again that takes this many times as long has been disturbed
 _MODEL_PROPOSERS = ("llm", "paper")
+_ENDS = {"samples": "sample limit reached", "minutes": "time limit reached", "patience": "no further improvement"}
 
 
 def to_text(summary: Summary, *, width: int = 100) -> str:
@@ -101,7 +102,8 @@ def _title(text: str, width: int) -> list[str]:
 def _effort(summaries: Sequence[Summary]) -> str:
     """Returns how much was measured in which time, and why it ended."""
     ends = dict.fromkeys(summary.status for summary in summaries)
-    status = "not finished" if "interrupted" in ends else f"finished: {', '.join(ends)}"
+    reached = ", ".join(_ENDS.get(end, end) for end in ends)
+    status = "not finished" if "interrupted" in ends else f"finished: {reached}"
     num_samples = sum(summary.samples.total for summary in summaries)
     return f"{count(num_samples, 'sample')} in {time_text(summaries[0].elapsed_secs)}, {status}"
 
@@ -132,7 +134,7 @@ def _session(summaries: Sequence[Summary], width: int) -> list[str]:
     if all(untuned is not None and best is not None for _, untuned, best in times):
         before, after = (sum(t[0] * t[which].median_secs for t in times) for which in (1, 2))
         lines += wrap(
-            f"by weight: {time_text(before)} untuned, {time_text(after)} tuned: {ratio_text(before / after)} as fast",
+            f"weighted sum: {time_text(before)} untuned, {time_text(after)} tuned ({ratio_text(before / after)})",
             width,
             INDENT,
         )
@@ -158,15 +160,15 @@ def _result(summary: Summary, width: int) -> list[str]:
         why = f"failed, {summary.untuned_failure}" if summary.untuned_failure else "not measured"
         lines += wrap(f"untuned: {why}", width, INDENT)
     if summary.best is None:
-        lines += wrap("best: nothing has been measured and verified", width, INDENT)
+        lines += wrap("best: no program has been measured and verified", width, INDENT)
     elif summary.best.node == 0:
         lines += wrap("nothing faster than the untuned program was found", width, INDENT)
     if summary.speedup is not None:
-        how = "measured side by side at the end" if summary.confirmed else "as measured during the search"
-        runs = f"medians of {summary.untuned.num_runs} and {summary.best.num_runs} runs"
-        lines += wrap(f"{ratio_text(summary.speedup)} as fast as untuned, {how} ({runs})", width, INDENT)
+        how = "final comparison" if summary.confirmed else "measured during the search"
+        runs = f"medians of {summary.untuned.num_runs} and {summary.best.num_runs} timings"
+        lines += wrap(f"speed-up over untuned: {ratio_text(summary.speedup)} ({how}, {runs})", width, INDENT)
     if summary.header.config.get("flush_cache"):
-        lines += wrap("each timing began with cold caches", width, INDENT)
+        lines += wrap("caches were flushed before each timing", width, INDENT)
     return lines
 
 
@@ -176,33 +178,34 @@ def _noise(summary: Summary, width: int) -> list[str]:
         return []
     same = noise.same
     is_same = same.verdict == "no difference"
-    verdict = same.verdict if is_same else f"{same.verdict}, so that differences of this size mean nothing here"
+    verdict = same.verdict if is_same else f"{same.verdict}; differences of this size are noise on this machine"
     lines = [
         "Noise",
         *wrap(
-            f"one program timed in turns with itself: {_percent_text(same.ratio)} "
-            f"({_percent_text(same.low)} to {_percent_text(same.high)}, {same.num_pairs} pairs): {verdict}",
+            f"the best program against itself: {_percent_text(same.ratio)} "
+            f"({_percent_text(same.low)} to {_percent_text(same.high)} in {same.num_pairs} pairs): {verdict}",
             width,
             INDENT,
         ),
-        *wrap(f"the middle half of its timings lies within ±{noise.spread:.1%} of the median", width, INDENT),
+        *wrap(f"half the interquartile range of its timings: {noise.spread:.1%} of the median", width, INDENT),
     ]
     if noise.drift:
         least, most = min(noise.drift), max(noise.drift)
         text = (
             f"the best program so far, timed again {count(len(noise.drift), 'time')} during the run: "
-            f"{_percent_text(least)} to {_percent_text(most)} against when it was new"
+            f"{_percent_text(least)} to {_percent_text(most)} compared with its first measurement"
         )
         lines += wrap(text, width, INDENT)
         if most > _DISTURBED:
-            why = "the machine was slower for a while: something else ran on it, or its clock dropped"
-            lines += wrap(f"{why}; times of programs from then are too long", width, INDENT)
+            why = "the machine was slower for a while, because of other load or a lower clock frequency"
+            lines += wrap(f"{why}; latencies measured then are too high", width, INDENT)
     if noise.inexact:
-        text = f"the program as written misses what a good order of summation achieves: {noise.inexact}"
+        text = f"the kernel as written is inexact, it misses the tolerance itself: {noise.inexact}"
         lines += wrap(text, width, INDENT)
     if noise.left_out:
         sets = ", ".join(noise.left_out)
-        text = f"not verified on {sets} inputs, on which the untuned program is not right itself, or takes too long"
+        why = "because the untuned program fails on them or takes too long"
+        text = f"input sets left out of verification, {why}: {sets}"
         lines += wrap(text, width, INDENT)
     return lines
 
@@ -227,7 +230,7 @@ def _curve(summary: Summary, width: int) -> list[str]:
     points = [(p.sample, p.speedup) for p in summary.curve if p.speedup is not None]
     if not points or points[-1][0] == 0:
         return []
-    title = "Best so far, times as fast as untuned"
+    title = "Best so far: speed-up over untuned"
     return [title, *(INDENT + line for line in curve_lines(points, width=width - len(INDENT)))]
 
 
@@ -235,7 +238,7 @@ def _samples(summary: Summary, width: int) -> list[str]:
     counts = summary.samples
     if not counts.total:
         return []
-    parts = [f"{counts.full} measured in full", f"{counts.cut} cut early"]
+    parts = [f"{counts.full} measured in full", f"{counts.cut} stopped early"]
     num_failed = sum(number for _, number in counts.failed)
     kinds = ", ".join(f"{number} {kind}" for kind, number in counts.failed)
     parts.append(f"{num_failed} failed ({kinds})" if kinds else "none failed")
@@ -244,10 +247,10 @@ def _samples(summary: Summary, width: int) -> list[str]:
     lines = ["Samples", *wrap(", ".join(parts), width, INDENT)]
     if summary.best is None or summary.best.node == 0:
         for kind, message in counts.messages:
-            lines += wrap(f"most of {kind}: {printable(message)}", width, INDENT)
+            lines += wrap(f"most frequent {kind}: {printable(message)}", width, INDENT)
     if summary.num_crashes:
         times = "once" if summary.num_crashes == 1 else f"{summary.num_crashes} times"
-        lines += wrap(f"TVM ended the search {times}; what it was applying was left out", width, INDENT)
+        lines += wrap(f"TVM crashed the search {times}; the search avoids the programs that caused it", width, INDENT)
     if summary.samples_until_best:
         lines += wrap(f"the best was sample {summary.samples_until_best} of {counts.total}", width, INDENT)
     return lines
@@ -258,19 +261,20 @@ def _fidelity(summary: Summary, width: int) -> list[str]:
     if fidelity.tau is None:
         return []
     stages = fidelity.stages if len(fidelity.stages) > 1 else ()
-    lines = ["Predictions, against what was measured", *agreement_lines((Stage("all", fidelity), *stages), width)]
+    lines = ["Predictions compared with measurements", *agreement_lines((Stage("all", fidelity), *stages), width)]
     return lines + wrap(AGREEMENT_WORDS, width, INDENT)
 
 
 AGREEMENT_WORDS = (
-    "Kendall's τ: 1 is the measured order, 0 is random; fastest and top 5: share that was predicted correctly"
+    "Kendall's τ: 1 is the measured order, 0 is random; fastest and top 5: share of these that was also predicted to "
+    "be; error: median factor between prediction and measurement"
 )
 """What the columns of `agreement_lines` mean."""
 
 
 def agreement_lines(stages: Iterable[Stage], width: int) -> list[str]:
     """Returns a table of how well predictions agree with measurements, a line for each stage."""
-    heads = ("", "programs", "τ", "fastest", "top 5", "off by")
+    heads = ("", "programs", "τ", "fastest", "top 5", "error")
     rows = [
         (
             stage.name,
@@ -301,7 +305,7 @@ def _proposers(summary: Summary, width: int) -> list[str]:
         )
         for share in summary.proposers
     ]
-    return ["Who proposed what", *table([heads, *rows], align="<>>>>>", width=width)]
+    return ["Proposers", *table([heads, *rows], align="<>>>>>", width=width)]
 
 
 def _models(summary: Summary, width: int, *, num_measured: int | None = None) -> list[str]:
@@ -311,17 +315,17 @@ def _models(summary: Summary, width: int, *, num_measured: int | None = None) ->
         rate = f", fallback rate {share_text(stats['fallback_rate'])}" if stats["expansions"] else ""
         lines += wrap(
             f"{stats['model']}: {count(stats['calls'], 'call')}, {_spent_text(stats)}; "
-            f"{stats['children']} of its transformations could be used, {stats['fallback_children']} others were "
-            f"supplied; {count(stats['expansions'], 'question')}{rate}",
+            f"{count(stats['expansions'], 'question')}, {count(stats['children'], 'usable transformation')}, "
+            f"{stats['fallback_children']} more from the fallback{rate}",
             width,
             INDENT,
         )
-        told = (
-            ("not usable in its answers", "rejections"),
-            ("calls without an answer", "call_failures"),
-            ("tries that failed", "retried"),
+        problems = (
+            ("rejected transformations", "rejections"),
+            ("failed calls", "call_failures"),
+            ("failed attempts that were retried", "retried"),
         )
-        for what, name in told:
+        for what, name in problems:
             counts = ", ".join(f"{count} {kind}" for kind, count in stats[name].items())
             lines += wrap(f"{what}: {counts}", width, INDENT) if counts else []
         for notice in use.notices:
@@ -329,7 +333,7 @@ def _models(summary: Summary, width: int, *, num_measured: int | None = None) ->
     num_tokens = sum(use.stats["spent"]["tokens"] for use in summary.models)
     num_measured = summary.samples.total if num_measured is None else num_measured
     if num_tokens and num_measured:
-        lines += wrap(f"{num_tokens / num_measured:,.0f} tokens for each measured program", width, INDENT)
+        lines += wrap(f"{num_tokens / num_measured:,.0f} tokens per measured program", width, INDENT)
     return ["Language model", *lines] if lines else []
 
 
@@ -337,9 +341,9 @@ def _spent_text(stats: Mapping[str, Any]) -> str:
     spent, estimated = stats["spent"], stats.get("estimated_calls", 0)
     cost = f"${spent['usd']:.4f}"
     if spent["unpriced_calls"]:
-        cost = "price unknown" if spent["unpriced_calls"] == spent["calls"] else f"{cost} and calls at an unknown price"
-    told = f" (estimated for {count(estimated, 'call')} that the server did not count)" if estimated else ""
-    return f"{spent['tokens']:,} tokens{told}, {cost}"
+        cost = "price unknown" if spent["unpriced_calls"] == spent["calls"] else f"{cost} plus calls of unknown price"
+    by_us = f" (estimated for {count(estimated, 'call')}: the server reported none)" if estimated else ""
+    return f"{spent['tokens']:,} tokens{by_us}, {cost}"
 
 
 def _stages(summary: Summary, width: int) -> list[str]:
@@ -369,13 +373,13 @@ def _path_step(number: int, step: PathStep, models: str, width: int) -> list[str
     elif step.latency_secs is None:
         result = "not measured"
     else:
-        result = time_text(step.latency_secs, is_bound=step.is_bound) + (", cut early" if step.is_cut else "")
-    gain = f", {ratio_text(step.gain)} as fast as before" if step.gain is not None else ""
+        result = time_text(step.latency_secs, is_bound=step.is_bound) + (", stopped early" if step.is_cut else "")
+    gain = f", speed-up {ratio_text(step.gain)}" if step.gain is not None else ""
     inner = INDENT * 3
     who = f"{step.proposer} {models}" if models and step.proposer in _MODEL_PROPOSERS else step.proposer
     lines = wrap(f"{number}. {who} (node {step.node}): {result}{gain}", width, INDENT)
     changes = [_change_text(*change) for change in step.changes]
-    changes += [*step.applied, *(f"no longer: {words}" for words in step.left_out)]
+    changes += [*step.applied, *(f"dropped: {words}" for words in step.left_out)]
     lines += wrap_items(changes, width, inner)
     lines += wrap(step.reasoning, width, inner, max_lines=_REASONING_LINES)
     if step.expectation:
@@ -387,7 +391,7 @@ def _change_text(name: str, old: Value | None, new: Value | None) -> str:
     if old is None:
         return f"{name} = {_value_text(new)}"
     if new is None:
-        return f"{name} gone"
+        return f"{name} removed"
     return f"{name} {_value_text(old)} → {_value_text(new)}"
 
 
