@@ -206,7 +206,7 @@ def test_the_commands_know_tasks(fake: Callable[..., None], tmp_path: Path) -> N
         return done.stdout
 
     text = call("tune", *TWO, "--samples", "8", "--out", folder, "--quiet")
-    assert text.startswith("2 tasks on ") and "by weight:" in text
+    assert text.startswith("2 tasks on ") and "weighted sum:" in text
     assert call("report", folder).split("\n")[0] == text.split("\n")[0]
     assert text.count("Proposers\n") == 2 and text.count("Time by stage") == 1
     tasks = json.loads(call("report", folder, "--json"))["tasks"]

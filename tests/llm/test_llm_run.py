@@ -113,7 +113,7 @@ def test_a_model_tunes_a_kernel(server: Any, real: None) -> None:
     assert linked.keys() == {step.node for step in by_model}
     assert all(run.step(node).transformation == outcome.transformation for node, outcome in linked.items())
     report = result.report()
-    assert "Language model" in report and "tokens for each measured program" in report
+    assert "Language model" in report and "tokens per measured program" in report
     assert "step by step" in report and "price unknown" in report
 
 
@@ -159,7 +159,7 @@ def test_the_explanation_names_who_made_each_step_and_what_it_brought(server: An
     for number, step in enumerate(path, start=1):
         who = "llm fake" if step.proposer == "llm" else step.proposer
         assert f"{number}. {who} (node {step.node}): " in told
-    assert "as fast as before" in told
+    assert ", speed-up " in told
     assert any(step.proposer == "llm" for step in path) and " ".join(reasoning.split()) in " ".join(told.split())
 
 

@@ -157,7 +157,7 @@ def _program(each: Explained, header: Header, machine: Machine) -> list[str]:
     if small:
         share = share_text(sum(b.secs for b in small) / total)
         plural = "block takes" if len(small) == 1 else "blocks take"
-        lines.append(f"  {len(small)} more {plural} {share} of it: {', '.join(b.block for b in small)}")
+        lines.append(f"  {len(small)} more {plural} {share} of the estimated time: {', '.join(b.block for b in small)}")
     return lines
 
 
