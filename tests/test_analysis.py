@@ -472,7 +472,7 @@ def test_many_cores_get_enough_jobs(name: str) -> None:
 def test_a_matrix_times_a_vector_is_read_in_runs() -> None:
     for n, k in ((4096, 4096), (8192, 5120), (1000, 2049)):
         best = chosen(M, 1, n, k)[0]
-        _, (*_, runs, _), (_, steps) = best.factors
+        _, (*_, runs, _), (_, steps) = best.sizes
         assert runs >= 4 and 1 < steps <= 8
 
 
@@ -480,11 +480,11 @@ def test_a_ranking_is_legal_ordered_and_varied() -> None:
     chooser = TileChooser(group(512, 4096, 1024), M, UNROLLS)
     ranking = chooser.ranked(12)
     assert len(ranking) == 12
-    assert all(chooser.allows(tiling.factors) for tiling in ranking)
+    assert all(chooser.allows(tiling.sizes) for tiling in ranking)
     assert [t.secs for t in ranking] == sorted(t.secs for t in ranking)
-    inner = [tuple(f[-1] for f in tiling.factors) for tiling in ranking]
+    inner = [tuple(f[-1] for f in tiling.sizes) for tiling in ranking]
     assert len(set(inner[:6])) == 6 and len(set(inner)) >= 6
-    assert len({(t.factors, t.unroll) for t in ranking}) == 12
+    assert len({(t.sizes, t.unroll) for t in ranking}) == 12
 
 
 def test_a_ranking_does_not_depend_on_what_was_judged_before() -> None:
@@ -493,7 +493,7 @@ def test_a_ranking_does_not_depend_on_what_was_judged_before() -> None:
     best = fresh.ranked(12)
     for tiling in used.neighbours(best[0]):
         for unroll in UNROLLS:
-            used.judge(tiling.factors, unroll)
+            used.judge(tiling.sizes, unroll)
     assert used.ranked(12) == best
 
 
@@ -515,7 +515,7 @@ def test_odd_shapes_and_structures_get_legal_tiles(extents: tuple[int, int, int]
     )
     chooser = TileChooser(replace(group(*extents), decisions=decisions, structure=structure), M, UNROLLS)
     ranking = chooser.ranked(4)
-    assert ranking and all(chooser.allows(tiling.factors) for tiling in ranking)
+    assert ranking and all(chooser.allows(tiling.sizes) for tiling in ranking)
 
 
 def test_where_no_start_is_legal_there_is_no_ranking() -> None:
@@ -527,7 +527,7 @@ def test_where_no_start_is_legal_there_is_no_ranking() -> None:
 
 def test_neighbours_move_one_prime_factor() -> None:
     chooser = TileChooser(group(4, 6, 1), M, UNROLLS)
-    near = {tiling.factors for tiling in chooser.neighbours(chooser.judge(((4, 1, 1, 1), (6, 1, 1, 1), (1, 1)), 0))}
+    near = {tiling.sizes for tiling in chooser.neighbours(chooser.judge(((4, 1, 1, 1), (6, 1, 1, 1), (1, 1)), 0))}
     assert len(near) == 3 + 2 * 3
     assert ((2, 1, 2, 1), (6, 1, 1, 1), (1, 1)) in near
     assert ((4, 1, 1, 1), (2, 1, 1, 3), (1, 1)) in near

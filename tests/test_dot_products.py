@@ -247,7 +247,7 @@ def test_its_trace_replays_in_plain_tvm() -> None:
     made = space("int8")
     program = by_dots(made)
     replayed = tvm.s_tir.Schedule(made.mod)
-    tvm.s_tir.Trace.apply_json_to_schedule(made.trace_json(program), replayed)
+    tvm.s_tir.Trace.apply_json_to_schedule(made.raw_schedule(program).trace.as_json(), replayed)
     assert tvm_ffi.structural_equal(replayed.mod, made.raw_schedule(program).mod)
     main = replayed.mod["main"]
     assert with_dot_products(main).same_as(main), "weights that are not packed are left alone"

@@ -68,6 +68,15 @@ def sized(made: Space, rng: np.random.Generator) -> Program:
     return program
 
 
+def replayed_by_tvm(of: Kernel, made: Space, program: Program) -> Any:
+    """Returns the kernel's module as TVM schedules it by the JSON of a program's trace."""
+    trace = made.raw_schedule(program).trace.as_json()
+    schedule = tvm.s_tir.Schedule(of.mod)
+    from_json = json.loads(json.dumps(trace, default=lambda x: getattr(x, "value", str(x))))
+    tvm.s_tir.Trace.apply_json_to_schedule(from_json, schedule)
+    return schedule.mod
+
+
 def run(mod: Any, inputs: list[np.ndarray], pipeline: str | None = None) -> np.ndarray:
     output = list(mod["main"].params)[-1]
     result = tvm.runtime.tensor(np.full([int(d) for d in output.shape], np.nan, str(output.dtype)))
@@ -138,21 +147,16 @@ def test_masked_keys_are_skipped_and_plain_tvm_computes_them() -> None:
     assert np.isfinite(ours[:, :32]).all()
     assert np.isnan(ours[:, 32:]).all()
 
-    trace = json.loads(json.dumps(space(name).trace_json(program), default=lambda x: getattr(x, "value", str(x))))
-    replayed = tvm.s_tir.Schedule(made.mod)
-    tvm.s_tir.Trace.apply_json_to_schedule(trace, replayed)
-    assert np.isnan(run(replayed.mod, [q, k, v], "default")).all()
-    assert_right(made, replayed.mod)
+    replayed = replayed_by_tvm(made, space(name), program)
+    assert np.isnan(run(replayed, [q, k, v], "default")).all()
+    assert_right(made, replayed)
 
 
 def test_the_last_vector_of_keys_need_not_be_whole() -> None:
     for name in ("odd", "odd, causal"):
         program = fused(space(name))
         assert program is not None
-        trace = json.loads(json.dumps(space(name).trace_json(program), default=lambda x: getattr(x, "value", str(x))))
-        replayed = tvm.s_tir.Schedule(kernel(name).mod)
-        tvm.s_tir.Trace.apply_json_to_schedule(trace, replayed)
-        assert_right(kernel(name), replayed.mod)
+        assert_right(kernel(name), replayed_by_tvm(kernel(name), space(name), program))
     made, name = kernel("odd, causal"), "odd, causal"
     program = space(name).edit(program, Transformation((("out.i tile", (3, 3, 5)),)))
     q, k, v = make_inputs(made, 1)
@@ -244,7 +248,7 @@ def test_few_rows_of_a_long_sequence_are_a_block(length: int, heads: int) -> Non
     rows, depth, keys = tile("i", length, 3, 16), tile("d", 128 // lanes, 2, 8), tile("j", length // lanes, 2, 8)
     steps = Decision("out.j_1 factor", "choice", ChoiceDomain((1, 2)), 1)
     site = ("out fusion", "fused over rows")
-    sizing = RowBlocks("out", site, (rows, depth, keys, steps), heads=heads, masked=False)
+    sizing = RowBlocks("out", (site,), (rows, depth, keys, steps), heads=heads, masked=False)
     best, *_ = sizing.on(where, ()).ranked(1)
     _, num_tiles, tile_rows = best.sizes.rows
     assert 16 <= num_tiles * tile_rows <= 64

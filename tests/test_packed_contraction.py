@@ -114,7 +114,7 @@ def test_its_trace_replays_from_json(name: str) -> None:
     made = space(name)
     program = with_sums_in_registers(made)
     replayed = tvm.s_tir.Schedule(made.mod)
-    tvm.s_tir.Trace.apply_json_to_schedule(made.trace_json(program), replayed)
+    tvm.s_tir.Trace.apply_json_to_schedule(made.raw_schedule(program).trace.as_json(), replayed)
     assert tvm_ffi.structural_equal(replayed.mod, made.raw_schedule(program).mod)
 
 

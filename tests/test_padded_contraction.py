@@ -86,7 +86,7 @@ def test_a_transposed_operand_is_copied_in_the_order_of_vectors() -> None:
     program = padded(made, str(offered(made)[-1]))
     np.testing.assert_allclose(output(made, program, inputs), kernel.reference(*inputs), rtol=1e-4, atol=1e-4)
     replayed = tvm.s_tir.Schedule(made.mod)
-    tvm.s_tir.Trace.apply_json_to_schedule(made.trace_json(program), replayed)
+    tvm.s_tir.Trace.apply_json_to_schedule(made.raw_schedule(program).trace.as_json(), replayed)
     assert tvm_ffi.structural_equal(replayed.mod, made.raw_schedule(program).mod)
 
 
@@ -132,7 +132,7 @@ def test_its_trace_replays_in_plain_tvm(label: str) -> None:
     made = space(odd(relu=True))
     program = padded(made, label)
     raw = tvm.s_tir.Schedule(made.mod)
-    tvm.s_tir.Trace.apply_json_to_schedule(made.trace_json(program), raw)
+    tvm.s_tir.Trace.apply_json_to_schedule(made.raw_schedule(program).trace.as_json(), raw)
     assert tvm_ffi.structural_equal(raw.mod, made.raw_schedule(program).mod)
 
 

@@ -141,7 +141,7 @@ def test_its_trace_replays_in_plain_tvm() -> None:
     made, inputs = space_of(kernel.mod), make_inputs(kernel, 1)
     program = padded(made, offered(made)[-1])
     raw, whole = tvm.s_tir.Schedule(made.mod), tvm.s_tir.Schedule(made.mod)
-    tvm.s_tir.Trace.apply_json_to_schedule(made.trace_json(program), raw)
+    tvm.s_tir.Trace.apply_json_to_schedule(made.raw_schedule(program).trace.as_json(), raw)
     assert tvm_ffi.structural_equal(raw.mod, made.raw_schedule(program).mod)
     tvm.s_tir.Trace.apply_json_to_schedule(made.schedule(program).trace.as_json(), whole)
     found = output(AsItIs(made.target, whole), UNTUNED, inputs)

@@ -111,7 +111,7 @@ def test_random_primitives_keep_the_meaning_and_replay_anywhere(kernel_name: str
         fresh = Space(kernel(kernel_name).mod, this_machine())
         assert same_module(fresh.schedule(again).mod, made.schedule(program).mod)
         raw = tvm.s_tir.Schedule(made.mod)
-        tvm.s_tir.Trace.apply_json_to_schedule(made.trace_json(program), raw)
+        tvm.s_tir.Trace.apply_json_to_schedule(made.raw_schedule(program).trace.as_json(), raw)
         assert same_module(raw.mod, made.raw_schedule(program).mod)
         whole = tvm.s_tir.Schedule(made.mod)
         made.schedule(program).trace.apply_to_schedule(whole, remove_postproc=False)

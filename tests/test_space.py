@@ -411,7 +411,7 @@ def test_a_replayed_program_is_the_same_schedule(kernel_name: str) -> None:
         made.schedule(program).trace.apply_to_schedule(raw, remove_postproc=True)
         assert same_module(raw.mod, made.raw_schedule(program).mod)
         from_json = tvm.s_tir.Schedule(made.mod)
-        tvm.s_tir.Trace.apply_json_to_schedule(made.trace_json(program), from_json)
+        tvm.s_tir.Trace.apply_json_to_schedule(made.raw_schedule(program).trace.as_json(), from_json)
         assert same_module(from_json.mod, made.raw_schedule(program).mod)
 
 

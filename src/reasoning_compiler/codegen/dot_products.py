@@ -28,7 +28,7 @@ import tvm
 from reasoning_compiler.codegen.marked_tile import Place, Tile, points, variables_in
 from reasoning_compiler.codegen.matrix_tiles import MatrixTile, ask_for_tiles, configured
 from reasoning_compiler.ir.dots import DOT, Dot, dot_named
-from reasoning_compiler.ir.walk import annotations_in, blocks, substituted, with_block, with_loops
+from reasoning_compiler.ir.walk import annotations_in, blocks, substituted, with_block, with_body, with_loops
 
 _SHIFTS = -0x7F7F7F80  # 0x80808080, 128 in each of four unsigned bytes, -128 in signed ones
 _FIRST_BIT = {"int8": -0x80, "uint8": 0x80}
@@ -81,10 +81,7 @@ def with_dot_products(func: Any) -> Any:
     def change(loop: Any) -> Any:
         if loop.loop_var in made:
             return made[loop.loop_var]
-        if loop.loop_var in tasks:
-            body = configured(loop.body)
-            return tvm.tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, None, loop.annotations)
-        return loop
+        return with_body(loop, configured(loop.body)) if loop.loop_var in tasks else loop
 
     body = with_loops(func.body, change)
     before = [ask_for_tiles(), *copies] if tasks else copies

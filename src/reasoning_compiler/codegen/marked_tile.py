@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import tvm
 
 from reasoning_compiler.ir.dots import Dot
-from reasoning_compiler.ir.walk import bindings, bound_variables, factors, substituted, variables
+from reasoning_compiler.ir.walk import bindings, bound_variables, factors, substituted, variables, with_body
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -85,8 +85,7 @@ class Tile:
             imports = {_IMPORT: code} if code and loop is self.reducing[0] else {}
             if type(loop.body).__name__ == "SeqStmt":  # prefetches stand before what has been replaced
                 inner = tvm.tirx.SeqStmt([*loop.body.seq[:-1], inner])
-            notes = {**loop.annotations, **imports}
-            inner = tvm.tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, inner, None, notes)
+            inner = with_body(loop, inner, {**loop.annotations, **imports})
         return inner
 
 

@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from reasoning_compiler.ir.marks import SETTLED, SKIP_MASKED
-from reasoning_compiler.ir.walk import annotations_in, bindings, substituted
+from reasoning_compiler.ir.walk import annotations_in, bindings, mapped, parts_in, substituted, with_body
 from reasoning_compiler.machine.toolchain import import_tvm
 
 _PARALLEL = 1  # in TVM's ForKind
@@ -19,8 +19,6 @@ _PARALLEL = 1  # in TVM's ForKind
 
 def with_masked_blocks_skipped(func: Any) -> Any:
     """Returns a scheduled PrimFunc with an `if` around the bodies of the marked loops."""
-    import tvm_ffi
-
     if SKIP_MASKED not in annotations_in(func.body):
         return func
     tvm = import_tvm()
@@ -34,9 +32,9 @@ def with_masked_blocks_skipped(func: Any) -> Any:
             return loop
         kept = {key: value for key, value in loop.annotations.items() if key != SKIP_MASKED}
         body = tvm.tirx.IfThenElse(conditions[loop.loop_var], loop.body, None)
-        return tvm.tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, loop.thread_binding, kept)
+        return with_body(loop, body, kept)
 
-    return func.with_body(tvm_ffi.structural_map(func.body, (tvm.tirx.For, guarded)))
+    return func.with_body(mapped(func.body, tvm.tirx.For, guarded))
 
 
 def _parts(stmt: Any) -> list[Any]:
@@ -48,11 +46,8 @@ def _conditions(tvm: Any, nest: Any) -> dict[Any, Any]:
 
     The rows are all those of one iteration of the nest's outermost loop.
     """
-    import tvm_ffi
-
     analyzer = tvm.sym.Analyzer()
-    inner = []
-    tvm_ffi.structural_walk(nest.body, (tvm.tirx.For, inner.append))
+    inner = parts_in(nest.body, tvm.tirx.For)
     everywhere = {loop.loop_var: _interval(tvm, loop) for loop in inner}
     found = {}
     for loop in inner:
@@ -60,10 +55,8 @@ def _conditions(tvm: Any, nest: Any) -> dict[Any, Any]:
             continue
         access, row_dim, column_dim, first, last, *lanes = json.loads(str(loop.annotations[SKIP_MASKED]))
         row, column = _indices(tvm, loop, access, row_dim, column_dim, *lanes)
-        below = []
-        tvm_ffi.structural_walk(loop.body, (tvm.tirx.For, below.append))
-        rows = analyzer.int_set(row, everywhere)
-        columns = analyzer.int_set(column, {each.loop_var: everywhere[each.loop_var] for each in below})
+        below = {each.loop_var: everywhere[each.loop_var] for each in parts_in(loop.body, tvm.tirx.For)}
+        rows, columns = analyzer.int_set(row, everywhere), analyzer.int_set(column, below)
         needed = []
         if last is not None:
             needed.append(columns.min_value <= rows.max_value + last)
@@ -79,11 +72,7 @@ def _interval(tvm: Any, loop: Any) -> Any:
 
 def _indices(tvm: Any, loop: Any, access: int, row_dim: int, column_dim: int, lanes: int = 1) -> tuple[Any, Any]:
     """Returns row and column of an access in a loop's body, see `mark`, in loop variables."""
-    import tvm_ffi
-
-    realizes: list[Any] = []
-    tvm_ffi.structural_walk(loop.body, (tvm.s_tir.SBlockRealize, realizes.append))
-    realize = next(realize for realize in realizes if len(realize.block.reads))
+    realize = next(each for each in parts_in(loop.body, tvm.s_tir.SBlockRealize) if len(each.block.reads))
     written = realize.block.writes[0]
     others = [region for region in realize.block.reads if not region.source.same_as(written.source)]
     region = (written if access < 0 else others[access]).region

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from reasoning_compiler.ir.marks import LAID_OUT_AHEAD, PACKED
-from reasoning_compiler.ir.walk import bindings, blocks, constants, substituted
+from reasoning_compiler.ir.walk import bindings, blocks, constants, parts_in, substituted
 from reasoning_compiler.machine.toolchain import import_tvm
 
 _THEIRS = "RewriteLayout"
@@ -100,14 +100,11 @@ def _readers(sch: Any, buffer: Any) -> list[tuple[Any, int]]:
 def _lay_out(sch: Any, block: Any, position: int) -> None:
     """Lays out what a block reads in the order of its loops, where that order is one."""
     tvm = import_tvm()
-    import tvm_ffi
     from tvm.s_tir.schedule.analysis import suggest_index_map
 
     buffer = block.reads[position].source
     realize, loops = next(each for each in blocks(sch.mod["main"].body) if each[0].block.same_as(block))
-    loads: list[Any] = []
-    tvm_ffi.structural_walk(block.body, (tvm.ir.TensorLoad, loads.append), order="pre")
-    load = next(load for load in loads if load.source.same_as(buffer))
+    load = next(load for load in parts_in(block.body, tvm.ir.TensorLoad) if load.source.same_as(buffer))
     bound = bindings(realize)
     indices = [substituted(index, bound) for index in load.indices]
     selecting = [i for i, index in enumerate(indices) if type(index).__name__ == "TensorLoad"]

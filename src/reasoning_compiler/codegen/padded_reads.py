@@ -15,23 +15,19 @@ from typing import Any
 
 from reasoning_compiler.ir.marks import PADDED
 from reasoning_compiler.ir.nest import read_paddings
-from reasoning_compiler.ir.walk import SPATIAL, annotations_in, substituted, with_block
+from reasoning_compiler.ir.walk import SPATIAL, annotations_in, mapped, substituted, with_block
 from reasoning_compiler.machine.toolchain import import_tvm
 
 
 def without_padded_conditions(func: Any) -> Any:
     """Returns a scheduled PrimFunc whose blocks marked with `PADDED` read padded rows without conditions."""
-    import tvm_ffi
-
     if PADDED not in annotations_in(func.body):
         return func
-    return func.with_body(tvm_ffi.structural_map(func.body, (import_tvm().s_tir.SBlockRealize, _without_conditions)))
+    return func.with_body(mapped(func.body, import_tvm().s_tir.SBlockRealize, _without_conditions))
 
 
 def _without_conditions(realize: Any) -> Any:
     tvm = import_tvm()
-    import tvm_ffi
-
     block = realize.block
     if PADDED not in block.annotations:
         return realize
@@ -48,7 +44,7 @@ def _without_conditions(realize: Any) -> Any:
         clamped = {variable: tvm.tirx.min(variable, number) for variable, number in last.items()}
         return substituted(call.args[1], clamped)
 
-    return with_block(realize, tvm_ffi.structural_map(block.body, (tvm.ir.Call, unconditional)))
+    return with_block(realize, mapped(block.body, tvm.ir.Call, unconditional))
 
 
 def _last_that_count(call: Any) -> dict[Any, int] | None:

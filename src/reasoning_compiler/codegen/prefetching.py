@@ -17,7 +17,7 @@ import tvm
 
 from reasoning_compiler.ir.extract import item_bytes, nests
 from reasoning_compiler.ir.nest import PREFETCH, Nest
-from reasoning_compiler.ir.walk import annotations_in, bindings, blocks, substituted, with_loops
+from reasoning_compiler.ir.walk import annotations_in, bindings, blocks, substituted, with_body, with_loops
 
 _LINE_BYTES = 64
 _MAX_LINES = 8  # per iteration of the loop that they stand in
@@ -53,10 +53,7 @@ def with_prefetches(func: Any) -> Any:
     def with_calls(loop: Any) -> Any:
         if not calls.get(loop.loop_var):
             return loop
-        body = tvm.tirx.SeqStmt([*calls[loop.loop_var], loop.body])
-        return tvm.tirx.For(
-            loop.loop_var, loop.min, loop.extent, loop.kind, body, loop.thread_binding, loop.annotations, loop.step
-        )
+        return with_body(loop, tvm.tirx.SeqStmt([*calls[loop.loop_var], loop.body]))
 
     return func.with_body(with_loops(func.body, with_calls))
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from reasoning_compiler.ir.walk import variables
+from reasoning_compiler.ir.walk import mapped, parts_in, variables, with_body
 from reasoning_compiler.machine.targets import target_vector_unit
 from reasoning_compiler.machine.toolchain import import_tvm
 
@@ -54,7 +54,6 @@ def with_register_vectors(func: Any) -> Any:
     Args:
         func: with a target, its buffers flat.
     """
-    import tvm_ffi
     from tvm.target.codegen import llvm_get_cpu_features
 
     tvm = import_tvm()
@@ -67,7 +66,7 @@ def with_register_vectors(func: Any) -> Any:
             return loop
         return _split(loop.body, _Lanes(loop.loop_var, loop.min, int(loop.extent)), registers)
 
-    return func.with_body(tvm_ffi.structural_map(func.body, (tvm.tirx.For, in_registers)))
+    return func.with_body(mapped(func.body, tvm.tirx.For, in_registers))
 
 
 def _split(stmt: Any, lanes: _Lanes, registers: _Registers) -> Any:
@@ -77,10 +76,7 @@ def _split(stmt: Any, lanes: _Lanes, registers: _Registers) -> Any:
     if kind == "SeqStmt" and all(type(part).__name__ not in ("AllocBuffer", "DeclBuffer", "Bind") for part in stmt.seq):
         return tvm.tirx.SeqStmt([_split(part, lanes, registers) for part in stmt.seq])
     if kind == "For" and not _uses(stmt.extent, lanes.variable) and not _uses(stmt.min, lanes.variable):
-        body = _split(stmt.body, lanes, registers)
-        return tvm.tirx.For(
-            stmt.loop_var, stmt.min, stmt.extent, stmt.kind, body, stmt.thread_binding, stmt.annotations, stmt.step
-        )
+        return with_body(stmt, _split(stmt.body, lanes, registers))
     if kind == "IfThenElse" and not _uses(stmt.condition, lanes.variable):
         otherwise = _split(stmt.else_case, lanes, registers) if stmt.else_case is not None else None
         return tvm.tirx.IfThenElse(stmt.condition, _split(stmt.then_case, lanes, registers), otherwise)
@@ -136,13 +132,9 @@ def _vector(stmt: Any, lanes: _Lanes, start: Any, width: int) -> Any:
 
 def _has_no_vectors(stmt: Any, variable: Any) -> bool:
     """Tells whether TVM's `VectorizeLoop` would make a serial loop around a statement."""
-    tvm = import_tvm()
-    import tvm_ffi
-
     if type(stmt).__name__ == "IfThenElse" and (stmt.else_case is not None or not _is_convex(stmt.condition, variable)):
         return True
-    calls: list[Any] = []
-    tvm_ffi.structural_walk(stmt, (tvm.ir.Call, calls.append))
+    calls = parts_in(stmt, import_tvm().ir.Call)
     return any(_uses(call, variable) and not _has_vectors(call, variable) for call in calls)
 
 
@@ -176,23 +168,17 @@ def _values(stmt: Any) -> list[Any]:
             found.append(expr)
         return tvm_ffi.WalkResult.SKIP if isinstance(expr, tvm.ir.TensorLoad) else tvm_ffi.WalkResult.ADVANCE
 
-    def within(store: Any) -> Any:
+    for store in parts_in(stmt, tvm.tirx.BufferStore):
         tvm_ffi.structural_walk(store.value, (tvm.ir.Expr, note), order="pre")
-
-    tvm_ffi.structural_walk(stmt, (tvm.tirx.BufferStore, within))
     return found
 
 
 def _row(stmt: Any, lanes: _Lanes) -> int:
     """Returns after how many iterations an index of a statement begins a new row; the loop's extent if none does."""
     tvm = import_tvm()
-    import tvm_ffi
-
-    divisions: list[Any] = []
-    tvm_ffi.structural_walk(stmt, ((tvm.tirx.FloorDiv, tvm.tirx.FloorMod), divisions.append))
     rows = [
         int(division.b)
-        for division in divisions
+        for division in parts_in(stmt, tvm.tirx.FloorDiv, tvm.tirx.FloorMod)
         if isinstance(division.b, tvm.tirx.IntImm) and _uses(division.a, lanes.variable)
     ]
     return min((row for row in rows if row > 1 and lanes.extent % row == 0), default=lanes.extent)
@@ -208,9 +194,7 @@ def _is_convex(condition: Any, variable: Any) -> bool:
 
 
 def _at(node: Any, variable: Any, value: Any) -> Any:
-    import tvm_ffi
-
-    return tvm_ffi.structural_map(node, (import_tvm().tirx.Var, lambda v: value if v.same_as(variable) else v))
+    return mapped(node, import_tvm().tirx.Var, lambda v: value if v.same_as(variable) else v)
 
 
 def _uses(expr: Any, variable: Any) -> bool:

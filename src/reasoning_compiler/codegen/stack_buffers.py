@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from reasoning_compiler.ir.walk import mapped
 from reasoning_compiler.machine.toolchain import import_tvm
 
 _STACK_BYTES = 8192  # far more than there are registers, far less than a thread's stack
@@ -17,9 +18,7 @@ _STACK_BYTES = 8192  # far more than there are registers, far less than a thread
 
 def with_stack_buffers(func: Any) -> Any:
     """Returns a lowered PrimFunc whose small local buffers are on the stack."""
-    import tvm_ffi
-
-    return func.with_body(tvm_ffi.structural_map(func.body, (import_tvm().tirx.AllocBuffer, _on_the_stack)))
+    return func.with_body(mapped(func.body, import_tvm().tirx.AllocBuffer, _on_the_stack))
 
 
 def _on_the_stack(allocation: Any) -> Any:

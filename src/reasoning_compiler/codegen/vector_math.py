@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from reasoning_compiler.ir.marks import VECTOR_MATH
+from reasoning_compiler.ir.walk import mapped
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.workload import vector_math as arithmetic
 
@@ -19,12 +20,10 @@ _ARITHMETIC: dict[str, Callable[[Any], Any]] = {
 
 def with_vector_math(func: Any) -> Any:
     """Returns a PrimFunc with arithmetic in place of calls, where its root block is marked with `VECTOR_MATH`."""
-    import tvm_ffi
-
     root = getattr(func.body, "block", None)
     if root is None or not int(root.annotations.get(VECTOR_MATH, 0)):
         return func
-    return func.with_body(tvm_ffi.structural_map(func.body, (import_tvm().ir.Call, _rewritten)))
+    return func.with_body(mapped(func.body, import_tvm().ir.Call, _rewritten))
 
 
 def _rewritten(call: Any) -> Any:

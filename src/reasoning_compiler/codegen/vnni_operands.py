@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from reasoning_compiler.ir.walk import mapped
 from reasoning_compiler.machine.toolchain import import_tvm
 
 _FIRST_LLVM_WITH_BYTES = 22
@@ -18,7 +19,6 @@ _NAME = "llvm.x86.avx512.vpdpbusd.512"
 def with_operands_as_bytes(func: Any) -> Any:
     """Returns a PrimFunc whose calls of `vpdpbusd` take bytes."""
     tvm = import_tvm()
-    import tvm_ffi
     from tvm.target.codegen import llvm_lookup_intrinsic_id, llvm_version_major
 
     if llvm_version_major() < _FIRST_LLVM_WITH_BYTES:
@@ -35,4 +35,4 @@ def with_operands_as_bytes(func: Any) -> Any:
         operands = [tvm.tirx.reinterpret("uint8x64", unsigned), tvm.tirx.reinterpret("int8x64", signed)]
         return tvm.ir.Call(call.op, [name, total, *operands], ret_ty=call.ty)
 
-    return func.with_body(tvm_ffi.structural_map(func.body, (tvm.ir.Call, with_bytes)))
+    return func.with_body(mapped(func.body, tvm.ir.Call, with_bytes))

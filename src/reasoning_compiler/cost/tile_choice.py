@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from reasoning_compiler.core.factors import divisors, prime_moves
+from reasoning_compiler.core.factors import divisors
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.programs import TileDomain, Value
 from reasoning_compiler.cost.analysis import BlockAnalysis, analyze_block
 from reasoning_compiler.cost.pages import STREAMS
 from reasoning_compiler.cost.register_tile import NUM_RUNS, RUN_STEPS
-from reasoning_compiler.cost.tile_words import describe_tiling
+from reasoning_compiler.cost.sizing import Chooser
 from reasoning_compiler.ir.dots import registers_of
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ _MAX_ROWS_PER_LOOP = 16
 
 @dataclass(frozen=True)
 class Tiling:
-    """A choice of factors for a tile group, and what the analysis says of it."""
+    """A choice of factors for a tile group (`sizes`), and what the analysis says of it."""
 
-    factors: Factors
+    sizes: Factors
     unroll: int
     analysis: BlockAnalysis
     prefetch_bytes: int = 0
@@ -46,7 +46,7 @@ class Tiling:
         return self.analysis.secs + self.copying_secs
 
 
-class TileChooser:
+class TileChooser(Chooser[Tiling]):
     """Ranks tilings of one group on one machine.
 
     Args:
@@ -55,10 +55,12 @@ class TileChooser:
         unrolls: the unroll limits that the program may choose, ascending.
     """
 
+    sizing: TileGroup
+    domains: tuple[TileDomain, ...]
+
     def __init__(self, group: TileGroup, machine: Machine, unrolls: Sequence[int]) -> None:
-        self.group, self.machine, self.unrolls = group, machine, tuple(unrolls) or (0,)
-        self.sizing = group
-        self._domains: list[TileDomain] = [domain for _, _, domain in group.decisions]
+        super().__init__(group)
+        self.machine, self.unrolls = machine, tuple(unrolls) or (0,)
         self._spatial = [i for i, loop in enumerate(group.nest.loops) if not loop.reduces]
         self._reducing = [i for i, loop in enumerate(group.nest.loops) if loop.reduces]
         self._known: dict[tuple[Factors, int], Tiling] = {}
@@ -68,9 +70,9 @@ class TileChooser:
         """Returns the tiling with its analysis; asked twice, it is computed once."""
         key = (factors, unroll)
         if key not in self._known:
-            by_name = {name: f for (name, _, _), f in zip(self.group.decisions, factors, strict=True)}
-            distances = sorted({0, self.group.prefetch_bytes})
-            nests = (self.group.tiled(by_name, unroll_limit=unroll, prefetch_bytes=d) for d in distances)
+            by_name = {name: f for (name, _, _), f in zip(self.sizing.decisions, factors, strict=True)}
+            distances = sorted({0, self.sizing.prefetch_bytes})
+            nests = (self.sizing.tiled(by_name, unroll_limit=unroll, prefetch_bytes=d) for d in distances)
             judged = (
                 Tiling(factors, unroll, analyze_block(nest, self.machine), nest.prefetch_bytes, self._copying_secs)
                 for nest in nests
@@ -82,11 +84,11 @@ class TileChooser:
         """Returns up to `num` tilings, the most promising first, few of them with the same innermost factors."""
         starts = self._starts()
         climbed = itertools.chain.from_iterable(self._climb(start) for start in starts[:_STARTS])
-        met = {(t.factors, t.unroll): t for t in (*starts, *climbed)}
+        met = {(t.sizes, t.unroll): t for t in (*starts, *climbed)}
         best: list[Tiling] = []
         seen: dict[tuple[int, ...], int] = {}
-        for tiling in sorted(met.values(), key=lambda t: (t.secs, t.factors, t.unroll)):
-            register_tile = tuple(f[-1] for f in tiling.factors)
+        for tiling in sorted(met.values(), key=lambda t: (t.secs, t.sizes, t.unroll)):
+            register_tile = tuple(f[-1] for f in tiling.sizes)
             if seen.get(register_tile, 0) < 1 + len(best) // 6:
                 seen[register_tile] = seen.get(register_tile, 0) + 1
                 best.append(tiling)
@@ -94,36 +96,55 @@ class TileChooser:
                 break
         return best
 
-    def allows(self, factors: Sequence[Any]) -> bool:
-        """Tells whether these are factors of the group's loops, inside their domains."""
-        return all(domain.why_not(f) is None for domain, f in zip(self._domains, factors, strict=True))
-
-    def present(self, values: Mapping[str, Value], unroll: int) -> Tiling | None:
-        """Returns the tiling that a program's values make; None where they do not tile the group's loops."""
-        factors = tuple(values.get(name) for name in self.group.names)
-        return self.judge(factors, unroll) if self.allows(factors) else None  # type: ignore[arg-type]
-
-    def neighbours(self, tiling: Tiling) -> Iterator[Tiling]:
-        """Yields the tilings that differ in one prime factor of one loop, moved to another level."""
-        for moved in self._moved(tiling.factors):
-            yield self.judge(moved, tiling.unroll)
-
     def values(self, tiling: Tiling) -> dict[str, Value]:
-        """Returns the values of a tiling's decisions, by name."""
-        values: dict[str, Value] = dict(zip(self.group.names, tiling.factors, strict=True))
-        if tiling.prefetch_bytes and self.group.prefetch is not None:
-            values[self.group.prefetch.name] = tiling.prefetch_bytes
+        """Returns the values of a tiling's decisions, by name, and how far ahead to prefetch."""
+        values = super().values(tiling)
+        if tiling.prefetch_bytes and self.sizing.prefetch is not None:
+            values[self.sizing.prefetch.name] = tiling.prefetch_bytes
         return values
 
     def explain(self, tiling: Tiling) -> str:
         """Returns in a sentence or two why a tiling should be fast."""
-        return describe_tiling(self.group, tiling, self.machine)
-
-    def _moved(self, factors: Factors) -> Iterator[Factors]:
-        for index, domain in enumerate(self._domains):
-            for moved in prime_moves(factors[index]):
-                if domain.why_not(moved) is None:
-                    yield (*factors[:index], moved, *factors[index + 1 :])
+        found, group, machine = tiling.analysis, self.sizing, self.machine
+        inner = {loop: factors[-1] for (loop, _, _), factors in zip(group.decisions, tiling.sizes, strict=True)}
+        extents: dict[str, int] = {}
+        for name, extent in found.tile:
+            loop = name.rpartition("_")[0]
+            extents[loop] = extents.get(loop, 1) * extent
+        tile = " × ".join(f"{loop} {extent}" for loop, extent in extents.items()) or "one element"
+        text = f"{group.block}: a register tile of {tile}"
+        if found.vector_lanes > 1:
+            dot = group.nest.dot
+            registers, kind = registers_of(machine, dot)
+            text += f" needs {found.accumulators} of {registers} {kind} registers for its sums"
+            text += "" if found.in_registers else ", which do not stay there"
+            if dot is not None:
+                text += (
+                    f"; {dot.name} makes {dot.products_text} products at once, {dot.gain(machine):g} times float32's"
+                )
+        else:
+            text += " is scalar"
+        reducing = [(loop.name, inner[loop.name]) for loop in group.nest.loops if loop.reduces and inner[loop.name] > 1]
+        if reducing:
+            text += ", over blocks of " + " × ".join(f"{name} {size}" for name, size in reducing)
+        level = next((lv for lv in found.levels if lv.level == "L2" and lv.from_loop), None)
+        if level is not None:
+            text += f"; {level.working_set_bytes / 1024:.0f} KB from loop {level.from_loop} inward stay in L2"
+        jobs, cores = found.parallel_extent, machine.num_cores
+        if jobs == 1 or cores == 1:
+            text += "; one core works"
+        elif jobs <= cores:
+            text += f"; {jobs} jobs for {cores} cores"
+        else:
+            text += f"; {jobs} jobs, at most {math.ceil(jobs / cores)} for each of {cores} cores"
+        if found.strided:
+            text += f" (strided vectors in {', '.join(found.strided)})"
+        if tiling.prefetch_bytes:
+            text += f"; loads are prefetched {tiling.prefetch_bytes} bytes ahead"
+        text = f"{text}; bound by {found.bound}."
+        said = [words for tell in group.words if (words := tell(inner))]
+        unsaid = [nest.block for nest in group.copies if nest.output and nest.output.buffer not in group.packed]
+        return " ".join([text, *said, *([f"Each call copies {', '.join(unsaid)} for it."] if unsaid else [])])
 
     # -- where to start -----------------------------------------------------------------------------------------
 
@@ -134,8 +155,8 @@ class TileChooser:
             surroundings = [self._surround(tile), self._surround(tile, panels=True), *self._in_runs(tile)]
             surroundings += [self._surround(tile, steps=STREAMS // 2)]
             tried = [self.judge(f, self._unroll_for(tile)) for f in surroundings if self.allows(f)]
-            judged += [min(tried, key=lambda t: (t.secs, t.factors))] if tried else []
-        return sorted(judged, key=lambda t: (t.analysis.compute_secs, t.factors))
+            judged += [min(tried, key=lambda t: (t.secs, t.sizes))] if tried else []
+        return sorted(judged, key=lambda t: (t.analysis.compute_secs, t.sizes))
 
     def _register_tiles(self) -> Iterable[dict[int, int]]:
         """Yields innermost factors by loop index whose accumulators use but do not exceed the vector registers."""
@@ -143,14 +164,14 @@ class TileChooser:
             yield {}
             return
         *rows, vector = self._spatial
-        item_bytes = self.group.nest.output.item_bytes if self.group.nest.output else 4
-        dot = self.group.nest.dot
+        item_bytes = self.sizing.nest.output.item_bytes if self.sizing.nest.output else 4
+        dot = self.sizing.nest.dot
         lanes = max(1, self.machine.vector_bytes // item_bytes) if dot is None else 1
         registers, _ = registers_of(self.machine, dot)
-        widths = divisors(self._domains[vector].extent, self._domains[vector].max_innermost or 64)
+        widths = divisors(self.domains[vector].extent, self.domains[vector].max_innermost or 64)
         full = [w for w in widths if w % lanes == 0]
         for width in full or widths[-2:]:
-            options = [divisors(self._domains[i].extent, _MAX_ROWS_PER_LOOP) for i in rows]
+            options = [divisors(self.domains[i].extent, _MAX_ROWS_PER_LOOP) for i in rows]
             for counts in itertools.product(*options):
                 accumulators = math.prod(counts) * math.ceil(width / lanes)
                 if accumulators <= registers - 2:
@@ -169,8 +190,8 @@ class TileChooser:
         jobs = 4 * self.machine.num_cores
         vector = self._spatial[-1] if panels and self._spatial else None
         if vector is not None:
-            jobs = max(1, jobs * tile[vector] // self._domains[vector].extent)
-        for index, domain in enumerate(self._domains):
+            jobs = max(1, jobs * tile[vector] // self.domains[vector].extent)
+        for index, domain in enumerate(self.domains):
             levels = [1] * domain.num_factors
             if domain.num_factors == 1:
                 levels[0] = domain.extent
@@ -193,8 +214,8 @@ class TileChooser:
         A matrix times a vector is read once, so nothing is gained by blocks for a cache; see `NUM_RUNS`.
         """
         *rows, vector = self._spatial or [0]
-        one_row = all(self._domains[i].extent == 1 for i in rows)
-        if self.group.structure != "SSRSRS" or not one_row or vector not in tile:
+        one_row = all(self.domains[i].extent == 1 for i in rows)
+        if self.sizing.structure != "SSRSRS" or not one_row or vector not in tile:
             return
         factors = list(self._surround(tile))
         jobs, *between, runs, width = factors[vector]
@@ -202,7 +223,7 @@ class TileChooser:
         runs = next((d for d in range(NUM_RUNS, rest + 1) if rest % d == 0), rest)
         factors[vector] = (jobs, rest // runs, *[1] * (len(between) - 1), runs, width)
         for index in self._reducing:
-            extent = self._domains[index].extent
+            extent = self.domains[index].extent
             steps = max(divisors(extent, RUN_STEPS)) if index == self._reducing[-1] else 1
             factors[index] = (extent // steps, steps)
         yield tuple(factors)
@@ -219,9 +240,9 @@ class TileChooser:
         while True:
             options = list(self.neighbours(present))
             yield from options
-            better = min(options, key=lambda t: (t.secs, t.factors), default=present)
+            better = min(options, key=lambda t: (t.secs, t.sizes), default=present)
             if better.secs >= present.secs * 0.999:
                 break
             present = better
         for unroll in self.unrolls:
-            yield self.judge(present.factors, unroll)
+            yield self.judge(present.sizes, unroll)

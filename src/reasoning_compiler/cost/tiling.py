@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.programs import PREFETCH_BYTES, Decision, TileDomain
+from reasoning_compiler.cost.sizing import Domain, Sizing
 from reasoning_compiler.cost.tile_choice import TileChooser
 from reasoning_compiler.ir.nest import Nest
 
@@ -18,8 +19,8 @@ TileWords = Callable[[Mapping[str, int]], str]
 
 
 @dataclass(frozen=True)
-class TileGroup:
-    """One block that multi-level tiling splits; a `Sizing`.
+class TileGroup(Sizing):
+    """One block that multi-level tiling splits.
 
     Args:
         block: its name.
@@ -48,14 +49,9 @@ class TileGroup:
     words: tuple[TileWords, ...] = field(default=(), compare=False)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the tile decisions."""
-        return tuple(name for _, name, _ in self.decisions)
-
-    @property
-    def spans(self) -> bool:
-        """Never: it is one block."""
-        return False
+    def domains(self) -> dict[str, Domain]:
+        """Those of the tile decisions."""
+        return {name: domain for _, name, domain in self.decisions}
 
     @property
     def family(self) -> Hashable:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from reasoning_compiler.ir.affine import Affine, Digit, read
-from reasoning_compiler.ir.conditions import share_true
+from reasoning_compiler.ir.arithmetic import share_true
 from reasoning_compiler.ir.dots import DOT, dot_named
 from reasoning_compiler.ir.marks import LAID_OUT_AHEAD, PADDED
 from reasoning_compiler.ir.nest import PREFETCH, Access, Loop, LoopKind, Nest, read_paddings

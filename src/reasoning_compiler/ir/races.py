@@ -13,7 +13,8 @@ from typing import Any
 
 import tvm
 import tvm.s_tir
-import tvm_ffi
+
+from reasoning_compiler.ir.walk import parts_in
 
 _PARALLEL = int(tvm.tirx.ForKind.PARALLEL)
 
@@ -103,8 +104,7 @@ class _Walk:
             self.accesses.append(_Access(stmt.buffer, loops, where, writes=True))
         else:
             self._note_reads([stmt], loops)
-            stores: list[Any] = []
-            tvm_ffi.structural_walk(stmt, (tirx.BufferStore, stores.append), order="pre")
+            stores = parts_in(stmt, tirx.BufferStore)
             self.accesses += [_Access(store.buffer, loops, None, writes=True) for store in stores]
 
     def _visit_block(self, realize: Any, loops: tuple[Any, ...], conditions: frozenset[Any] | None) -> None:
@@ -120,23 +120,16 @@ class _Walk:
                 self.visit(part, loops, inside)
 
     def _note_reads(self, nodes: list[Any], loops: tuple[Any, ...]) -> None:
-        used = (variable for node in nodes for variable in _variables(node))
+        used = (variable for node in nodes for variable in parts_in(node, tvm.tirx.Var))
         self.accesses += [_Access(each, loops, None, writes=False) for each in used if each not in self._depends_on]
 
     def _of(self, exprs: Any) -> frozenset[Any] | None:
         """Returns the loop variables that expressions depend on; None for all, where they depend on other things."""
         found: frozenset[Any] | None = frozenset()
         for expr in exprs:
-            for variable in _variables(expr):
+            for variable in parts_in(expr, tvm.tirx.Var):
                 found = _union(found, self._depends_on.get(variable))
         return found
-
-
-def _variables(node: Any) -> list[Any]:
-    """Returns every use of a variable; buffers are variables too."""
-    found: list[Any] = []
-    tvm_ffi.structural_walk(node, (tvm.tirx.Var, found.append), order="pre")
-    return found
 
 
 def _union(some: frozenset[Any] | None, others: frozenset[Any] | None) -> frozenset[Any] | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reasoning_compiler.ir.walk import REDUCTION, blocks, variables
+from reasoning_compiler.ir.walk import REDUCTION, blocks, parts_in, variables
 from reasoning_compiler.machine.toolchain import import_tvm
 
 
@@ -71,8 +71,6 @@ class Statement:
 def statements(body: Any) -> Iterator[Statement]:
     """Yields a function's statements in program order; blocks that are none are left out, as those updated in place."""
     tvm = import_tvm()
-    import tvm_ffi
-
     for realize, loops in blocks(body):
         block = realize.block
         store = block.body
@@ -83,8 +81,7 @@ def statements(body: Any) -> Iterator[Statement]:
         extents = [getattr(iter_var.dom.extent, "value", None) for iter_var in block.iter_vars]
         if len(loops) != len(places) or None in places or len(set(places)) != len(places) or None in extents:
             continue
-        loads: list[Any] = []
-        tvm_ffi.structural_walk(store.value, (tvm.ir.TensorLoad, loads.append), order="pre")
+        loads = parts_in(store.value, tvm.ir.TensorLoad)
         reducing = tuple(i for i, v in enumerate(block.iter_vars) if int(v.iter_type) == REDUCTION)
         own = tuple(load for load in loads if not load.source.same_as(store.buffer))
         if len(own) == len(loads) or reducing:

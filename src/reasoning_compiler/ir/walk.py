@@ -28,16 +28,27 @@ def blocks(stmt: Any, loops: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[
         yield from blocks(stmt.body, loops)
 
 
+def parts_in(node: Any, *kinds: type) -> list[Any]:
+    """Returns the parts of a statement or an expression that are of some kinds, those outside before those inside."""
+    import tvm_ffi
+
+    found: list[Any] = []
+    tvm_ffi.structural_walk(node, (kinds, found.append), order="pre")
+    return found
+
+
+def mapped(node: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """Returns a statement or an expression with `change(part)` in place of each part of a kind, the innermost first."""
+    import tvm_ffi
+
+    return tvm_ffi.structural_map(node, (kind, change))
+
+
 def annotations_in(stmt: Any) -> set[str]:
     """Returns the names of all annotations of a statement's loops and blocks."""
     import tvm
-    import tvm_ffi
 
-    found: set[str] = set()
-    tvm_ffi.structural_walk(
-        stmt, ((tvm.tirx.For, tvm.s_tir.SBlock), lambda node: found.update(map(str, node.annotations)))
-    )
-    return found
+    return {str(name) for part in parts_in(stmt, tvm.tirx.For, tvm.s_tir.SBlock) for name in part.annotations}
 
 
 def factors(block: Any) -> tuple[Any, Any] | None:
@@ -65,17 +76,20 @@ def with_loops(stmt: Any, change: Callable[[Any], Any]) -> Any:
 
     kind = type(stmt).__name__
     if kind == "For":
-        body = with_loops(stmt.body, change)
-        return change(
-            tvm.tirx.For(
-                stmt.loop_var, stmt.min, stmt.extent, stmt.kind, body, stmt.thread_binding, stmt.annotations, stmt.step
-            )
-        )
+        return change(with_body(stmt, with_loops(stmt.body, change)))
     if kind == "SeqStmt":
         return tvm.tirx.SeqStmt([with_loops(part, change) for part in stmt.seq])
     if kind == "SBlockRealize":
         return with_block(stmt, with_loops(stmt.block.body, change))
     return stmt
+
+
+def with_body(loop: Any, body: Any, annotations: Mapping[str, Any] | None = None) -> Any:
+    """Returns a loop with another body and, where they are given, other annotations."""
+    import tvm
+
+    notes = loop.annotations if annotations is None else annotations
+    return tvm.tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, loop.thread_binding, notes, loop.step)
 
 
 def with_block(realize: Any, body: Any, *, allocated: Sequence[Any] = ()) -> Any:
@@ -118,13 +132,12 @@ def variables(expr: Any) -> list[Any]:
 def substituted(expr: Any, values: Mapping[Any, Any]) -> Any:
     """Returns an expression with values, expressions or whole numbers, in place of some variables."""
     import tvm
-    import tvm_ffi
 
     def value(variable: Any) -> Any:
         found = values.get(variable, variable)
         return tvm.tirx.const(found, str(variable.ty.dtype)) if isinstance(found, int) else found
 
-    return tvm_ffi.structural_map(expr, (tvm.tirx.Var, value))
+    return mapped(expr, tvm.tirx.Var, value)
 
 
 def bound_variables(realize: Any, *, spatial: bool) -> set[Any]:

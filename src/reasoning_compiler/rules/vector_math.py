@@ -12,6 +12,7 @@ from typing import Any
 
 from reasoning_compiler.codegen.vector_math import in_arithmetic
 from reasoning_compiler.ir.marks import VECTOR_MATH
+from reasoning_compiler.ir.walk import parts_in
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.rules.rule import Phase, Rule
 
@@ -29,12 +30,7 @@ class VectorMath(Rule):
         """
         if self.kernel.unit is None or str(sch.get(block).name_hint) != "root":
             return
-        tvm = import_tvm()
-        import tvm_ffi
-
-        calls: list[Any] = []
-        tvm_ffi.structural_walk(sch.get(block).body, (tvm.ir.Call, calls.append))
-        if any(in_arithmetic(call) is not None for call in calls):
+        if any(in_arithmetic(call) is not None for call in parts_in(sch.get(block).body, import_tvm().ir.Call)):
             sch.annotate(block, VECTOR_MATH, sch.sample_categorical([1, 0], [0.5, 0.5]))
 
 

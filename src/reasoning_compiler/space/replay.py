@@ -123,7 +123,7 @@ class Replayer:
     def __init__(self, unscheduled: Any, sketch: Sketch) -> None:
         self._tvm = import_tvm()
         self._unscheduled = unscheduled
-        self._trace, self._origins = sketch.trace, sketch.origins
+        self._trace, self._makers = sketch.trace, sketch.makers
         all_insts = list(sketch.trace.insts)
         self._slots = self._find_slots(all_insts)
         # Blocks are placed between the instructions, not by them.
@@ -138,7 +138,9 @@ class Replayer:
                 position = slot.placement - sum(index < slot.placement for index in left_out)
                 self._due.setdefault(position, []).append(slot)
         blocks = {slot.block for slot in self._slots if slot.block is not None}
-        self._makers = {i for i, inst in enumerate(self._insts) if any(output in blocks for output in inst.outputs)}
+        self._block_makers = {
+            i for i, inst in enumerate(self._insts) if any(output in blocks for output in inst.outputs)
+        }
         self.names = tuple(slot.name for slot in self._slots if slot.name)
 
     def table(self, replay: Replay) -> tuple[Decision, ...]:
@@ -194,7 +196,7 @@ class Replayer:
 
         def settle(position: int) -> None:
             """Places the blocks whose turn it is before the instruction at that position."""
-            if position - 1 in self._makers:
+            if position - 1 in self._block_makers:
                 blocks.update(zip(self._insts[position - 1].outputs, schedule.trace.insts[-1].outputs, strict=True))
             for slot in self._due.get(position, ()):
                 block, wish = blocks[slot.block], wanted.get(slot.name)
@@ -283,8 +285,8 @@ class Replayer:
                 name = unique(str(purpose) or "choice", [slot.name for slot in slots])
             is_choice = kinds[index] == "choice"
             domain = ChoiceDomain(tuple(int(c) for c in insts[index].attrs[0])) if is_choice else None
-            rule, _ = self._origins.of(index)
-            slots.append(_Slot(index, name, kinds[index], purpose, rule, *_placed_block(insts, index), domain))
+            placed = _placed_block(insts, index)
+            slots.append(_Slot(index, name, kinds[index], purpose, self._makers[index], *placed, domain))
         return tuple(slots)
 
     def _is_used(self, index: int) -> bool:

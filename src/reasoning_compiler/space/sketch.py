@@ -8,7 +8,6 @@ no other, so the cost is the number of blocks, not the product of their alternat
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,42 +23,18 @@ _ONLY = Alternative("by the rules", is_plain=True)  # where the rules leave noth
 
 
 @dataclass(frozen=True)
-class Origins:
-    """Which rule has made each instruction of a trace, and of which block.
-
-    Args:
-        ends: positions behind the instructions of one rule and block, ascending.
-        makers: the rule's name and the block's, for each of these.
-    """
-
-    ends: tuple[int, ...] = ()
-    makers: tuple[tuple[str, str], ...] = ()
-
-    def then(self, end: int, rule: str, block: str) -> Origins:
-        """Returns these and those up to the position `end`."""
-        if end == (self.ends[-1] if self.ends else 0):
-            return self
-        return Origins((*self.ends, end), (*self.makers, (rule, block)))
-
-    def of(self, index: int) -> tuple[str, str]:
-        """Returns the rule and the block of the instruction at a position."""
-        at = bisect_right(self.ends, index)
-        return self.makers[at] if at < len(self.makers) else ("", "")
-
-
-@dataclass(frozen=True)
 class Sketch:
     """A program structure with open decisions.
 
     Args:
         sites: the structure decisions with the alternatives taken, in the order in which the rules meet them.
         trace: the schedule instructions; their sampling decisions are to be replaced.
-        origins: of the instructions.
+        makers: the name of the rule that has made each of the instructions; empty for what looks blocks up.
     """
 
     sites: tuple[Decision, ...]
     trace: Any  # tvm.s_tir.schedule.Trace
-    origins: Origins
+    makers: tuple[str, ...]
 
     @property
     def structure(self) -> tuple[tuple[str, str], ...]:
@@ -75,7 +50,7 @@ class _Fork:
     Args:
         step: the position of what offers the choice, see `SketchGenerator._go_on`.
         offers: the alternatives.
-        origins: of the instructions of each.
+        makers: of the instructions of each, see `Sketch`.
         site: the structure decision, at its plainest; None at the end.
 
     Attributes:
@@ -83,9 +58,9 @@ class _Fork:
     """
 
     def __init__(
-        self, step: int, offers: Sequence[Offer], origins: Sequence[Origins], site: Decision | None = None
+        self, step: int, offers: Sequence[Offer], makers: Sequence[tuple[str, ...]], site: Decision | None = None
     ) -> None:
-        self.step, self.offers, self.origins, self.site = step, offers, origins, site
+        self.step, self.offers, self.makers, self.site = step, offers, makers, site
         self.next: dict[str, _Fork] = {}
         # Options share statements, and TVM would change those that nobody else holds in all of them.
         self._held = [list(blocks(offer.schedule.mod["main"].body)) for offer in offers]
@@ -126,14 +101,14 @@ class SketchGenerator:
             if labels[taken] not in fork.next:
                 names = [site.name for site in sites]
                 schedule = fork.offers[taken].schedule
-                fork.next[labels[taken]] = self._go_on(schedule, fork.step + 1, names, fork.origins[taken])
+                fork.next[labels[taken]] = self._go_on(schedule, fork.step + 1, names, fork.makers[taken])
             fork = fork.next[labels[taken]]
         trace = fork.offers[0].schedule.trace
         kinds = {inst.kind.name for inst in trace.insts}
         if not sites and kinds > {"GetSBlock"} and not any(kind.startswith("Sample") for kind in kinds):
             domain = ChoiceDomain((_ONLY.label,), alternatives=(_ONLY,))
             sites = [Decision("schedule", "structure", domain, _ONLY.label)]
-        return Sketch(tuple(sites), trace, fork.origins[0])
+        return Sketch(tuple(sites), trace, fork.makers[0])
 
     @cached_property
     def _first(self) -> _Fork:
@@ -141,18 +116,17 @@ class SketchGenerator:
         sch = tvm.s_tir.Schedule(self.mod, seed=1, debug_mask="none", error_render_level="fast")
         found = [sch.get_sblock(name, "main") for name in _block_names(self.mod)]
         self._steps = [(rule, block) for rule in self.rules for block in reversed(found)]
-        return self._go_on(sch, 0, [], Origins())
+        return self._go_on(sch, 0, [], ("",) * len(sch.trace.insts))
 
-    def _go_on(self, sch: Any, step: int, taken: list[str], origins: Origins) -> _Fork:
+    def _go_on(self, sch: Any, step: int, taken: list[str], makers: tuple[str, ...]) -> _Fork:
         """Returns the first fork from a step on, of those that each apply one rule to one block.
 
         Args:
             sch: what the steps before have made.
             step: its position.
             taken: names of the sites before.
-            origins: of the schedule's instructions.
+            makers: of the schedule's instructions.
         """
-        origins = origins.then(len(sch.trace.insts), "", "")  # of what looks blocks up
         for position, (rule, block) in enumerate(self._steps[step:], step):
             name = _name_of(sch, block)
             if name is None or (rule.heeds_marks and NO_RULES in sch.get(block).annotations):
@@ -161,12 +135,17 @@ class SketchGenerator:
                 offers = rule.alternatives(sch.copy(), block)
             except RuntimeError:  # TVM's ScheduleError and InternalError: it cannot treat the block so
                 continue
-            made = [origins.then(len(offer.schedule.trace.insts), rule.name, name) for offer in offers]
+            made = [_until_now(makers, offer.schedule, rule.name) for offer in offers]
             if len(offers) > 1:
                 site = _site(unique(f"{name} {rule.name}", taken), name, rule.name, offers)
                 return _Fork(position, offers, made, site)
-            sch, origins = offers[0].schedule, made[0]
-        return _Fork(len(self._steps), [Offer(sch)], [origins])
+            sch, makers = offers[0].schedule, made[0]
+        return _Fork(len(self._steps), [Offer(sch)], [makers])
+
+
+def _until_now(makers: tuple[str, ...], sch: Any, rule: str) -> tuple[str, ...]:
+    """Returns the makers of all of a schedule's instructions, of which a rule has made the last ones."""
+    return (*makers, *[rule] * (len(sch.trace.insts) - len(makers)))
 
 
 def _site(name: str, block: str, rule: str, offers: Sequence[Offer]) -> Decision:
@@ -179,11 +158,10 @@ def _site(name: str, block: str, rule: str, offers: Sequence[Offer]) -> Decision
 
 def _block_names(mod: Any) -> list[str]:
     """Returns the names of all blocks in post order, the root last, as MetaSchedule visits them."""
-    tvm = import_tvm()
     import tvm_ffi
 
     found: list[Any] = []
-    tvm_ffi.structural_walk(mod["main"].body, (tvm.s_tir.SBlock, found.append), order="post")
+    tvm_ffi.structural_walk(mod["main"].body, (import_tvm().s_tir.SBlock, found.append), order="post")
     return [str(block.name_hint) for block in found]
 
 

@@ -246,10 +246,6 @@ class Space:
         except IllegalProgramError:
             return None
 
-    def trace_json(self, program: Program) -> Any:
-        """Returns the program's trace in MetaSchedule's own JSON form, as its databases keep it."""
-        return self.raw_schedule(program).trace.as_json()
-
     # -- inside ---------------------------------------------------------------------------------------------------
 
     def _applied(self, program: Program) -> _Applied:

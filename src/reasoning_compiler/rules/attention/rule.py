@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from reasoning_compiler.ir.walk import blocks
+from reasoning_compiler.ir.walk import blocks, parts_in
 from reasoning_compiler.machine.toolchain import import_tvm
 from reasoning_compiler.rules.attention.chain import Chain, Stage, find_chain
 from reasoning_compiler.rules.attention.schedule import MAX_TILE_ROWS, fuse
@@ -58,7 +58,7 @@ class FusedAttention(Rule):
         taken = structure.alternative
         return RowBlocks(
             structure.site.block,
-            (structure.site.name, taken.label),
+            ((structure.site.name, taken.label),),
             (rows, depth, keys, steps),
             heads=int(taken["heads"]),  # type: ignore[arg-type]
             masked=bool(taken["masked"]),
@@ -87,18 +87,9 @@ def _num_bounds(stages: Sequence[Stage]) -> int:
     third, as of a window, it now and then, not in every process, computes a vector too many, behind a buffer's end.
     """
     tvm = import_tvm()
-    import tvm_ffi
-
-    count = 0
-    for stage in stages:
-        for kind in (tvm.tirx.LT, tvm.tirx.LE, tvm.tirx.GT, tvm.tirx.GE, tvm.tirx.EQ, tvm.tirx.NE):
-            found: list[Any] = []
-            tvm_ffi.structural_walk(stage.statement.value, (kind, found.append))
-            for comparison in found:
-                loads: list[Any] = []
-                tvm_ffi.structural_walk(comparison, (tvm.ir.TensorLoad, loads.append))
-                count += not loads
-    return count
+    kinds = (tvm.tirx.LT, tvm.tirx.LE, tvm.tirx.GT, tvm.tirx.GE, tvm.tirx.EQ, tvm.tirx.NE)
+    comparisons = (comparison for stage in stages for comparison in parts_in(stage.statement.value, *kinds))
+    return sum(not parts_in(comparison, tvm.ir.TensorLoad) for comparison in comparisons)
 
 
 def _has_tile(rows: int) -> bool:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from reasoning_compiler.core.factors import prime_moves
 from reasoning_compiler.core.machines import Machine
-from reasoning_compiler.core.programs import ChoiceDomain, Decision, TileDomain, Value
+from reasoning_compiler.core.programs import Decision, TileDomain
 from reasoning_compiler.cost.analysis import clock_hz
 from reasoning_compiler.cost.cache_traffic import usable_bytes
 from reasoning_compiler.cost.register_tile import LOOP_CYCLES
+from reasoning_compiler.cost.sizing import Chooser, Domain, Sizing
 
 _SCORE_BUFFERS = 3  # scores, exponentials, probabilities
 _LIVE_BUFFERS = 2  # of them at a time: each is made of the one before
@@ -51,57 +51,40 @@ class SizesChoice:
     cycles: float
     secs: float
     masked: float
-
-    @property
-    def unroll(self) -> int:
-        """None is needed: the rule unrolls by itself."""
-        return 0
+    unroll: ClassVar[int] = 0  # the rule unrolls by itself
 
 
 @dataclass(frozen=True)
-class RowBlocks:
-    """The decisions of one attention that is fused over rows; a `Sizing`.
+class RowBlocks(Sizing):
+    """The decisions of one attention that is fused over rows, from the first product to the last.
 
     Args:
         block: the last product's.
-        site: the structure decision, and its alternative.
+        needs: the structure decision, and its alternative.
         decisions: on rows, depth, keys and steps.
         heads: how often the attention is computed, each time with rows of its own.
         masked: a causal mask leaves scores out.
     """
 
     block: str
-    site: tuple[str, str]
+    needs: tuple[tuple[str, str], ...]
     decisions: tuple[Decision, Decision, Decision, Decision]
     heads: int
     masked: bool
+    family: ClassVar[Hashable] = "rows"
+    spans: ClassVar[bool] = True
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the decisions."""
-        return tuple(d.name for d in self.decisions)
-
-    @property
-    def needs(self) -> tuple[tuple[str, str], ...]:
-        """The structure choice."""
-        return (self.site,)
-
-    @property
-    def spans(self) -> bool:
-        """Always: from the first product to the last."""
-        return True
-
-    @property
-    def family(self) -> Hashable:
-        """The rule's own."""
-        return "rows"
+    def domains(self) -> dict[str, Domain]:
+        """See `Sizing`."""
+        return {decision.name: decision.domain for decision in self.decisions}
 
     def on(self, machine: Machine, unrolls: Sequence[int]) -> SizesChooser:
         """Returns who chooses sizes on a machine; see `Sizing`."""
         return SizesChooser(self, machine)
 
 
-class SizesChooser:
+class SizesChooser(Chooser[SizesChoice]):
     """Chooses sizes for one attention that is fused over rows.
 
     Args:
@@ -109,24 +92,16 @@ class SizesChooser:
         machine: a CPU.
     """
 
+    sizing: RowBlocks
+
     def __init__(self, sizing: RowBlocks, machine: Machine) -> None:
-        self.sizing, self._machine = sizing, machine
+        super().__init__(sizing)
+        self._machine = machine
         self._lanes = machine.vector_bytes // _ITEM_BYTES
-
-    def present(self, values: Mapping[str, Value], unroll: int) -> SizesChoice | None:
-        """Returns the choice that a program's values make; see `Chooser`."""
-        sizes = [values.get(decision.name) for decision in self.sizing.decisions]
-        if any(d.domain.why_not(size) for d, size in zip(self.sizing.decisions, sizes, strict=True)):
-            return None
-        return self.judge(Sizes(*sizes))  # type: ignore[arg-type]
-
-    def values(self, choice: SizesChoice) -> dict[str, Value]:
-        """Returns the sizes by decision name."""
-        return dict(zip(self.sizing.names, choice.sizes, strict=True))
 
     def ranked(self, num: int) -> list[SizesChoice]:
         """Returns up to `num` choices, the best first, no two with the same register tiles."""
-        rows, depth, keys, steps = (d.domain for d in self.sizing.decisions)
+        rows, depth, keys, steps = self.domains
         unrolled = [s for s in steps.values if isinstance(s, int) and s <= 2][-1:]  # type: ignore[union-attr]
         candidates = (
             Sizes(r, d, k, s)
@@ -144,20 +119,9 @@ class SizesChooser:
                 best[tiles] = choice
         return sorted(best.values(), key=lambda c: (c.cycles, c.sizes))[:num]
 
-    def neighbours(self, choice: SizesChoice) -> Iterator[SizesChoice]:
-        """Yields the choices that differ in one prime factor or in the steps."""
-        for index, decision in enumerate(self.sizing.decisions):
-            domain, size = decision.domain, choice.sizes[index]
-            if isinstance(domain, TileDomain):
-                options: Iterable[Any] = (moved for moved in prime_moves(size) if domain.why_not(moved) is None)
-            else:
-                options = (value for value in domain.values if value != size)
-            for value in options:
-                yield self.judge(choice.sizes._replace(**{Sizes._fields[index]: value}))
-
-    def judge(self, sizes: Sizes) -> SizesChoice:
-        """Returns the sizes with their cost."""
-        machine, lanes = self._machine, self._lanes
+    def judge(self, sizes: Sizes | tuple[Any, ...], unroll: int = 0) -> SizesChoice:
+        """Returns the sizes with their cost, whatever the unroll limit."""
+        machine, lanes, sizes = self._machine, self._lanes, Sizes(*sizes)
         blocks, tiles, tile_rows = sizes.rows
         rows, num_rows = tiles * tile_rows, math.prod(sizes.rows)
         depth, keys = (math.prod(s) * lanes for s in (sizes.depth, sizes.keys))
@@ -236,7 +200,7 @@ def _share(blocks: int, rows: int, keys: int, panel: int) -> float:
     return sum(needed) / (blocks * keys)
 
 
-def _splits(domain: TileDomain | ChoiceDomain) -> list[tuple[int, ...]]:
+def _splits(domain: Domain) -> list[tuple[int, ...]]:
     """Returns all values of a tile's domain."""
     if not isinstance(domain, TileDomain):
         return []
