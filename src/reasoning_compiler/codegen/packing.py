@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from reasoning_compiler.ir.walk import index_of
+
 _PACKING_ANNOTATION = "meta_schedule.layout_rewrite_preproc"
 _LAYOUT_FREE = "layout_free_buffers"
 _TILE = 16
@@ -73,11 +75,11 @@ def split_packing(mod: Any) -> Packed:
             continue
         source, target = found
         rest = [stmt for stmt in stmts if not stmt.same_as(nest)]
-        if any(_uses(stmt, source) for stmt in rest):
+        if any(index_of(source, tvm.tirx.analysis.undefined_vars(stmt, [])[:]) is not None for stmt in rest):
             continue
-        index = _index(params, source)
+        index = index_of(source, params)
         stmts, params[index] = rest, target
-        del allocated[_index(allocated, target)]
+        del allocated[index_of(target, allocated)]
         packers[index] = _packer(nest, source, target)
     if not packers:
         return Packed(mod, {})
@@ -105,7 +107,7 @@ def _source_and_target(nest: Any, params: list[Any], allocated: list[Any]) -> tu
     if len(reads) != 1 or len(writes) != 1:
         return None
     source, target = reads[0].source, writes[0].source
-    if _index(params, source) is None or _index(allocated, target) is None:
+    if index_of(source, params) is None or index_of(target, allocated) is None:
         return None
     return source, target
 
@@ -135,14 +137,3 @@ def _packer(nest: Any, source: Any, target: Any) -> Any:
     schedule.reorder(*outer, *inner)
     schedule.parallel(schedule.fuse(*outer))
     return schedule.mod[name]
-
-
-def _uses(stmt: Any, buffer: Any) -> bool:
-    import tvm
-
-    return _index(list(tvm.tirx.analysis.undefined_vars(stmt, [])), buffer) is not None
-
-
-def _index(variables: list[Any], variable: Any) -> int | None:
-    # `==` on TVM variables builds an expression, so `list.index` would find the first one.
-    return next((i for i, other in enumerate(variables) if other.same_as(variable)), None)

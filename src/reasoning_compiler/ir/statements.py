@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reasoning_compiler.ir.walk import REDUCTION, blocks, parts_in, variables
+from reasoning_compiler.ir.walk import REDUCTION, blocks, index_of, parts_in, variables
 from reasoning_compiler.machine.toolchain import import_tvm
 
 
@@ -52,7 +52,7 @@ class Statement:
 
     def position(self, variable: Any) -> int | None:
         """Returns which of the iteration variables an expression is; None if it is none of them."""
-        return next((i for i, own in enumerate(self.variables) if own.same_as(variable)), None)
+        return index_of(variable, self.variables)
 
     def positions(self, indices: Any) -> tuple[int, ...] | None:
         """Returns the iteration variable of each index; None if some index is no plain variable."""
@@ -65,7 +65,9 @@ class Statement:
 
     def read_of(self, buffer: Any) -> int:
         """Returns which of the block's reads is of a buffer."""
-        return next(i for i, region in enumerate(self.block.reads) if region.source.same_as(buffer))
+        found = index_of(buffer, [region.source for region in self.block.reads])
+        assert found is not None
+        return found
 
 
 def statements(body: Any) -> Iterator[Statement]:
@@ -77,7 +79,7 @@ def statements(body: Any) -> Iterator[Statement]:
         if not isinstance(store, tvm.tirx.BufferStore) or len(block.writes) != 1:
             continue
         around = [loop.loop_var for loop in loops]
-        places = [next((p for p, v in enumerate(around) if v.same_as(value)), None) for value in realize.iter_values]
+        places = [index_of(value, around) for value in realize.iter_values]
         extents = [getattr(iter_var.dom.extent, "value", None) for iter_var in block.iter_vars]
         if len(loops) != len(places) or None in places or len(set(places)) != len(places) or None in extents:
             continue

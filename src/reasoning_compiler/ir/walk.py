@@ -122,6 +122,14 @@ def bindings(realize: Any) -> dict[Any, Any]:
     return {iter_var.var: value for iter_var, value in pairs}
 
 
+def index_of(expr: Any, among: Sequence[Any]) -> int | None:
+    """Returns which of some variables or buffers an expression is; None if it is none of them.
+
+    `==` on TVM's variables builds an expression, so `list.index` would find the first one.
+    """
+    return next((i for i, each in enumerate(among) if each.same_as(expr)), None)
+
+
 def variables(expr: Any) -> list[Any]:
     """Returns the variables of an expression."""
     import tvm

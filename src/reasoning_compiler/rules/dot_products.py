@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from reasoning_compiler.cost.tiling import WHOLE_REDUCTION
 from reasoning_compiler.ir.dots import DOT, Dot, dots_for
-from reasoning_compiler.ir.walk import REDUCTION, factors, variables
+from reasoning_compiler.ir.walk import REDUCTION, factors, index_of, variables
 from reasoning_compiler.rules.contraction import Contraction, plain_contraction
 from reasoning_compiler.rules.operand_layout import Layout, copy_operand
 from reasoning_compiler.rules.prefetch import prefetch_streams
@@ -101,7 +101,7 @@ def _fitting(sch: Any, name: Any, features: frozenset[str]) -> Iterator[_Place]:
         return
     left, right = operands if str(operands[1].source.name) == found.right else operands[::-1]
     own = [iter_var.var for iter_var in block.iter_vars]
-    term, steps = _position(own, left.indices[-1]), [_position(own, index) for index in right.indices]
+    term, steps = index_of(left.indices[-1], own), [index_of(index, own) for index in right.indices]
     if (
         term is None
         or int(block.iter_vars[term].iter_type) != REDUCTION
@@ -124,7 +124,7 @@ def _fitting(sch: Any, name: Any, features: frozenset[str]) -> Iterator[_Place]:
 def _row(own: list[Any], left: Any, found: Contraction, dot: Dot) -> int | None:
     """Returns the position of the innermost loop over whole tiles of rows that lie evenly apart."""
     for index in reversed(left.indices[:-1]):
-        walked = {_position(own, variable) for variable in variables(index)} if _is_linear(index) else set()
+        walked = {index_of(variable, own) for variable in variables(index)} if _is_linear(index) else set()
         for position in walked.intersection(found.rows):
             if found.extents[position] % dot.rows == 0:
                 return position
@@ -136,10 +136,6 @@ def _is_linear(index: Any) -> bool:
     if kind in ("Add", "Sub", "Mul"):
         return _is_linear(index.a) and _is_linear(index.b)
     return kind in ("Var", "IntImm")
-
-
-def _position(own: list[Any], expr: Any) -> int | None:
-    return next((i for i, variable in enumerate(own) if variable.same_as(expr)), None)
 
 
 def _may_be_laid_out(sch: Any, left: Any, dot: Dot, *, is_constant: bool) -> bool:
@@ -209,7 +205,7 @@ def _only_consumer(sch: Any, block: Any) -> Any:
         return None
     read = [region for region in user.reads if region.source.same_as(result)]
     regions = [read[0].region, user.writes[0].region] if len(read) == 1 else []
-    plain = [[_position(variables, part.min) for part in region] == list(range(len(variables))) for region in regions]
+    plain = [[index_of(part.min, variables) for part in region] == list(range(len(variables))) for region in regions]
     others = [region.source for region in user.reads if not region.source.same_as(result)]
     there = all(any(other.same_as(argument) for argument in arguments) for other in others)
     return consumers[0] if there and plain == [True, True] else None

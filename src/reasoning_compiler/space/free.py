@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from reasoning_compiler.core.errors import IllegalProgramError
@@ -24,6 +24,7 @@ from reasoning_compiler.core.primitives import (
     checked,
     split_loop,
 )
+from reasoning_compiler.ir.extract import buffer_bytes
 from reasoning_compiler.machine.toolchain import TVM_ERRORS, import_tvm, last_line
 from reasoning_compiler.space.named import (
     Named,
@@ -150,15 +151,10 @@ def _split(named: Named, loop: str, factors: tuple[int | None, ...]) -> tuple[Ar
     return loop, taken
 
 
-def _fuse(named: Named, loops: tuple[str, ...]) -> tuple[Argument, ...]:
+def _of_loops(name: str, named: Named, loops: tuple[str, ...]) -> tuple[Argument, ...]:
+    """Applies a primitive of several loops, by its name."""
     found, names = named.loops(loops)
-    named.schedule.fuse(*found)
-    return (names,)
-
-
-def _reorder(named: Named, loops: tuple[str, ...]) -> tuple[Argument, ...]:
-    found, names = named.loops(loops)
-    named.schedule.reorder(*found)
+    getattr(named.schedule, name)(*found)
     return (names,)
 
 
@@ -287,8 +283,8 @@ def _pad_einsum(named: Named, block: str, multiples: tuple[int, ...]) -> None:
 
 _APPLY: Mapping[str, Callable[..., tuple[Argument, ...] | None]] = {
     "split": _split,
-    "fuse": _fuse,
-    "reorder": _reorder,
+    "fuse": partial(_of_loops, "fuse"),
+    "reorder": partial(_of_loops, "reorder"),
     "vectorize": _vectorize,
     "unroll": _unroll,
     "parallel": _parallel,
@@ -364,9 +360,7 @@ def _makes_all(realize: Any, loops: Sequence[Any]) -> bool:
 
 def _buffers(schedule: Any) -> dict[str, int]:
     """Returns the bytes of the buffers that the function allocates, by name."""
-    root = schedule.mod["main"].body.block
-    sizes = ((str(b.name), math.prod(extent_of(s) for s in b.shape), _bits(str(b.dtype))) for b in root.alloc_buffers)
-    return {name: elements * bits // 8 for name, elements, bits in sizes}
+    return {str(buffer.name): buffer_bytes(buffer) for buffer in schedule.mod["main"].body.block.alloc_buffers}
 
 
 def _check_result(schedule: Any, before: Mapping[str, int]) -> None:
@@ -389,8 +383,3 @@ def _check_result(schedule: Any, before: Mapping[str, int]) -> None:
     for name, size in _buffers(schedule).items():
         if name not in before and size > _MAX_NEW_BYTES:
             raise Refused(f"the buffer `{name}` would take {size >> 20} MB; at most {_MAX_NEW_BYTES >> 20} are allowed")
-
-
-def _bits(dtype: str) -> int:
-    found = re.search(r"\d+", dtype)
-    return int(found.group()) if found else 8

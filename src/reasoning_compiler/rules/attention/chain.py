@@ -39,11 +39,12 @@ class Product(Part):
 
     Args:
         reduced: the variable that is summed over.
-        right: the load of its right-hand operand.
+        left, right: the loads of its operands.
     """
 
     column: int
     reduced: int
+    left: Any
     right: Any
 
     @property
@@ -71,7 +72,7 @@ class Product(Part):
 
     @property
     def result(self) -> tuple[int, int]:
-        """The dimensions of the result that row and column walk."""
+        """Which dimensions of the result, and of all buffers of its shape between the products, row and column walk."""
         walked = self.statement.positions(self.statement.indices) or ()
         return walked.index(self.row), walked.index(self.column)
 
@@ -101,8 +102,6 @@ class Chain:
         stages: the blocks between, in program order.
         out: the second product.
         tail: names of elementwise blocks after it, in order.
-        weights: which of the second product's reads is its left operand.
-        row_dim, column_dim: dimensions of the scores' buffer, and of all buffers of its shape between the products.
         after_scores: names of the stages that follow the scores alone, one after the other.
         live: which columns of a row count, where a mask leaves some out; None where all may.
     """
@@ -111,9 +110,6 @@ class Chain:
     stages: tuple[Stage, ...]
     out: Product
     tail: tuple[str, ...]
-    weights: int
-    row_dim: int
-    column_dim: int
     after_scores: tuple[str, ...]
     live: Band | None
 
@@ -151,7 +147,7 @@ def _product(statement: Statement, left: Any, right: Any, row: int | None = None
     walked = [statement.position(index) for index in right.indices]
     if column not in walked or reduced not in walked or statement.positions(statement.indices) is None:
         return None
-    return Product(statement, row, column, reduced, right)
+    return Product(statement, row, column, reduced, left, right)
 
 
 @dataclass
@@ -231,7 +227,7 @@ def _chain(among: list[Statement], last: Statement, left: Any, right: Any) -> Ch
     after = _after(among, walk.scores.statement, walk.stages)
     live = live_band(after, stages, left.source, walk.scores.num_rows, walk.scores.num_columns)
     names = tuple(statement.name for statement in tail), tuple(stage.name for stage in after)
-    return Chain(walk.scores, stages, out, names[0], last.read_of(left.source), row_dim, column_dim, names[1], live)
+    return Chain(walk.scores, stages, out, *names, live)
 
 
 def _after(among: list[Statement], first: Statement, stages: Mapping[str, Stage]) -> list[Stage]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from reasoning_compiler.ir.affine import Affine, Digit, read
 from reasoning_compiler.ir.arithmetic import evaluate
-from reasoning_compiler.ir.walk import variables
+from reasoning_compiler.ir.walk import index_of, variables
 
 if TYPE_CHECKING:
     from reasoning_compiler.ir.statements import Statement
@@ -74,9 +74,10 @@ def live_band(
                 return None
             continue
         per_row = [load for load in statement.loads if load.source not in dead]
-        if each.column is None or any(_depends_on(load, statement.variables[each.column]) for load in per_row):
+        if each.column is None or any(each.column in statement.used(load) for load in per_row):
             return None
-        sums = any(s.reduces and _is_sum(s.statement) and _writes_one_of(s.statement, per_row) for s in stages)
+        summed = [s.statement.buffer for s in stages if s.reduces and _is_sum(s.statement)]
+        sums = any(index_of(load.source, summed) is not None for load in per_row)
         tried = [v for v in row_values if v > 0] if sums else row_values
         values = [dict(zip(read, chosen, strict=True)) for chosen in itertools.product(*read.values())]
         results = {_evaluate_or_none(statement.value, v, row) for v in values for row in tried}
@@ -118,7 +119,7 @@ def _band(condition: Any, row: Any, column: Any, negated: bool) -> Band | None:
         return Band(max(firsts, default=None), min(lasts, default=None))
     if kind not in ("LT", "LE", "GT", "GE"):
         return None
-    if any(not (v.same_as(row) or v.same_as(column)) for e in (condition.a, condition.b) for v in variables(e)):
+    if any(index_of(v, (row, column)) is None for e in (condition.a, condition.b) for v in variables(e)):
         return None
     known = {row: Affine(0.0, {_ROW: 1.0}), column: Affine(0.0, {_COLUMN: 1.0})}
     small, large = (condition.a, condition.b) if kind in ("LT", "LE") else (condition.b, condition.a)
@@ -141,10 +142,6 @@ def _is_sum(statement: Statement) -> bool:
     return type(statement.value).__name__ == "Add"
 
 
-def _writes_one_of(statement: Statement, loads: Sequence[Any]) -> bool:
-    return any(statement.buffer.same_as(load.source) for load in loads)
-
-
 def _ignores(statement: Statement, dead: dict[Any, set[float]]) -> bool:
     """Tells whether a reduction over columns comes to the same without those that do not count."""
     value = statement.value
@@ -154,10 +151,6 @@ def _ignores(statement: Statement, dead: dict[Any, set[float]]) -> bool:
     if term is None:
         return False
     return dead[term.source] == {0.0} if _is_sum(statement) else max(dead[term.source]) <= _MASKED_BELOW
-
-
-def _depends_on(load: Any, variable: Any) -> bool:
-    return any(v.same_as(variable) for index in load.indices for v in variables(index))
 
 
 def _evaluate_or_none(expr: Any, dead: dict[Any, float], per_row: float) -> float | None:

@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import Any
 
 from reasoning_compiler.ir.marks import NO_RULES, SETTLED, SKIP_MASKED
+from reasoning_compiler.ir.statements import readers
 from reasoning_compiler.ir.walk import REDUCTION
 from reasoning_compiler.machine.toolchain import TVM_ERRORS
 from reasoning_compiler.rules.attention.chain import Chain, Product, Stage
@@ -81,7 +82,7 @@ def fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int, finish: Callable[
         _vectorize(sch, sch.get_loops(last)[-1], depth_lanes)
     _, tile = _tile_copy(sch, *copied, rows[1:], [*depths, depth_lanes])
     out_sums = _tile_sums(sch, out, chain.out, tile, depth_lanes, [*keys, None, steps])
-    panels = [(out_sums[0], chain.weights, 1)]
+    panels = [(out_sums[0], chain.out.statement.read_of(chain.out.left.source), 1)]
 
     # What the block of rows needs, computed in front of it, last things first.
     for stage in reversed(placed):
@@ -93,7 +94,8 @@ def fuse(sch: Any, chain: Chain, lanes: int, depth_lanes: int, finish: Callable[
         sch.reverse_compute_inline(stages[name])
     sch.compute_at(score_copy, block, preserve_unit_loops=True)
     copied = sch.get_loops(score_copy)[1 - len(chain.scores.statement.loops) :]
-    panel, tile = _tile_copy(sch, copied[chain.row_dim], copied[chain.column_dim], rows[1:], [*keys, lanes])
+    row, column = (copied[dimension] for dimension in chain.scores.result)
+    panel, tile = _tile_copy(sch, row, column, rows[1:], [*keys, lanes])
     panels.append((panel, -1, 1))
     score_sums = _tile_sums(sch, scores, chain.scores, tile, lanes, [None, steps])
 
@@ -187,8 +189,8 @@ def _inline(sch: Any, chain: Chain, stages: dict[str, Any]) -> set[str]:
     """Inlines elementwise stages into the one elementwise stage that reads them; returns their names."""
     names = set()
     for stage in chain.stages:
-        readers = [s for s in chain.stages if any(x.source.same_as(stage.statement.buffer) for x in s.statement.loads)]
-        alone = len(readers) == 1 and not readers[0].reduces and readers[0].column is not None
+        reading = [s for s in chain.stages if readers([s.statement], stage.statement.buffer)]
+        alone = len(reading) == 1 and not reading[0].reduces and reading[0].column is not None
         if alone and not stage.reduces and stage.column is not None and stage.name not in chain.after_scores:
             sch.compute_inline(stages[stage.name])
             names.add(stage.name)
@@ -278,5 +280,5 @@ def mark(chain: Chain, access: int, lanes: int = 1) -> str:
         lanes: of the vectors in which its columns lie, in two dimensions; 1 where they lie in one.
     """
     assert chain.live is not None
-    told = [access, chain.row_dim, chain.column_dim, chain.live.first, chain.live.last]
+    told = [access, *chain.scores.result, chain.live.first, chain.live.last]
     return json.dumps(told if lanes == 1 else [*told, lanes])
