@@ -49,19 +49,6 @@ def postprocess(schedule: Any, postprocs: Sequence[Any]) -> Any:
     return schedule
 
 
-def repeats_a_reduction(mod: Any) -> bool:
-    """Tells whether a reduction stands inside a loop that neither it nor its result depends on.
-
-    Only such a program can have what `legality.why_wrong` looks for, and reading all nests for that takes longer.
-    """
-    for realize, loops in blocks(mod["main"].body):
-        if str(realize.block.name_hint).endswith("_update"):
-            own = bound_variables(realize, spatial=True) | bound_variables(realize, spatial=False)
-            if any(loop.loop_var not in own and not is_unit(loop) for loop in loops):
-                return True
-    return False
-
-
 def _loops_to_leave_alone(schedule: Any) -> list[Any]:
     """Returns the loops that TVM is not to parallelize, vectorize or fuse with others: it leaves annotated ones alone.
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from reasoning_compiler.codegen.pipeline import rewritten
-from reasoning_compiler.codegen.postprocess import postprocess, repeats_a_reduction
+from reasoning_compiler.codegen.postprocess import postprocess
 from reasoning_compiler.core.crash_markers import CrashMarker, marked
 from reasoning_compiler.core.errors import IllegalProgramError, UsageError
 from reasoning_compiler.core.primitives import Primitive
@@ -329,8 +329,7 @@ class Space:
     def _finish(self, program: Program, schedule: Any) -> None:
         """Postprocesses a program's schedule and keeps it."""
         with self._marked(CrashMarker(program)):
-            mod = postprocess(schedule, self._postprocs).mod
-            wrong = why_wrong(nests(mod)) if repeats_a_reduction(mod) else None
+            wrong = why_wrong(postprocess(schedule, self._postprocs).mod)
         if wrong is not None:
             raise IllegalProgramError(wrong)
         self._kept[program] = _Applied(program, schedule)
