@@ -23,7 +23,8 @@ def with_masked_blocks_skipped(func: Any) -> Any:
         return func
     tvm = import_tvm()
     conditions: dict[Any, Any] = {}
-    for part in _parts(func.body.block.body):
+    whole = func.body.block.body
+    for part in whole.seq if hasattr(whole, "seq") else [whole]:
         if type(part).__name__ == "For" and int(part.kind) == _PARALLEL and SETTLED in part.annotations:
             conditions |= _conditions(tvm, part)
 
@@ -37,10 +38,6 @@ def with_masked_blocks_skipped(func: Any) -> Any:
     return func.with_body(mapped(func.body, tvm.tirx.For, guarded))
 
 
-def _parts(stmt: Any) -> list[Any]:
-    return list(stmt.seq) if hasattr(stmt, "seq") else [stmt]
-
-
 def _conditions(tvm: Any, nest: Any) -> dict[Any, Any]:
     """Returns for each marked loop of a nest, by its variable, when its body may be needed.
 
@@ -48,7 +45,7 @@ def _conditions(tvm: Any, nest: Any) -> dict[Any, Any]:
     """
     analyzer = tvm.sym.Analyzer()
     inner = parts_in(nest.body, tvm.tirx.For)
-    everywhere = {loop.loop_var: _interval(tvm, loop) for loop in inner}
+    everywhere = {each.loop_var: tvm.sym.IntervalSet(each.min, each.min + each.extent - 1) for each in inner}
     found = {}
     for loop in inner:
         if SKIP_MASKED not in loop.annotations:
@@ -64,10 +61,6 @@ def _conditions(tvm: Any, nest: Any) -> dict[Any, Any]:
             needed.append(columns.max_value >= rows.min_value + first)
         found[loop.loop_var] = analyzer.simplify(tvm.tirx.all(*needed))
     return found
-
-
-def _interval(tvm: Any, loop: Any) -> Any:
-    return tvm.sym.IntervalSet(loop.min, loop.min + loop.extent - 1)
 
 
 def _indices(tvm: Any, loop: Any, access: int, row_dim: int, column_dim: int, lanes: int = 1) -> tuple[Any, Any]:

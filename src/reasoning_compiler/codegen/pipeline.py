@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def tir_pipeline() -> str:
 
 def rewritten(mod: Any) -> Any:
     """Returns a scheduled module after `REWRITES`, as the analysis reads it."""
-    functions = {name: _after(REWRITES, func) for name, func in mod.functions.items()}
+    functions = {name: reduce(_applied, REWRITES, func) for name, func in mod.functions.items()}
     return import_tvm().IRModule(functions, attrs=mod.attrs)
 
 
@@ -125,10 +126,8 @@ def needed_passes(mod: Any, target: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _after(rewrites: Sequence[Rewrite], func: Any) -> Any:
-    for rewrite in rewrites:
-        func = rewrite(func)
-    return func
+def _applied(func: Any, rewrite: Rewrite) -> Any:
+    return rewrite(func)
 
 
 def _pipeline() -> tuple[Any, Any, Any]:

@@ -96,6 +96,16 @@ def readers(among: Sequence[Statement], buffer: Any) -> list[Statement]:
     return [s for s in among if any(load.source.same_as(buffer) for load in s.loads)]
 
 
+def elementwise_reader(among: Sequence[Statement], buffer: Any) -> Statement | None:
+    """Returns the one statement that reads a buffer; None if it does not take it element by element, or others read."""
+    reading = readers(among, buffer)
+    plain = tuple(range(len(buffer.shape)))
+    if len(reading) != 1 or reading[0].loops != plain:
+        return None
+    read = [load.indices for load in reading[0].loads if load.source.same_as(buffer)]
+    return reading[0] if all(reading[0].positions(at) == plain for at in (*read, reading[0].indices)) else None
+
+
 def maker(among: Sequence[Statement], buffer: Any) -> Statement | None:
     """Returns the statement that writes a buffer; None for an argument."""
     return next((s for s in among if s.buffer.same_as(buffer)), None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reasoning_compiler.ir.extract import item_bytes
-from reasoning_compiler.ir.walk import SPATIAL, constants, variables
+from reasoning_compiler.ir.walk import SPATIAL, constants, index_of, variables
 from reasoning_compiler.machine.toolchain import import_tvm
 
 
@@ -64,7 +64,7 @@ def plain_contraction(sch: Any, block: Any) -> Contraction | None:
     used = [part.min for part in right.region]
     moving = [variable for index in used for variable in variables(index)]
     rows = tuple(i for i in spatial if not any(variable.same_as(iterators[i].var) for variable in moving))
-    is_constant = any(right.source.same_as(constant) for constant in constants(main))
+    is_constant = index_of(right.source, constants(main)) is not None
     walked = [index.same_as(iterators[column].var) for index in used]
     return Contraction(
         tuple(str(loop.loop_var.name) for loop in loops),

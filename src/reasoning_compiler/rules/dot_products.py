@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from reasoning_compiler.cost.tiling import WHOLE_REDUCTION
 from reasoning_compiler.ir.dots import DOT, Dot, dots_for
+from reasoning_compiler.ir.statements import elementwise_reader, statements
 from reasoning_compiler.ir.walk import REDUCTION, factors, index_of, variables
 from reasoning_compiler.rules.contraction import Contraction, plain_contraction
 from reasoning_compiler.rules.operand_layout import Layout, copy_operand
@@ -89,7 +90,7 @@ def _places(sch: Any, name: Any, features: frozenset[str]) -> list[_Place]:
     found: dict[bool, _Place] = {}
     for place in _fitting(sch, name, features):
         found.setdefault(place.dot.by_tiles, place)
-    return [found[by_tiles] for by_tiles in (False, True) if by_tiles in found]
+    return [found[by_tiles] for by_tiles in sorted(found)]
 
 
 def _fitting(sch: Any, name: Any, features: frozenset[str]) -> Iterator[_Place]:
@@ -144,7 +145,7 @@ def _may_be_laid_out(sch: Any, left: Any, dot: Dot, *, is_constant: bool) -> boo
     Of bfloat16, TVM keeps its own buffers as float32; what is shifted has to be there before the loops begin.
     """
     plain = dot.left != "bfloat16" and not dot.shifted and not dot.by_tiles
-    given = any(left.same_as(parameter) for parameter in sch.mod["main"].params)
+    given = index_of(left, sch.mod["main"].params) is not None
     return (plain or given) and (is_constant or dot.left != "bfloat16")
 
 
@@ -197,18 +198,11 @@ def _only_consumer(sch: Any, block: Any) -> Any:
     """
     consumers, result = list(sch.get_consumers(block)), sch.get(block).writes[0].source
     arguments = list(sch.mod["main"].params)
-    if len(consumers) != 1 or any(result.same_as(argument) for argument in arguments):
+    user = elementwise_reader(list(statements(sch.mod["main"].body)), result)
+    if len(consumers) != 1 or user is None or index_of(result, arguments) is not None:
         return None
-    user = sch.get(consumers[0])
-    variables = [iter_var.var for iter_var in user.iter_vars]
-    if type(user.body).__name__ != "BufferStore" or any(int(v.iter_type) == REDUCTION for v in user.iter_vars):
-        return None
-    read = [region for region in user.reads if region.source.same_as(result)]
-    regions = [read[0].region, user.writes[0].region] if len(read) == 1 else []
-    plain = [[index_of(part.min, variables) for part in region] == list(range(len(variables))) for region in regions]
-    others = [region.source for region in user.reads if not region.source.same_as(result)]
-    there = all(any(other.same_as(argument) for argument in arguments) for other in others)
-    return consumers[0] if there and plain == [True, True] else None
+    others = [load.source for load in user.loads if not load.source.same_as(result)]
+    return consumers[0] if all(index_of(other, arguments) is not None for other in others) else None
 
 
 RULE = DotProducts

@@ -6,7 +6,7 @@ from typing import Any
 
 from reasoning_compiler.ir.extract import buffer_bytes
 from reasoning_compiler.ir.nest import PREFETCH
-from reasoning_compiler.ir.walk import constants
+from reasoning_compiler.ir.walk import constants, index_of
 
 _DISTANCES_BYTES = (0, 4096, 8192, 16384)
 
@@ -29,5 +29,4 @@ def _largest_constant_bytes(sch: Any, block: Any) -> int:
     """Returns the size of the largest constant that a block reads: only those are laid out in the order of reading."""
     known = constants(sch.mod["main"])
     read = [region.source for region in sch.get(block).reads]
-    sizes = (buffer_bytes(buffer) for buffer in read if any(buffer.same_as(constant) for constant in known))
-    return max(sizes, default=0)
+    return max((buffer_bytes(buffer) for buffer in read if index_of(buffer, known) is not None), default=0)

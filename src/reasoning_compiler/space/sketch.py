@@ -9,7 +9,7 @@ no other, so the cost is the number of blocks, not the product of their alternat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -42,6 +42,7 @@ class Sketch:
         return tuple((site.name, str(site.value)) for site in self.sites)
 
 
+@dataclass(eq=False)
 class _Fork:
     """Where a rule leaves a choice, or, with one option and no site, where the rules have come to their end.
 
@@ -52,18 +53,18 @@ class _Fork:
         offers: the alternatives.
         makers: of the instructions of each, see `Sketch`.
         site: the structure decision, at its plainest; None at the end.
-
-    Attributes:
         next: by label, the fork after it, as far as anybody has gone there.
     """
 
-    def __init__(
-        self, step: int, offers: Sequence[Offer], makers: Sequence[tuple[str, ...]], site: Decision | None = None
-    ) -> None:
-        self.step, self.offers, self.makers, self.site = step, offers, makers, site
-        self.next: dict[str, _Fork] = {}
+    step: int
+    offers: Sequence[Offer]
+    makers: Sequence[tuple[str, ...]]
+    site: Decision | None = None
+    next: dict[str, _Fork] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
         # Options share statements, and TVM would change those that nobody else holds in all of them.
-        self._held = [list(blocks(offer.schedule.mod["main"].body)) for offer in offers]
+        self._held = [list(blocks(offer.schedule.mod["main"].body)) for offer in self.offers]
 
 
 class SketchGenerator:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from reasoning_compiler.ir.statements import Statement, maker, readers, statements
+from reasoning_compiler.ir.statements import Statement, elementwise_reader, maker, readers, statements
 from reasoning_compiler.ir.walk import factors
 from reasoning_compiler.rules.attention.mask import Band, live_band
 
@@ -250,12 +250,10 @@ def _tail(among: list[Statement], last: Statement) -> tuple[Statement, ...] | No
     """Returns the elementwise blocks after the second product; None if it is read by anything else."""
     found: list[Statement] = []
     buffer = last.buffer
-    plain = tuple(range(len(last.indices)))
-    while reading := readers(among, buffer):
-        reads = [x for x in reading[0].loads if x.source.same_as(buffer)]
-        places = [reading[0].positions(indices) for indices in (*(x.indices for x in reads), reading[0].indices)]
-        if len(reading) > 1 or reading[0].loops != plain or any(at != plain for at in places):
+    while readers(among, buffer):
+        reader = elementwise_reader(among, buffer)
+        if reader is None:
             return None
-        found.append(reading[0])
-        buffer = reading[0].buffer
+        found.append(reader)
+        buffer = reader.buffer
     return tuple(found)
