@@ -94,7 +94,8 @@ class _VectorTile(Tile):
 
     def summed(self, allocated: list[Any]) -> Any:
         """Returns what takes the place of the reducing loops; adds the buffers that it needs to `allocated`."""
-        body = [self._multiplied(at) for at in points(self.loops)]
+        places = points(self.loops)
+        body = [self._store(self.sums, self._dot(self.sums, self._group(at), at), at) for at in places]
         before, after = [], []
         if self.dot.shifted:
             moving = [loop for loop in self.loops if loop.loop_var in variables_in(self.right[1])]
@@ -110,17 +111,19 @@ class _VectorTile(Tile):
             shifts = tvm.tirx.Broadcast(tvm.tirx.const(_SHIFTS, "int32"), self.dot.lanes)
             before = [self._store(shift, zeros, at) for at in columns]
             body = [*(self._store(shift, self._dot(shift, shifts, at), at) for at in columns), *body]
-            after = [self._store(self.sums, self._without(shift, at), at) for at in points(self.loops)]
+            sums = (_vector(self.sums, self.dot.lanes, at) - _vector(shift, self.dot.lanes, at) for at in places)
+            after = [self._store(self.sums, value, at) for value, at in zip(sums, places, strict=True)]
         inner = tvm.tirx.SeqStmt(body) if len(body) > 1 else body[0]
         inner = self.in_reducing_loops(inner, _bfloat16_code(self.dot) if self.dot.left == "bfloat16" else "")
         return tvm.tirx.SeqStmt([*before, inner, *after]) if before else inner
 
-    def _multiplied(self, at: Mapping[Any, Any]) -> Any:
+    def _group(self, at: Mapping[Any, Any]) -> Any:
+        """Returns a vector of one group of A's terms, as 32-bit integers."""
         group = tvm.tirx.reinterpret("int32", _vector(self.left, self.dot.terms, at))
-        return self._store(self.sums, self._dot(self.sums, tvm.tirx.Broadcast(group, self.dot.lanes), at), at)
+        return tvm.tirx.Broadcast(group, self.dot.lanes)
 
     def _dot(self, sums: Place, left: Any, at: Mapping[Any, Any]) -> Any:
-        """Returns a vector of sums with the products of a vector of A's groups (32-bit integers) and one of B's."""
+        """Returns a vector of sums with the products of a vector of A's groups and one of B's."""
         dtype, present = f"{self.dot.sums}x{self.dot.lanes}", _vector(sums, self.dot.lanes, at)
         right = _vector(self.right, self.dot.lanes * self.dot.terms, at)
         if self.dot.left == "bfloat16":
@@ -128,9 +131,6 @@ class _VectorTile(Tile):
             return tvm.tirx.call_pure_extern(dtype, _BFLOAT16, present, left, right)
         left = tvm.tirx.reinterpret(f"uint8x{self.dot.lanes * self.dot.terms}", left)
         return tvm.tirx.call_llvm_pure_intrin(dtype, self.dot.intrinsic, present, left, right)
-
-    def _without(self, shift: Place, at: Mapping[Any, Any]) -> Any:
-        return _vector(self.sums, self.dot.lanes, at) - _vector(shift, self.dot.lanes, at)
 
     def _store(self, place: Place, value: Any, at: Mapping[Any, Any]) -> Any:
         return tvm.tirx.BufferStore(place[0], value, _indices(place[1], self.dot.lanes, at))

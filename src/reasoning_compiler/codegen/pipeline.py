@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +100,9 @@ def tir_pipeline() -> str:
 
 def rewritten(mod: Any) -> Any:
     """Returns a scheduled module after `REWRITES`, as the analysis reads it."""
-    functions = {name: reduce(_applied, REWRITES, func) for name, func in mod.functions.items()}
+    functions = dict(mod.functions.items())
+    for rewrite in REWRITES:
+        functions = {name: rewrite(func) for name, func in functions.items()}
     return import_tvm().IRModule(functions, attrs=mod.attrs)
 
 
@@ -124,10 +125,6 @@ def needed_passes(mod: Any, target: Any) -> tuple[str, ...]:
             found.append(each.__name__)
         before = after
     return tuple(found)
-
-
-def _applied(func: Any, rewrite: Rewrite) -> Any:
-    return rewrite(func)
 
 
 def _pipeline() -> tuple[Any, Any, Any]:

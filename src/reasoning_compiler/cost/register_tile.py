@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.ir.dots import registers_of
-from reasoning_compiler.ir.nest import Access, Loop, Nest
+from reasoning_compiler.ir.nest import Access, Nest
 
 NUM_RUNS, RUN_STEPS = 4, 8
 """Of tiles that read a matrix in runs side by side: how many there are at least, as many as calibration reads at once,
@@ -176,7 +176,7 @@ class RegisterTile:
     def _runs(self) -> int:
         """Returns how many tiles one step of a further reduction outside has: their sums do not wait for each other."""
         around = [loop for loop in self.nest.loops[: self.first] if loop.extent > 1]
-        outside = _outside_reduction(around)
+        outside = list(itertools.dropwhile(lambda loop: loop.reduces, reversed(around)))
         tiles = list(itertools.takewhile(lambda loop: not loop.reduces, outside))
         return math.prod(loop.extent for loop in tiles) if len(outside) > len(tiles) else 1
 
@@ -211,8 +211,3 @@ class RegisterTile:
 def vectors_of(extent: int, lanes: int) -> int:
     """Returns the vectors that code generation makes of a loop: whole registers, and powers of two for the tail."""
     return extent // lanes + (extent % lanes).bit_count()
-
-
-def _outside_reduction(loops: Sequence[Loop]) -> list[Loop]:
-    """Returns the loops around the innermost ones that reduce, from the inside out."""
-    return list(itertools.dropwhile(lambda loop: loop.reduces, reversed(loops)))

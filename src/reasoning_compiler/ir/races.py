@@ -14,7 +14,7 @@ from typing import Any
 import tvm
 import tvm.s_tir
 
-from reasoning_compiler.ir.walk import parts_in
+from reasoning_compiler.ir.walk import is_unit, parts_in
 
 _PARALLEL = int(tvm.tirx.ForKind.PARALLEL)
 
@@ -51,7 +51,7 @@ def racing_loop(func: Any) -> str | None:
         if not access.writes or access.depends_on is None:
             continue
         for loop in access.loops:
-            if loop.loop_var in access.depends_on or _is_one(loop.extent):
+            if loop.loop_var in access.depends_on or is_unit(loop):
                 continue
             if any(access.buffer.same_as(param) for param in func.params) or not walk.is_private(access.buffer, loop):
                 return (
@@ -134,7 +134,3 @@ class _Walk:
 
 def _union(some: frozenset[Any] | None, others: frozenset[Any] | None) -> frozenset[Any] | None:
     return None if some is None or others is None else some | others
-
-
-def _is_one(extent: Any) -> bool:
-    return isinstance(extent, tvm.tirx.IntImm) and int(extent) <= 1

@@ -63,7 +63,8 @@ class DotProducts(Rule):
         for place in _places(sch, block, features) if features else []:
             tiled = attempted(sch, _tile, block, place, self.kernel.stream_bytes)
             if tiled is not None:
-                yield Offer(tiled, _label(place), (("instruction", place.dot.name),))
+                copied = "" if place.found.is_constant else ", operand packed in each call"
+                yield Offer(tiled, place.dot.label + copied, (("instruction", place.dot.name),))
 
 
 def _usable(kernel: Kernel) -> frozenset[str]:
@@ -76,10 +77,6 @@ def _usable(kernel: Kernel) -> frozenset[str]:
     if kernel.unit is None or llvm_version_major() < _FIRST_LLVM:
         return frozenset()
     return frozenset(name for name in kernel.features if kernel.runs_linux or not name.startswith("amx"))
-
-
-def _label(place: _Place) -> str:
-    return place.dot.label + ("" if place.found.is_constant else ", operand packed in each call")
 
 
 def _places(sch: Any, name: Any, features: frozenset[str]) -> list[_Place]:

@@ -50,17 +50,14 @@ def _ways(sketches: SketchGenerator) -> Iterator[Chosen]:
             yield chosen
             return
         yield from further(chosen, at + 1, only)
-        sites = [site for site in _sites_of(sketches.make(chosen), rules[at]) if only is None or site.block in only]
+        found = (site for site in sketches.make(chosen).sites if site.rule == rules[at].name)
+        sites = [site for site in found if only is None or site.block in only]
         for rank in range(max((len(_others(site)) for site in sites), default=0)):
             takers = [site for site in sites if rank < len(_others(site))]
             more = {site.name: _others(site)[rank] for site in takers}
             yield from further({**chosen, **more}, at + 1, frozenset(site.block for site in takers))
 
     yield from further({}, 0, None)
-
-
-def _sites_of(sketch: Sketch, rule: Rule) -> list[Decision]:
-    return [site for site in sketch.sites if site.rule == rule.name]
 
 
 def _others(site: Decision) -> list[str]:

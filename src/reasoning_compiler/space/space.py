@@ -16,7 +16,7 @@ from reasoning_compiler.codegen.postprocess import postprocess
 from reasoning_compiler.core.crash_markers import CrashMarker, marked
 from reasoning_compiler.core.errors import IllegalProgramError, UsageError
 from reasoning_compiler.core.primitives import Primitive
-from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, Transformation, Value
+from reasoning_compiler.core.programs import Decision, Program, Transformation, Value
 from reasoning_compiler.cost.sizing import Sizing
 from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.ir.extract import nests
@@ -119,7 +119,7 @@ class Space:
         wanted: dict[str, str] = {}
         sketch = self._sketches.make(wanted)
         while open_sites := [site for site in sketch.sites if site.name not in wanted]:  # a choice may open others
-            wanted |= {site.name: str(rng.choice(_values(site))) for site in open_sites}
+            wanted |= {site.name: str(rng.choice(site.domain.values)) for site in open_sites}  # type: ignore[union-attr]
             sketch = self._sketches.make(wanted)
         for _ in range(_MAX_DRAWS):
             draw = int(rng.integers(1, 2**30))
@@ -148,7 +148,8 @@ class Space:
         """
         base = self.start if program.is_untuned else program
         edits = edits_of(transformation)
-        sketch = self._sketches.make(_only_text({**dict(base.structure), **edits}))
+        chosen = {**dict(base.structure), **edits}
+        sketch = self._sketches.make({name: value for name, value in chosen.items() if isinstance(value, str)})
         _check_structure(sketch, edits)
         replayer = self._replayer(sketch)
         sites = {site.name for site in sketch.sites}
@@ -341,17 +342,8 @@ def _program(sketch: Sketch, replay: Replay) -> Program:
     return Program(sketch.structure, tuple(replay.values.items()))
 
 
-def _only_text(values: Mapping[str, Value]) -> dict[str, str]:
-    return {name: value for name, value in values.items() if isinstance(value, str)}
-
-
 def _check_structure(sketch: Sketch, edits: Mapping[str, Value]) -> None:
     for site in sketch.sites:
         why = site.domain.why_not(edits[site.name]) if site.name in edits else None
         if why is not None:
             raise IllegalProgramError(f"`{site.name}` = {show(edits[site.name])} {why}")
-
-
-def _values(site: Decision) -> tuple[int | str, ...]:
-    assert isinstance(site.domain, ChoiceDomain)
-    return site.domain.values

@@ -76,7 +76,8 @@ def _lanes(chain: Chain, widest: int) -> list[tuple[int, int]]:
     whole = [(keys, depth)] if keys >= _MIN_LANES else []
     is_short = 2 * keys < widest or keys < _MIN_LANES
     little = -num_keys % widest <= _MAX_WASTE * num_keys
-    fills = is_short and little and _has_tile(rows) and _num_bounds(chain.stages) <= 1
+    has_tile = any(rows % size == 0 for size in range(_MIN_TILE_ROWS, MAX_TILE_ROWS + 1))
+    fills = is_short and little and has_tile and _num_bounds(chain.stages) <= 1
     return [(widest, depth), *whole] if fills else whole
 
 
@@ -90,7 +91,3 @@ def _num_bounds(stages: Sequence[Stage]) -> int:
     kinds = (tvm.tirx.LT, tvm.tirx.LE, tvm.tirx.GT, tvm.tirx.GE, tvm.tirx.EQ, tvm.tirx.NE)
     comparisons = (comparison for stage in stages for comparison in parts_in(stage.statement.value, *kinds))
     return sum(not parts_in(comparison, tvm.ir.TensorLoad) for comparison in comparisons)
-
-
-def _has_tile(rows: int) -> bool:
-    return any(rows % size == 0 for size in range(_MIN_TILE_ROWS, MAX_TILE_ROWS + 1))
