@@ -45,8 +45,9 @@ def _padded_layout(theirs: Any) -> Any:
             theirs._initialize_with_tune_context(context)
 
         def apply(self, sch: Any) -> bool:
+            copied = _copy_constants(sch)
             _lay_out_copies(sch)
-            return _lay_out_constants(sch) or theirs.apply(sch)
+            return copied or theirs.apply(sch)
 
         def clone(self) -> Any:
             return _padded_layout(theirs.clone())
@@ -54,8 +55,8 @@ def _padded_layout(theirs: Any) -> Any:
     return PaddedLayout()
 
 
-def _lay_out_constants(sch: Any) -> bool:
-    """Lays out a program's constants where some are padded or selected; returns whether some are."""
+def _copy_constants(sch: Any) -> bool:
+    """Copies a program's constants ahead of time where some are padded or selected; returns whether some are."""
     main = sch.mod["main"]
     known = constants(main)
     realizes = [realize for realize, _ in blocks(main.body)]
@@ -64,24 +65,17 @@ def _lay_out_constants(sch: Any) -> bool:
         return False
     for constant in known:
         readers = _readers(sch, constant)
-        if len(readers) != 1:
-            continue
-        block, position = readers[0]
-        if LAID_OUT_AHEAD in block.annotations:
-            readers = _readers(sch, block.writes[0].source)
-        else:
+        if len(readers) == 1 and LAID_OUT_AHEAD not in readers[0][0].annotations:
+            block, position = readers[0]
             copy = sch.cache_read(sch.get_sblock(str(block.name_hint), "main"), position, "global")
             sch.annotate(copy, LAID_OUT_AHEAD, 1)
-            readers = _readers(sch, sch.get(copy).writes[0].source)
-        if len(readers) == 1:
-            _lay_out(sch, *readers[0])
     return True
 
 
 def _lay_out_copies(sch: Any) -> None:
-    """Lays out what each call copies of operands that are no constants."""
+    """Lays out what is copied, ahead of time or in each call, in the order in which it is read."""
     for realize, _ in blocks(sch.mod["main"].body):
-        if PACKED in realize.block.annotations:
+        if LAID_OUT_AHEAD in realize.block.annotations or PACKED in realize.block.annotations:
             readers = _readers(sch, realize.block.writes[0].source)
             if len(readers) == 1:
                 _lay_out(sch, *readers[0])

@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from reasoning_compiler.ir.marks import SETTLED
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -33,6 +35,15 @@ class Layout:
         groups = [term] if self.terms == 1 else [term // self.terms]
         within = [] if self.terms == 1 else [term % self.terms]
         return [*others, column // self.lanes, *groups, column % self.lanes, *within]
+
+
+def settle_copy(sch: Any, around: list[Any], lane: Any) -> None:
+    """Makes a copy's outer loops parallel jobs and its innermost loop a vector, and leaves nothing of them to TVM."""
+    jobs = sch.fuse(*around)
+    sch.parallel(jobs)
+    sch.vectorize(lane)
+    for loop in (jobs, lane):
+        sch.annotate(loop, SETTLED, 1)
 
 
 class CopyLoops(NamedTuple):

@@ -20,8 +20,9 @@ from typing import Any
 
 from reasoning_compiler.core.programs import Alternative
 from reasoning_compiler.ir.extract import buffer_bytes
-from reasoning_compiler.ir.marks import NO_RULES, PACKED, SETTLED
+from reasoning_compiler.ir.marks import NO_RULES, PACKED
 from reasoning_compiler.rules.contraction import Contraction, plain_contraction
+from reasoning_compiler.rules.operand_layout import settle_copy
 from reasoning_compiler.rules.rule import Offer, Phase, Rule, attempted
 
 _MIN_BYTES = 1 << 17  # of the operand; a smaller one is in the second-level cache, whatever its order
@@ -80,12 +81,8 @@ def _pack(sch: Any, block: Any, found: Contraction, lanes: int) -> None:
     chunk, row = sch.split(loops[others[-1]], [None, rows])
     around = [*(loops[dimension] for dimension in others[:-1]), outer, chunk]
     sch.reorder(*around, row, vector, lane)
-    jobs = sch.fuse(*around)
-    sch.parallel(jobs)
     sch.unroll(vector)
-    sch.vectorize(lane)
-    for loop in (jobs, lane):
-        sch.annotate(loop, SETTLED, 1)
+    settle_copy(sch, around, lane)
 
 
 RULE = OperandPacking

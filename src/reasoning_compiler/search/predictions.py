@@ -8,8 +8,9 @@ from reasoning_compiler.core.errors import IllegalProgramError
 from reasoning_compiler.core.programs import Program
 from reasoning_compiler.core.rng import stream
 from reasoning_compiler.core.steps import Known
+from reasoning_compiler.proposer.protocol import ProposerSpace
 from reasoning_compiler.proposer.random import mutate
-from reasoning_compiler.search.protocol import Predictor, SearchSpace
+from reasoning_compiler.search.protocol import Predictor
 from reasoning_compiler.search.tree import Node, Tree
 
 
@@ -24,7 +25,9 @@ class Predictions:
         seed: of every random draw.
     """
 
-    def __init__(self, space: SearchSpace, predictor: Predictor, tree: Tree, *, rollout_depth: int, seed: int) -> None:
+    def __init__(
+        self, space: ProposerSpace, predictor: Predictor, tree: Tree, *, rollout_depth: int, seed: int
+    ) -> None:
         self._space, self._predictor, self._tree = space, predictor, tree
         self._rollout_depth, self._seed = rollout_depth, seed
 

@@ -1,4 +1,4 @@
-"""What the search needs of a space and of a surrogate, and what it hands out to be proposed for."""
+"""What the search needs of a surrogate, and what it hands out to be proposed for."""
 
 from __future__ import annotations
 
@@ -6,22 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from reasoning_compiler.core.programs import Decision, Program, Transformation
+from reasoning_compiler.core.programs import Program, Transformation
 from reasoning_compiler.core.steps import Known, Step
 from reasoning_compiler.proposer.protocol import Context
-
-
-class SearchSpace(Protocol):
-    """What the search needs of a space."""
-
-    def table(self, program: Program) -> tuple[Decision, ...]:
-        """Returns a program's decisions."""
-        ...
-
-    def edit(self, program: Program, transformation: Transformation) -> Program:
-        """Returns the program that a transformation leads to, or raises IllegalProgramError."""
-        ...
-
 
 Refused = tuple[str, Transformation | None, str]
 """Who proposed, the refused transformation (None where nothing was proposed), and why it was refused."""

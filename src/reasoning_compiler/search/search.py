@@ -19,11 +19,11 @@ from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
 from reasoning_compiler.core.rng import stream
 from reasoning_compiler.core.steps import Known, Proposal, Step
-from reasoning_compiler.proposer.protocol import SAME_PROGRAM, Context, Proposer, Rejection
+from reasoning_compiler.proposer.protocol import SAME_PROGRAM, Context, Proposer, ProposerSpace, Rejection
 from reasoning_compiler.proposer.random import mutate
 from reasoning_compiler.search.config import SearchConfig
 from reasoning_compiler.search.predictions import Predictions
-from reasoning_compiler.search.protocol import Expansion, OnExpanded, Predictor, Refused, SearchSpace
+from reasoning_compiler.search.protocol import Expansion, OnExpanded, Predictor, Refused
 from reasoning_compiler.search.tree import Tree
 from reasoning_compiler.search.waiting import Waiting
 
@@ -54,7 +54,7 @@ class TreeSearch:
 
     def __init__(
         self,
-        space: SearchSpace,
+        space: ProposerSpace,
         proposer: Proposer,
         predictor: Predictor,
         *,

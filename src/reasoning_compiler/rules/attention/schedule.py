@@ -26,7 +26,7 @@ from reasoning_compiler.ir.statements import readers
 from reasoning_compiler.ir.walk import REDUCTION
 from reasoning_compiler.machine.toolchain import TVM_ERRORS
 from reasoning_compiler.rules.attention.chain import Chain, Product, Stage
-from reasoning_compiler.rules.operand_layout import Layout, copy_operand
+from reasoning_compiler.rules.operand_layout import Layout, copy_operand, settle_copy
 
 MAX_TILE_ROWS, MAX_TILE_VECTORS = 16, 8
 """Of a register tile."""
@@ -232,10 +232,7 @@ def _pack(sch: Any, block: Any, product: Product, lanes: int) -> None:
     layout = Layout(product.right_order, lanes)
     read = product.statement.read_of(product.right.source)
     around, _, lane = copy_operand(sch, block, read, layout, is_cut=product.num_columns % lanes > 0)
-    _vectorize(sch, lane)
-    jobs = sch.fuse(*around)
-    sch.parallel(jobs)
-    sch.annotate(jobs, SETTLED, 1)
+    settle_copy(sch, around, lane)
 
 
 def _split_reduction(sch: Any, stage: Stage, block: Any, lanes: int) -> Any:
