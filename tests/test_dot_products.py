@@ -284,7 +284,7 @@ def test_the_analysis_counts_instructions(name: str, sums: int, gain: int) -> No
     assert (found.accumulators, found.in_registers, found.vector_lanes) == (sums, True, 16)
     assert found.flops == 2 * 48 * 128 * 256
     assert found.tile == (("i_2", 6), ("j_0_2", 2))
-    assert whole.peak_flops == found.peak_flops == gain * on.peak_flops
+    assert whole.peak.flops == found.peak_flops == gain * on.peak_flops
     at_least = found.flops / found.peak_flops * sums / 12
     assert at_least < found.compute_secs < 1.35 * at_least
     untuned = analyze(made.nests(UNTUNED), on)

@@ -118,7 +118,7 @@ def test_on_arm_the_analysis_counts_its_vectors_and_the_expert_uses_them(name: s
     whole = analyze(made.nests(by_dots(made, *edits)), on)
     found = next(block for block in whole.blocks if block.block == "C_update")
     assert (found.accumulators, found.in_registers, found.vector_lanes) == (24, True, 4)
-    assert whole.peak_flops == gain * on.peak_flops
+    assert whole.peak.flops == gain * on.peak_flops
     at_least = found.flops / found.peak_flops / found.parallel_efficiency
     assert at_least < found.compute_secs < 1.35 * at_least
 

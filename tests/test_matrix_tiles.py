@@ -187,7 +187,7 @@ def test_the_analysis_counts_tiles_and_the_expert_fills_their_registers(dtype: s
     found = next(block for block in whole.blocks if block.block == "C_update")
     assert (found.accumulators, found.in_registers) == (4, True)
     assert found.flops == 2 * 1024 * 2048 * 1024
-    assert whole.peak_flops == gain * on.peak_flops
+    assert whole.peak.flops == gain * on.peak_flops
     at_least = found.flops / found.peak_flops / found.parallel_efficiency
     assert at_least <= found.compute_secs < 1.35 * at_least
     text = explain_text([Explained("expert's", 1, program, None, whole)], header(machine=on), on)

@@ -81,19 +81,12 @@ class Analysis:
     Args:
         blocks: in program order.
         roofline_secs: the least time that the kernel's operations and its arguments' bytes allow.
-        intensity: floating-point operations per byte of the arguments; 0 where the bytes are not known.
         peak: what the machine can do at best of the kernel's kind.
     """
 
     blocks: tuple[BlockAnalysis, ...]
     roofline_secs: float
-    intensity: float
     peak: Peak
-
-    @property
-    def peak_flops(self) -> float:
-        """The peak's rate."""
-        return self.peak.flops
 
     @property
     def secs(self) -> float:
@@ -124,7 +117,6 @@ def analyze(nests: Sequence[Nest], machine: Machine, *, kernel_flops: float = 0,
     return Analysis(
         tuple(analyze_block(n, machine) for n in nests),
         roofline_secs(flops, kernel_bytes, machine, peak_flops=peak.flops),
-        flops / kernel_bytes if kernel_bytes else 0.0,
         peak,
     )
 

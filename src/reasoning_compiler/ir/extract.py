@@ -13,7 +13,7 @@ from reasoning_compiler.ir.arithmetic import share_true
 from reasoning_compiler.ir.dots import DOT, dot_named
 from reasoning_compiler.ir.marks import LAID_OUT_AHEAD, PADDED
 from reasoning_compiler.ir.nest import PREFETCH, Access, Loop, LoopKind, Nest, read_paddings
-from reasoning_compiler.ir.walk import REDUCTION, constants, factors, variables
+from reasoning_compiler.ir.walk import REDUCTION, factors, variables
 
 _KINDS: dict[int, LoopKind] = {0: "serial", 1: "parallel", 2: "vectorized", 3: "unrolled"}
 _ARITHMETIC = {"Add": 1, "Sub": 1, "Mul": 1, "Min": 1, "Max": 1, "Div": 8, "Select": 1}
@@ -31,8 +31,8 @@ def nests(mod: Any) -> tuple[Nest, ...]:
     out weights ahead of time are left out. Index expressions are read as sums of loops, see `affine`.
     """
     main = mod["main"]
-    walk = _Walk({str(p.name) for p in main.params}, {str(each.name) for each in constants(main)})
-    walk.visit(mod["main"].body, _Scope())
+    walk = _Walk({str(p.name) for p in main.params})
+    walk.visit(main.body, _Scope())
     return _with_sharing(walk.found)
 
 
@@ -54,8 +54,8 @@ class _Buffer(NamedTuple):
 
 
 class _Walk:
-    def __init__(self, arguments: set[str], constants: set[str]) -> None:
-        self.arguments, self.constants = arguments, constants
+    def __init__(self, arguments: set[str]) -> None:
+        self.arguments = arguments
         self.found: list[Nest] = []
         self._ids = 0
         self._buffers: dict[Any, _Buffer] = {}
@@ -91,8 +91,7 @@ class _Walk:
     def _block(self, realize: Any, scope: _Scope) -> None:
         block = realize.block
         if LAID_OUT_AHEAD in block.annotations:
-            laid_out = {str(region.source.name) for region in block.writes[:]}  # they will be arguments
-            self.arguments, self.constants = self.arguments | laid_out, self.constants | laid_out
+            self.arguments |= {str(region.source.name) for region in block.writes[:]}  # they will be arguments
             return
         if not scope.loops and not block.iter_vars:
             self.visit(block.body, scope)
@@ -147,7 +146,6 @@ class _Walk:
                     external=buffer.name in self.arguments,
                     in_registers=buffer.in_registers,
                     selected=selected,
-                    given=buffer.name in self.arguments and buffer.name not in self.constants,
                 )
             )
         return tuple(accesses)

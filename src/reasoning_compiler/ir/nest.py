@@ -80,7 +80,6 @@ class Access:
         in_registers: it is of scope "local": no memory, as long as registers last.
         selected: an index of it comes from memory. The iterations of a register tile count as selecting each something
             else: nobody knows before the run which do not, so each loads for itself.
-        given: an argument that comes anew in each call, so that nothing lays it out ahead of time.
     """
 
     buffer: str
@@ -93,7 +92,6 @@ class Access:
     external: bool = True
     in_registers: bool = False
     selected: bool = False
-    given: bool = False
 
     def moved_by(self, loop: int) -> bool:
         """Tells whether the loop with that index moves through the buffer at all."""

@@ -10,7 +10,7 @@ A constant gets its layout ahead of time, from `RewriteLayout` or `padded_layout
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from reasoning_compiler.ir.marks import SETTLED
 
@@ -46,16 +46,10 @@ def settle_copy(sch: Any, around: list[Any], lane: Any) -> None:
         sch.annotate(loop, SETTLED, 1)
 
 
-class CopyLoops(NamedTuple):
-    """The loops of a copy: those around, over vectors the last of them; over terms or groups of terms; over lanes."""
-
-    around: list[Any]
-    terms: Any
-    lane: Any
-
-
-def copy_operand(sch: Any, block: Any, read: int, layout: Layout, *, is_cut: bool = False) -> CopyLoops:
+def copy_operand(sch: Any, block: Any, read: int, layout: Layout, *, is_cut: bool = False) -> tuple[list[Any], Any]:
     """Copies an operand in front of a block, in the order in which the block reads it.
+
+    Returns the copy's loops around terms, those over vectors the last of them, and its loop over lanes.
 
     Args:
         sch: the schedule, changed.
@@ -74,4 +68,4 @@ def copy_operand(sch: Any, block: Any, read: int, layout: Layout, *, is_cut: boo
         groups, within = sch.split(term, [None, layout.terms])
         inner = [groups, lane, within]
     sch.reorder(*others, vectors, *inner)
-    return CopyLoops([*others, vectors], inner[0], lane)
+    return [*others, vectors], lane

@@ -231,7 +231,7 @@ def _pack(sch: Any, block: Any, product: Product, lanes: int) -> None:
     """Lays out all of the right operand in parallel."""
     layout = Layout(product.right_order, lanes)
     read = product.statement.read_of(product.right.source)
-    around, _, lane = copy_operand(sch, block, read, layout, is_cut=product.num_columns % lanes > 0)
+    around, lane = copy_operand(sch, block, read, layout, is_cut=product.num_columns % lanes > 0)
     settle_copy(sch, around, lane)
 
 
