@@ -44,7 +44,7 @@ class Sizing(ABC):
 
     Attributes:
         block: the block's name.
-        needs: the structure choices, (site, alternative), under which the block has these decisions.
+        needs: the structure choices, (decision, alternative), under which the block has these decisions.
         family: what ways of treatment have in common whose best choices are much alike.
         spans: the treatment takes several blocks together, so that their own sizings have no meaning beside it.
     """

@@ -29,7 +29,7 @@ class TileGroup(Sizing):
         decisions: (loop name, decision name, domain) of each tiled loop, in the nest's order.
         max_jobs: the largest product of outer loops that the compiler runs in parallel.
         max_vector: the largest extent that it vectorizes.
-        needs: the structure choices, (site, alternative), under which the block has these decisions.
+        needs: the structure choices, (decision, alternative), under which the block has these decisions.
         prefetch: the decision on how many bytes ahead its streams are prefetched; None where there is none.
         copies: what is copied in each call for this way of tiling.
         packed: the buffers of those copies that are laid out in the order in which the tiled block reads them.

@@ -38,13 +38,13 @@ class Sketch:
 
     @property
     def structure(self) -> tuple[tuple[str, str], ...]:
-        """The (site, alternative) pairs."""
+        """The (decision, alternative) pairs."""
         return tuple((site.name, str(site.value)) for site in self.sites)
 
 
 @dataclass(eq=False)
 class _Fork:
-    """Where a rule leaves a choice, or, with one option and no site, where the rules have come to their end.
+    """Where a rule leaves a choice, or, with one option and no decision, where the rules have come to their end.
 
     Sketches with the same choices up to a fork share the way there.
 
@@ -80,9 +80,9 @@ class SketchGenerator:
         self._made: dict[tuple[tuple[str, str], ...], Sketch] = {}
 
     def make(self, wanted: Mapping[str, str]) -> Sketch:
-        """Returns the sketch with the wanted alternative at each site.
+        """Returns the sketch with the wanted alternative for each structure decision.
 
-        A site that `wanted` leaves out, or whose wanted alternative is not on offer (it may depend on the sites
+        A decision that `wanted` leaves out, or whose wanted alternative is not on offer (it may depend on those
         before it), takes its plainest one; the result's `structure` says what was taken.
         """
         key = tuple(wanted.items())
@@ -125,7 +125,7 @@ class SketchGenerator:
         Args:
             sch: what the steps before have made.
             step: its position.
-            taken: names of the sites before.
+            taken: names of the structure decisions before.
             makers: of the schedule's instructions.
         """
         for position, (rule, block) in enumerate(self._steps[step:], step):
