@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from reasoning_compiler.core.factors import divisors
 from reasoning_compiler.ir.walk import index_of
 
 _PACKING_ANNOTATION = "meta_schedule.layout_rewrite_preproc"
@@ -129,8 +130,7 @@ def _packer(nest: Any, source: Any, target: Any) -> Any:
     # lines that are read and those that are written in the cache, whichever way the layout turns.
     outer, inner = [], []
     for loop in schedule.get_loops(block):
-        extent = int(schedule.get(loop).extent)
-        tile = max(factor for factor in range(1, min(_TILE, extent) + 1) if extent % factor == 0)
+        tile = divisors(int(schedule.get(loop).extent), _TILE)[-1]
         outside, inside = schedule.split(loop, [None, tile])
         outer.append(outside)
         inner.append(inside)

@@ -122,12 +122,10 @@ class RegisterTile:
         return sum(self._loads(a) * vector_bytes / self.machine.cache_line_bytes for a in moved)
 
     def _first_tile_loop(self) -> int:
+        if (innermost := self.nest.innermost_reduction) is not None:
+            return innermost + 1
         loops = self.nest.loops
-        reducing = [i for i, loop in enumerate(loops) if loop.reduces and loop.extent > 1]
-        if reducing:
-            return reducing[-1] + 1
-        inner = [i for i, loop in enumerate(loops) if loop.extent > 1]
-        return inner[-1] if inner else len(loops)
+        return max((i for i, loop in enumerate(loops) if loop.extent > 1), default=len(loops))
 
     def _vector_loops(self) -> tuple[int, ...]:
         loops = self.nest.loops

@@ -18,6 +18,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from reasoning_compiler.core.factors import divisors
 from reasoning_compiler.core.programs import Alternative
 from reasoning_compiler.ir.extract import buffer_bytes
 from reasoning_compiler.ir.marks import NO_RULES, PACKED
@@ -76,7 +77,7 @@ def _pack(sch: Any, block: Any, found: Contraction, lanes: int) -> None:
     *others, column = found.order
     extents = [int(sch.get(loop).extent) for loop in loops]
     vectors = next(count for count in _VECTORS if extents[column] % (count * lanes) == 0)
-    rows = max(d for d in range(1, _ROWS_OF_A_JOB + 1) if extents[others[-1]] % d == 0)
+    rows = divisors(extents[others[-1]], _ROWS_OF_A_JOB)[-1]
     outer, vector, lane = sch.split(loops[column], [None, vectors, lanes])
     chunk, row = sch.split(loops[others[-1]], [None, rows])
     around = [*(loops[dimension] for dimension in others[:-1]), outer, chunk]

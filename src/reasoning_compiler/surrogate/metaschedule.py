@@ -6,7 +6,8 @@ returns uniform random scores, so the paper's rewards and the scores in its prom
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -66,15 +67,12 @@ class MetaScheduleSurrogate:
         return self._ms.search_strategy.MeasureCandidate(self._schedule(program), self._arguments)
 
 
-class _global_numpy_seed:
+@contextmanager
+def _global_numpy_seed(seed: int, call: int) -> Iterator[None]:
     """Seeds NumPy's global generator, which `XGBModel` draws its random scores from, and puts it back."""
-
-    def __init__(self, seed: int, call: int) -> None:
-        self._value = int(stream(seed, "xgb", call).integers(2**31))
-
-    def __enter__(self) -> None:
-        self._state = np.random.get_state()
-        np.random.seed(self._value)
-
-    def __exit__(self, *_: object) -> None:
-        np.random.set_state(self._state)
+    state = np.random.get_state()
+    np.random.seed(int(stream(seed, "xgb", call).integers(2**31)))
+    try:
+        yield
+    finally:
+        np.random.set_state(state)

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from reasoning_compiler.core.factors import divisors
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.programs import Decision, TileDomain
 from reasoning_compiler.cost.analysis import clock_hz
@@ -204,7 +205,6 @@ def _splits(domain: Domain) -> list[tuple[int, ...]]:
     """Returns all values of a tile's domain."""
     if not isinstance(domain, TileDomain):
         return []
-    divisors = [d for d in range(1, domain.extent + 1) if domain.extent % d == 0]
-    inner = itertools.product(divisors, repeat=domain.num_factors - 1)
+    inner = itertools.product(divisors(domain.extent, domain.extent), repeat=domain.num_factors - 1)
     whole = ((domain.extent // math.prod(i), *i) for i in inner if domain.extent % math.prod(i) == 0)
     return [value for value in whole if domain.why_not(value) is None]
