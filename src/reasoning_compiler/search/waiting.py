@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from bisect import bisect_left, insort
 from collections.abc import Collection
 
 import numpy as np
@@ -24,25 +23,20 @@ class Waiting:
 
     def __init__(self, fillers: Collection[str]) -> None:
         self._fillers = frozenset(fillers)
-        self._numbers: list[int] = []  # ascending
+        self._numbers: set[int] = set()
         self._heap: list[tuple[Rank, int]] = []  # one entry for each node, and left-over ones of nodes that are gone
 
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def __contains__(self, number: int) -> bool:
-        at = bisect_left(self._numbers, number)
-        return at < len(self._numbers) and self._numbers[at] == number
-
     def add(self, step: Step) -> None:
         """Adds a node that does not wait yet."""
-        insort(self._numbers, step.node)
+        self._numbers.add(step.node)
         self.place(step)
 
     def discard(self, number: int) -> None:
         """Removes a node if it waits."""
-        if number in self:
-            del self._numbers[bisect_left(self._numbers, number)]
+        self._numbers.discard(number)
 
     def pop_best(self) -> int:
         """Removes the most promising node and returns its number. Raises IndexError where none waits."""
@@ -52,14 +46,16 @@ class Waiting:
 
     def pop_any(self, rng: np.random.Generator) -> int:
         """Removes a node drawn at random and returns its number. Raises ValueError where none waits."""
-        return self._numbers.pop(int(rng.integers(len(self._numbers))))
+        number = sorted(self._numbers)[int(rng.integers(len(self._numbers)))]
+        self.discard(number)
+        return number
 
     def lift(self, num: int) -> list[int]:
         """Returns up to `num` nodes, the most promising first, lifted out of the order until each is placed again."""
         lifted: dict[int, None] = {}
         while self._heap and len(lifted) < num:
             _, number = heapq.heappop(self._heap)
-            if number in self:
+            if number in self._numbers:
                 lifted[number] = None
         return list(lifted)
 
