@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reasoning_compiler.workload.catalogue import CATALOGUE, Description, Entry, Setting, describe, parse
+from reasoning_compiler.workload.catalogue import CATALOGUE, Entry, in_a_line, parse
 from reasoning_compiler.workload.kernels import (
     deepseek_moe,
     flux_attention,
@@ -17,17 +17,15 @@ from reasoning_compiler.workload.workload import Workload, numpy_dtype
 
 __all__ = [
     "CATALOGUE",
-    "Description",
     "Entry",
-    "Setting",
     "Workload",
     "deepseek_moe",
-    "describe",
     "flux_attention",
     "flux_conv",
     "from_file",
     "from_tvm",
     "gemm",
+    "in_a_line",
     "llama3_attention",
     "llama4_mlp",
     "numpy_dtype",

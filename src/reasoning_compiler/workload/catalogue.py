@@ -52,56 +52,12 @@ CATALOGUE: dict[str, Entry] = {
 """The paper's five kernels in the order of its tables, experts with uneven counts and a plain matrix product."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What a workload is made of at one setting of its parameters; `str` of it is a line.
-
-    Args:
-        spec: as `parse` takes it.
-        arguments: in order.
-        flops: of one run.
-        bytes: of all arguments.
-    """
-
-    spec: str
-    arguments: tuple[Argument, ...]
-    flops: int
-    bytes: int
-
-    def __str__(self) -> str:
-        inputs = " ".join(_shape(a) for a in self.arguments if a.role != "output")
-        outputs = " ".join(_shape(a) for a in self.arguments if a.role == "output")
-        note = " (* constant)" if any(a.role == "weight" for a in self.arguments) else ""
-        return f"{inputs} -> {outputs}{note}, {_quantity(self.flops, 'FLOP')}, {_quantity(self.bytes, 'B')}"
-
-
-@dataclass(frozen=True)
-class Description:
-    """A named workload in figures and in words, for lists; `str` of it is a paragraph."""
-
-    name: str
-    doc: str
-    parameters: tuple[str, ...]
-    default: Setting
-    full_size: Setting
-
-    def __str__(self) -> str:
-        lines = [
-            f"{self.name}: {self.doc}",
-            f"  parameters: {', '.join(self.parameters)}",
-            f"  default: {self.default}",
-        ]
-        if self.full_size.arguments != self.default.arguments:
-            lines.append(f"  full size, {self.full_size.spec}: {self.full_size}")
-        return "\n".join(lines)
-
-
-def describe(entry: Entry) -> Description:
-    """Returns an entry's shapes, FLOPs and bytes, by default and at full size; no array is made."""
-    default, full_size = (
-        Setting(w.spec, w.arguments, w.flops, w.bytes) for w in (entry.make(), parse(entry.full_size))
-    )
-    return Description(entry.name, entry.doc, tuple(map(str, entry.parameters)), default, full_size)
+def in_a_line(workload: Workload) -> str:
+    """Returns a workload's shapes, FLOPs and bytes; no array is made."""
+    inputs = " ".join(_shape(a) for a in workload.arguments if a.role != "output")
+    outputs = " ".join(_shape(a) for a in workload.arguments if a.role == "output")
+    note = " (* constant)" if any(a.role == "weight" for a in workload.arguments) else ""
+    return f"{inputs} -> {outputs}{note}, {_quantity(workload.flops or 0, 'FLOP')}, {_quantity(workload.bytes, 'B')}"
 
 
 def parse(text: str) -> Workload:

@@ -131,34 +131,26 @@ class _Reader:
             uses.limits = uses.limits or uses.comparisons
         return self._uses
 
-    def visit(self, stmt: Any) -> None:
-        """Notes the uses in a statement."""
-        tirx, s_tir = self._tvm.tirx, self._tvm.s_tir
-        if isinstance(stmt, tirx.SeqStmt):
-            for part in stmt.seq:
-                self.visit(part)
-        elif isinstance(stmt, tirx.For):
-            self._note([stmt.min, stmt.extent])
-            self._bind_loop(stmt)
-            self.visit(stmt.body)
-        elif isinstance(stmt, s_tir.SBlockRealize):
-            for each, value in zip(stmt.block.iter_vars, stmt.iter_values, strict=True):
-                self._values[each.var] = self._resolved(value)
-            self._note([*stmt.iter_values, stmt.predicate])
-            for part in (stmt.block.init, stmt.block.body):
-                if part is not None:
-                    self.visit(part)
-        elif isinstance(stmt, tirx.IfThenElse):
-            self._note([stmt.condition])
-            self.visit(stmt.then_case)
-            if stmt.else_case is not None:
-                self.visit(stmt.else_case)
-        elif isinstance(stmt, tirx.BufferStore):
-            self._note([stmt.value, *stmt.indices])
-            self._note_indices(stmt.buffer, stmt.indices)
-            self._note_copy(stmt)
-        else:
-            self._note([stmt])
+    def visit(self, node: Any) -> None:
+        """Notes the uses in a statement or an expression, outer ones before those inside."""
+        tirx = self._tvm.tirx
+        comparisons = (tirx.LT, tirx.LE, tirx.GT, tirx.GE, tirx.EQ)
+        for each in self._found(
+            node, (tirx.For, self._tvm.s_tir.SBlockRealize, tirx.BufferStore, self._tvm.ir.TensorLoad, *comparisons)
+        ):
+            if isinstance(each, tirx.For):
+                self._bind_loop(each)
+            elif isinstance(each, self._tvm.s_tir.SBlockRealize):
+                for variable, value in zip(each.block.iter_vars, each.iter_values, strict=True):
+                    self._values[variable.var] = self._resolved(value)
+            elif isinstance(each, tirx.BufferStore):
+                self._note_indices(each.buffer, each.indices)
+                self._note_copy(each)
+            elif isinstance(each, comparisons):
+                self._note_comparison(self._resolved(each.a), self._resolved(each.b))
+                self._note_comparison(self._resolved(each.b), self._resolved(each.a))
+            else:
+                self._note_indices(each.source, each.indices)
 
     def _bind_loop(self, loop: Any) -> None:
         bounds = [*self._loads(self._resolved(loop.min)), *self._loads(self._resolved(loop.extent))]
@@ -168,16 +160,6 @@ class _Reader:
             return
         sources = [self._arguments[load.source] for load in bounds]
         self._bounded_by[loop.loop_var] = [(s, sum(s.same_as(o) for o in sources) > 1) for s in sources]
-
-    def _note(self, nodes: list[Any]) -> None:
-        """Notes the indices and comparisons in expressions."""
-        tirx = self._tvm.tirx
-        for node in nodes:
-            for load in self._found(node, self._tvm.ir.TensorLoad):
-                self._note_indices(load.source, load.indices)
-            for each in self._found(node, (tirx.LT, tirx.LE, tirx.GT, tirx.GE, tirx.EQ)):
-                for mine, other in ((each.a, each.b), (each.b, each.a)):
-                    self._note_comparison(self._resolved(mine), self._resolved(other))
 
     def _note_comparison(self, mine: Any, other: Any) -> None:
         loads = list(self._loads(mine))
