@@ -68,7 +68,7 @@ def distance(kernel: str, secs: float | None) -> float:
     place = landscape(kernel)
     if secs is None or math.isinf(secs):
         secs = place.untuned.latency_secs
-    return math.log(secs / place.best_secs)
+    return math.log(secs / min(entry.measurement.latency_secs for entry in place.measured))
 
 
 def of_the_best(kernel: str, method: str, settings: Settings) -> list[float]:

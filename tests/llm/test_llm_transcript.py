@@ -63,7 +63,7 @@ def test_another_file_is_refused(tmp_path: Path, line: str) -> None:
 
 
 def test_files_that_cannot_be_written_or_found(tmp_path: Path) -> None:
-    with pytest.raises(JournalError, match="cannot write"):
+    with pytest.raises(JournalError, match="could not be written"):
         Transcript(tmp_path / "no" / "transcript.jsonl").append(exchange())
     with pytest.raises(JournalError, match="cannot read"):
         read_transcript(tmp_path / "none")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from reasoning_compiler.core.errors import JournalError
 
 
 def checksum(data: bytes) -> str:
@@ -34,3 +36,12 @@ def write_together(files: Mapping[Path, bytes]) -> None:
             renames.append((part, path))
         for part, path in renames:
             part.replace(path)
+
+
+@contextmanager
+def writing(path: Path, more: str = "") -> Iterator[None]:
+    """Raises JournalError, with `more` behind it, where what is written inside fails."""
+    try:
+        yield
+    except OSError as error:
+        raise JournalError(f"`{path}` could not be written ({error.strerror or error}){more}") from error

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.core.errors import JournalError, UsageError
+from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.core.whole_files import writing
 from reasoning_compiler.experiment import variants
 from reasoning_compiler.experiment.experiment import Experiment, Watched, run_experiment
 from reasoning_compiler.experiment.tables import curves_svg, page_of, to_html, to_text
@@ -133,9 +134,7 @@ def _run(
 
 def _save_pages(folder: Path, results: dict[str, Any]) -> None:
     page, picture = page_of(results), curves_svg(results)
-    try:
+    with writing(folder, "; its results.json is intact"):
         (folder / TEXT_FILE).write_text(to_text(page), encoding="utf-8")
         (folder / CURVES_FILE).write_text(picture, encoding="utf-8")
         (folder / PAGE_FILE).write_text(to_html(page, picture=picture), encoding="utf-8")
-    except OSError as error:
-        raise JournalError(f"`{folder}` could not be written ({error.strerror}); its results.json is intact") from error

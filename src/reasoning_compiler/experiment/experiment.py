@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.core.errors import EnvironmentMismatchError, JournalError, NothingMeasuredError, UsageError
-from reasoning_compiler.core.whole_files import write_whole
+from reasoning_compiler.core.errors import EnvironmentMismatchError, NothingMeasuredError, UsageError
+from reasoning_compiler.core.whole_files import write_whole, writing
 from reasoning_compiler.experiment.cell import Cell
 from reasoning_compiler.experiment.testbeds import Testbed
 from reasoning_compiler.experiment.variants import Variant, line_to_reach
@@ -245,8 +245,6 @@ def _adopt(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
 
 def _write(path: Path, obj: dict[str, Any]) -> None:
     """Writes JSON, whole or not at all."""
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, (json.dumps(obj, indent=1) + "\n").encode())
-    except OSError as error:
-        raise JournalError(f"`{path}` could not be written ({error.strerror})") from error

@@ -11,10 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from reasoning_compiler.core.errors import EnvironmentMismatchError, IllegalProgramError, JournalError, UsageError
+from reasoning_compiler.core.errors import EnvironmentMismatchError, IllegalProgramError, UsageError
 from reasoning_compiler.core.measurements import Failure, Measurement
 from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
 from reasoning_compiler.core.rng import stream
+from reasoning_compiler.core.whole_files import writing
 from reasoning_compiler.experiment.restrict import Restricted, restrict
 from reasoning_compiler.experiment.tabular import RecordedWorkload, TabularBenchmark
 from reasoning_compiler.experiment.tabular_file import SUFFIX, header_json, read_rows, row_json, write_benchmark
@@ -209,12 +210,10 @@ def _earlier(partial: Path, benchmark: TabularBenchmark, about: dict[str, Any]) 
 def _append(partial: Path, row: dict[str, Any]) -> dict[str, Any]:
     """Writes one line, and returns it as it will be read."""
     line = json.dumps(row, separators=(",", ":"))
-    try:
+    with writing(partial):
         partial.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "a", encoding="ascii") as file:
             file.write(line + "\n")
-    except OSError as error:
-        raise JournalError(f"`{partial}` could not be written ({error.strerror})") from error
     return json.loads(line)
 
 

@@ -204,11 +204,6 @@ class TabularBenchmark:
         """The programs with a latency, in the order of recording."""
         return [entry for entry in self.entries.values() if entry.measurement.ok]
 
-    @property
-    def best_secs(self) -> float:
-        """The latency of the fastest program."""
-        return min(entry.measurement.latency_secs for entry in self.measured)
-
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def __post_init__(self) -> None:

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.core.arguments import Argument
-from reasoning_compiler.core.errors import JournalError, UsageError
+from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.measurements import Failure, Measurement
 from reasoning_compiler.core.programs import ChoiceDomain, Decision, Program, TileDomain, as_value
-from reasoning_compiler.core.whole_files import write_whole
+from reasoning_compiler.core.whole_files import write_whole, writing
 from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.experiment.tabular import Entry, RecordedWorkload, TabularBenchmark
 from reasoning_compiler.ir.nest import Access, Loop, Nest
@@ -49,11 +49,9 @@ def write_benchmark(path: Path, header: dict[str, Any], rows: Sequence[dict[str,
     """
     header = header | {"num_programs": len(rows)}
     text = "".join(json.dumps(obj, separators=(",", ":")) + "\n" for obj in (header, *rows))
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, gzip.compress(text.encode("ascii"), 9, mtime=0))
-    except OSError as error:
-        raise JournalError(f"`{path}` could not be written ({error.strerror})") from error
 
 
 def read_benchmark(path: str | os.PathLike[str]) -> TabularBenchmark:

@@ -15,6 +15,7 @@ from typing import Any
 
 from reasoning_compiler.core.errors import JournalError
 from reasoning_compiler.core.programs import Transformation
+from reasoning_compiler.core.whole_files import writing
 from reasoning_compiler.proposer.llm.answer import Outcome
 from reasoning_compiler.proposer.llm.budget import Spending
 from reasoning_compiler.proposer.llm.calls import Attempt, Message
@@ -145,11 +146,8 @@ class Transcript:
         self._append_text(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
     def _append_text(self, text: str) -> None:
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise JournalError(f"cannot write {self.path}: {error.strerror or error}") from error
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(text)
 
 
 def read_transcript(path: Path) -> list[Exchange]:
