@@ -81,8 +81,6 @@ def test_calls_without_a_price_are_counted() -> None:
     budget = Budget()
     budget.reserve(10, 100, PriceList("ollama:x")).settle(Spending.of_call(Usage(10, 5), None))
     assert (budget.spent.usd, budget.spent.unpriced_calls) == (0.0, 1)
-    assert str(budget.spent) == "1 calls, 10 tokens in and 5 out, cost unknown"
-    assert str(budget.spent + Spending.of_call(Usage(1, 1), 0.5)).endswith("$0.5000 and 1 calls of unknown cost")
 
 
 @pytest.mark.parametrize("limits", [{"max_calls": 17}, {"max_tokens": 20_000}, {"max_usd": 0.05}])

@@ -32,7 +32,7 @@ def test_a_real_model_proposes_valid_transformations() -> None:
     with LLMClient(settings) as client:
         client.check_connection()
         proposer = LLMProposer(
-            MeteredModel(client),
+            MeteredModel(settings, client),
             kernel=KERNEL,
             machine=MACHINE,
             check=lambda program, transformation: None,
@@ -40,5 +40,5 @@ def test_a_real_model_proposes_valid_transformations() -> None:
             explain=lambda program: ANALYSIS,
         )
         proposal = proposer.propose(conv_context(), 4, np.random.default_rng(0))
-    assert proposal.transformations, proposer.stats
+    assert proposal.transformations, proposer.model.stats
     assert proposal.reasoning

@@ -21,6 +21,7 @@ from reasoning_compiler.proposer.llm.paper import (
     parse_mutators,
 )
 from reasoning_compiler.proposer.llm.prices import Usage
+from reasoning_compiler.proposer.llm.settings import LLMSettings
 from reasoning_compiler.proposer.llm.transcript import Transcript, read_transcript
 from reasoning_compiler.proposer.protocol import Context
 
@@ -60,7 +61,7 @@ def trace(p: Program) -> str:
 
 
 def proposer(*texts: str, check: Any = lambda p, t: None, **kwargs: Any) -> PaperProposer:
-    model = MeteredModel(Canned(*texts), transcript=kwargs.pop("transcript", None))
+    model = MeteredModel(LLMSettings("canned"), Canned(*texts), transcript=kwargs.pop("transcript", None))
     return PaperProposer(model, source=source, trace=trace, score=lambda s: 0.25 * s.node, check=check,
                          fallback=Chance(), **kwargs)  # fmt: skip
 
@@ -133,7 +134,7 @@ def test_one_call_makes_one_child(tmp_path: Path) -> None:
     assert proposal.proposer == "paper" and proposal.reasoning.startswith("Deep.")
     (transformation,) = proposal.transformations
     assert len(transformation.edits) == 2
-    assert p.stats.rejections == {"unknown_decision": 1} and p.stats.fallback_rate == 0
+    assert p.model.stats.rejections == {"unknown_decision": 1} and p.model.stats.fallback_rate == 0
     (exchange,) = read_transcript(tmp_path / "t.jsonl")
     assert exchange.prompt_version == "paper-1" and [o.used for o in exchange.outcomes] == [False, True]
 
@@ -142,7 +143,7 @@ def test_one_call_makes_one_child(tmp_path: Path) -> None:
 def test_an_expansion_without_a_valid_name_falls_back_to_chance(text: str) -> None:
     p = proposer(text)
     assert propose(p).proposer == "random"
-    assert p.stats.fallback_rate == 1.0 and p.stats.calls == 1  # no repair in the paper
+    assert p.model.stats.fallback_rate == 1.0 and p.model.stats.calls == 1  # no repair in the paper
 
 
 def test_a_sequence_ends_at_the_first_name_that_fails() -> None:
@@ -153,13 +154,13 @@ def test_a_sequence_ends_at_the_first_name_that_fails() -> None:
     (transformation,) = propose(p).transformations
     assert [name.endswith("tile") for name, _ in transformation.edits] == [True]
     p = proposer("Mutators: Unroll", check=no_unroll)
-    assert propose(p).proposer == "random" and p.stats.rejections == {"illegal": 1}
+    assert propose(p).proposer == "random" and p.model.stats.rejections == {"illegal": 1}
 
 
 def test_the_model_is_asked_from_depth_two_on() -> None:
     p = proposer("Mutators: TileSize")
     assert propose(p, root_context()).proposer == "random"
-    assert p.stats.calls == 0
+    assert p.model.stats.calls == 0
     assert propose(p).proposer == "paper"
 
 

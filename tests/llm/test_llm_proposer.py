@@ -19,11 +19,9 @@ from reasoning_compiler.core.primitives import Primitive
 from reasoning_compiler.core.programs import Program, Transformation
 from reasoning_compiler.core.steps import Proposal
 from reasoning_compiler.proposer.llm import client as client_module
-from reasoning_compiler.proposer.llm.budget import Budget
 from reasoning_compiler.proposer.llm.calls import Message
 from reasoning_compiler.proposer.llm.client import LLMClient
 from reasoning_compiler.proposer.llm.metered import MeteredModel
-from reasoning_compiler.proposer.llm.prices import Price, PriceList
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
 from reasoning_compiler.proposer.llm.settings import LLMSettings
 from reasoning_compiler.proposer.llm.transcript import Question, Transcript, read_transcript, spending
@@ -65,12 +63,13 @@ class Setup:
         self.server = server
         self.clock = options.pop("clock", time.monotonic)
         max_attempts = options.pop("max_attempts", 2)
+        limits = {name: options.pop(name) for name in ("max_llm_calls", "budget_usd", "price") if name in options}
+        settings = LLMSettings(**({"max_output_tokens": 1000} | client_options | limits))
         self.model = MeteredModel(
-            options.pop("client", None) or LLMClient(LLMSettings(**client_options), max_attempts=max_attempts),
-            budget=options.pop("budget", None),
-            prices=options.pop("prices", None),
+            settings,
+            options.pop("client", None) or LLMClient(settings, max_attempts=max_attempts),
             transcript=Transcript(self.path),
-            max_output_tokens=client_options.get("max_output_tokens", 1000),
+            spent=options.pop("spent", None),
             clock=self.clock,
         )
         self.proposer = LLMProposer(
@@ -107,7 +106,7 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     yield make
     for one in setups:
-        one.proposer.close()
+        one.proposer.model.close()
     for server in servers:
         server.__exit__()
 
@@ -121,7 +120,7 @@ def test_the_models_transformations_become_the_proposal(setup: Any) -> None:
         {UNROLL: 512},
     ]
     assert all(t.proposer == "" and t.expectation == "faster" for t in proposal.transformations)
-    stats = run.proposer.stats
+    stats = run.proposer.model.stats
     assert (stats.calls, stats.expansions, stats.failed_expansions, stats.fallback_rate) == (1, 1, 0, 0.0)
     assert (stats.children, stats.fallback_children, stats.spent.tokens) == (2, 0, 1200)
     assert json.loads(json.dumps(stats.to_json()))["spent"]["tokens"] == 1200
@@ -149,7 +148,7 @@ def test_a_fault_is_told_back_once_and_mended(setup: Any, bad: dict[str, Any], k
     repair = run.server.requests[1]["messages"]
     assert [m["role"] for m in repair] == ["system", "user", "assistant", "user"]
     assert told in repair[3]["content"] and "Give a transformation" in repair[3]["content"]
-    assert run.proposer.stats.rejections == {kind: 1}
+    assert run.proposer.model.stats.rejections == {kind: 1}
     first, second = run.exchanges
     assert [o.used for o in first.outcomes] == [True, False] and first.outcomes[1].why
     assert second.repair_of == first.id and second.outcomes[0].used
@@ -161,7 +160,7 @@ def test_what_stays_bad_is_the_experts(setup: Any) -> None:
     own, rest = proposal.transformations
     assert (own.proposer, rest.proposer, rest.reasoning) == ("", "expert", "rules")
     assert proposal.proposer == "llm" and len(run.server.requests) == 2
-    stats = run.proposer.stats
+    stats = run.proposer.model.stats
     assert (stats.children, stats.fallback_children, stats.failed_expansions, stats.repairs) == (1, 1, 0, 1)
 
 
@@ -169,8 +168,8 @@ def test_an_answer_without_anything_usable_is_a_fallback(setup: Any) -> None:
     run = setup("Use bigger tiles.")
     proposal = run.propose()
     assert proposal.proposer == "expert" and len(proposal.transformations) == 2
-    assert run.proposer.stats.fallback_rate == 1.0
-    assert run.proposer.stats.rejections == {"no_answer": 2}
+    assert run.proposer.model.stats.fallback_rate == 1.0
+    assert run.proposer.model.stats.rejections == {"no_answer": 2}
 
 
 def test_the_fallback_repeats_nothing_of_the_models(setup: Any) -> None:
@@ -203,10 +202,10 @@ def test_the_search_goes_on_when_a_call_fails(setup: Any, script: Script, kind: 
     run = setup(script, timeout_secs=0.4)
     proposal = run.propose()
     assert proposal.proposer == "expert" and len(proposal.transformations) == 2
-    assert run.proposer.stats.call_failures == {kind: 1}
+    assert run.proposer.model.stats.call_failures == {kind: 1}
     (exchange,) = run.exchanges
     assert exchange.finish == kind and exchange.failure and exchange.answer is None
-    assert run.proposer.stats.fallback_rate == 1.0
+    assert run.proposer.model.stats.fallback_rate == 1.0
 
 
 BAD_ANSWERS = [
@@ -228,7 +227,7 @@ def test_the_search_goes_on_whatever_the_answer(setup: Any, text: str, kind: str
     run = setup(text)
     proposal = run.propose()
     assert len(proposal.transformations) == 2 and proposal.proposer == "expert"
-    assert kind in run.proposer.stats.rejections
+    assert kind in run.proposer.model.stats.rejections
     assert all(o.why for e in run.exchanges for o in e.outcomes)
 
 
@@ -237,7 +236,7 @@ def test_a_prompt_that_is_too_long_is_asked_again_shorter(setup: Any) -> None:
     run = setup(full, full, answer(TILES, {UNROLL: 0}), max_output_tokens=1000, max_prompt_tokens=3000)
     assert run.propose().proposer == "llm"
     assert len(str(run.server.requests[-1]["messages"])) < len(str(run.server.requests[0]["messages"]))
-    assert "at most 1500 tokens" in run.proposer.notices[0]
+    assert "at most 1500 tokens" in run.proposer.model.notices[0]
 
 
 def test_a_refused_key_stops_before_the_first_answer_and_is_a_notice_after_it(setup: Any) -> None:
@@ -248,8 +247,8 @@ def test_a_refused_key_stops_before_the_first_answer_and_is_a_notice_after_it(se
     assert run.propose().proposer == "expert"
     assert run.propose().proposer == "expert"
     assert len(run.server.requests) == 2  # not asked again
-    assert len(run.proposer.notices) == 1 and "without the model" in run.proposer.notices[0]
-    assert KEY not in run.proposer.notices[0]
+    assert len(run.proposer.model.notices) == 1 and "without the model" in run.proposer.model.notices[0]
+    assert KEY not in run.proposer.model.notices[0]
 
 
 def test_a_model_that_is_away_is_given_a_pause(setup: Any) -> None:
@@ -258,7 +257,7 @@ def test_a_model_that_is_away_is_given_a_pause(setup: Any) -> None:
     for _ in range(5):
         run.propose()
     assert len(run.server.requests) == 3
-    assert run.proposer.stats.expansions == 3
+    assert run.proposer.model.stats.expansions == 3
     now[0] = 61.0
     run.server.scripts[:] = [Script(answer(TILES, {UNROLL: 0}))]
     assert run.propose().proposer == "llm"
@@ -274,31 +273,30 @@ def test_only_failures_in_a_row_make_a_pause(setup: Any) -> None:
 
 
 def test_after_its_budget_the_run_goes_on_with_the_expert_and_says_so(setup: Any) -> None:
-    run = setup(answer(TILES, {UNROLL: 0}), budget=Budget(max_calls=2))
+    run = setup(answer(TILES, {UNROLL: 0}), max_llm_calls=2)
     assert [run.propose().proposer for _ in range(4)] == ["llm", "llm", "expert", "expert"]
     assert len(run.server.requests) == 2
-    assert run.proposer.notices == ("the budget of 2 calls is used up; from here on without the model",)
-    assert run.proposer.stats.expansions == 2  # the rest is no failure of the model
+    assert run.proposer.model.notices == ("the budget of 2 calls is used up; from here on without the model",)
+    assert run.proposer.model.stats.expansions == 2  # the rest is no failure of the model
 
 
 def test_a_repair_is_not_paid_beyond_the_budget(setup: Any) -> None:
-    run = setup(answer(TILES, {H: [1]}), budget=Budget(max_calls=1))
+    run = setup(answer(TILES, {H: [1]}), max_llm_calls=1)
     assert [t.proposer for t in run.propose().transformations] == ["", "expert"]
     assert len(run.server.requests) == 1
 
 
 def test_a_budget_in_usd_limits_answers_and_ends(setup: Any) -> None:
-    prices = PriceList("openai:fake", override=Price(1.0, 4.0))
-    run = setup(answer(TILES, {UNROLL: 0}), budget=Budget(max_usd=0.01), prices=prices)
+    run = setup(answer(TILES, {UNROLL: 0}), budget_usd=0.01, price="1/4")
     proposers = [run.propose().proposer for _ in range(12)]
     assert proposers[0] == "llm" and proposers[-1] == "expert"
-    assert 0.005 < run.proposer.stats.spent.usd <= 0.01
+    assert 0.005 < run.proposer.model.stats.spent.usd <= 0.01
     assert run.server.requests[-1]["max_tokens"] <= 1000
 
 
 def test_a_budget_in_usd_needs_a_price(setup: Any) -> None:
     with pytest.raises(UsageError, match="price of openai:fake is unknown"):
-        setup(answer(TILES), budget=Budget(max_usd=1.0))
+        setup(answer(TILES), budget_usd=1.0)
 
 
 # -- transcript ----------------------------------------------------------------------------------------
@@ -309,8 +307,7 @@ def test_an_interrupted_run_goes_on_where_its_transcript_ends(setup: Any) -> Non
     run.propose()
     spent = spending(run.exchanges)
     assert (spent.calls, spent.tokens) == (1, 1200)
-    budget = Budget(max_calls=2, spent=spent)
-    resumed = setup(answer({UNROLL: 512}, {UNROLL: 16}), budget=budget)
+    resumed = setup(answer({UNROLL: 512}, {UNROLL: 16}), max_llm_calls=2, spent=spent)
     assert [resumed.propose().proposer for _ in range(2)] == ["llm", "expert"]
 
 
@@ -329,7 +326,7 @@ def test_keys_are_never_written(setup: Any, tmp_path: Path) -> None:
     run.propose()
     written = run.path.read_text()
     assert KEY not in written and "abcdefgh12345678" not in written and "[key]" in written
-    assert KEY not in repr(run.proposer.stats) + repr(run.proposer.notices) + repr(run.model.client)
+    assert KEY not in repr(run.proposer.model.stats) + repr(run.proposer.model.notices) + repr(run.model.client)
 
 
 # -- settings -----------------------------------------------------------------------------------------------------
@@ -338,7 +335,7 @@ def test_keys_are_never_written(setup: Any, tmp_path: Path) -> None:
 def test_settings_make_the_model_of_a_run(tmp_path: Path) -> None:
     with FakeServer(Script("ok")) as server:
         settings = LLMSettings("fake", base_url=server.base_url, budget_usd=1.0, price="1/2", max_output_tokens=77)
-        model = MeteredModel.of(settings, LLMClient(settings), transcript=Transcript(tmp_path / "t.jsonl"))
+        model = MeteredModel(settings, LLMClient(settings), transcript=Transcript(tmp_path / "t.jsonl"))
         assert model.ask(Question((Message("user", "hi"),), "", 0, "key", 1, "1")).usd == pytest.approx(0.0014)
         model.close()
     assert server.requests[0]["max_tokens"] == 77
@@ -348,7 +345,7 @@ def test_settings_make_the_model_of_a_run(tmp_path: Path) -> None:
 def test_what_is_wrong_with_settings_is_said_before_any_call() -> None:
     with pytest.raises(UsageError, match="price of ollama:x is unknown"):
         settings = LLMSettings("ollama:x", budget_usd=1.0)
-        MeteredModel.of(settings, LLMClient(settings))
+        MeteredModel(settings, LLMClient(settings))
     with pytest.raises(UsageError, match="`context_depth` is -1"):
         LLMSettings("ollama:x", context_depth=-1)
     with pytest.raises(LLMSetupError, match="name the provider"):

@@ -88,8 +88,10 @@ class Contest:
         search = self.search(fallback, seed)
         shape = {"m": self.m, "n": self.n, "k": self.k}
         with FakeServer(respond=respond) as server:
+            settings = LLMSettings("fake", base_url=server.base_url)
             model = MeteredModel(
-                LLMClient(LLMSettings("fake", base_url=server.base_url)),
+                settings,
+                LLMClient(settings),
                 transcript=Transcript(self.folder / f"{self.num_runs}.jsonl"),
             )
             proposer = LLMProposer(
@@ -108,7 +110,7 @@ class Contest:
             thinker.close(at_rest=True)
         assert thinker.num_under_way == 0
         assert all(node.pending == node.unobserved == 0 for node in search.tree.nodes)
-        return best, proposer.stats
+        return best, proposer.model.stats
 
     def why_not(self, program: Program, transformation: Transformation) -> str | None:
         try:

@@ -30,7 +30,6 @@ class Slow:
     """
 
     name = "llm"
-    notices = ()
 
     def __init__(self, answer: Callable[[Context, int, np.random.Generator], Any] | None = None, *, gate: bool = False):
         self.answer = answer or self._by_chance
@@ -41,6 +40,7 @@ class Slow:
         self.closed = False
         self.calls = True  # whether an answer counts as a call
         self._lock = threading.Lock()
+        self.model = self
 
     @property
     def stats(self) -> LLMStats:

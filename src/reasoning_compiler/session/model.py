@@ -12,7 +12,7 @@ from reasoning_compiler.core.steps import Step
 from reasoning_compiler.journal import TRANSCRIPT_FILE, Journal, SessionRecord
 from reasoning_compiler.proposer.llm.client import LLMClient
 from reasoning_compiler.proposer.llm.language import worked_example
-from reasoning_compiler.proposer.llm.metered import LLMStats, MeteredModel, ModelProposer
+from reasoning_compiler.proposer.llm.metered import MeteredModel, ModelProposer
 from reasoning_compiler.proposer.llm.node import Brings
 from reasoning_compiler.proposer.llm.paper import PaperProposer
 from reasoning_compiler.proposer.llm.prompt import Kernel, tiling_notes
@@ -34,7 +34,7 @@ def checked_client(settings: Settings) -> LLMClient:
     """
     llm = _seeded(settings)
     client = LLMClient(llm)
-    MeteredModel.of(llm, client)  # says now what is wrong with the budget
+    MeteredModel(llm, client)  # says now what is wrong with the budget
     return client
 
 
@@ -60,26 +60,16 @@ class Model:
             spent = spending(read_transcript(path))
             journal.settled(0, spent)
         num_calls = earlier.num_calls if earlier else 0
-        self._model = MeteredModel.of(
+        self.metered = MeteredModel(
             self._llm, client, transcript=self.transcript, spent=spent, num_calls=num_calls, ledger=journal
         )
-
-    @property
-    def stats(self) -> LLMStats:
-        """What the model did so far."""
-        return self._model.stats
-
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """What the user should know of it, a line each."""
-        return self._model.notices
 
     def proposer(self, task: Task) -> ModelProposer:
         """Returns the proposer that asks the model about a task's programs and records every exchange."""
         space = task.space
         if self._is_paper or self._llm.names_only:
             return PaperProposer(
-                self._model,
+                self.metered,
                 source=lambda program: space.schedule(program).mod.script(),
                 trace=lambda program: str(space.schedule(program).trace),
                 score=_score,
@@ -100,7 +90,7 @@ class Model:
             peak=task.peak,
         )
         return LLMProposer(
-            self._model,
+            self.metered,
             kernel=kernel,
             machine=task.machine,
             check=space.why_not,

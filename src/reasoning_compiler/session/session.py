@@ -212,7 +212,7 @@ class Session:
         for thinker in thinkers:
             thinker.close(at_rest=at_rest)
         if thinkers and self._model is not None:
-            self._journal.model(self._model.stats.to_json(), notices=self._model.notices)
+            self._journal.model(self._model.metered.stats.to_json(), notices=self._model.metered.notices)
 
     # -- what others see ----------------------------------------------------------------------------------------------
 
@@ -233,7 +233,7 @@ class Session:
 
     def _new_notices(self) -> list[str]:
         sources = [self._seats[0].evaluator.instrument]  # it speaks for the executor, which all tasks share
-        sources += [self._model] if self._model else []
+        sources += [self._model.metered] if self._model else []
         new: list[str] = []
         for number, source in enumerate(sources):
             notices = source.notices

@@ -74,7 +74,7 @@ class Thinker:
         for _ in range(_FIRST_LOOK_EXPANSIONS):
             self.tend()
             left = until - time.perf_counter()
-            if self._proposer.stats.calls or left <= 0 or not self._under_way:
+            if self._proposer.model.stats.calls or left <= 0 or not self._under_way:
                 return
             wait([future for _, future in self._under_way], timeout=left, return_when=FIRST_COMPLETED)
 
@@ -112,7 +112,7 @@ class Thinker:
         """
         if at_rest:
             self._take_in()
-        self._proposer.close()
+        self._proposer.model.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         wait([future for _, future in self._under_way], timeout=_CLOSE_SECS)
         for expansion, _ in self._under_way:

@@ -216,61 +216,75 @@ class _Names:
         return "use only names of the decision table"
 
 
+class _Unusable(Exception):
+    """Why something of an answer cannot be used, in words that can be told back to the model."""
+
+    def __init__(self, kind: RejectionKind, why: str) -> None:
+        super().__init__(why)
+        self.kind = kind
+
+
 def _item(raw: Any, names: _Names, *, allow_unchanged: bool) -> Outcome:
     what = shown(raw, 400)
+    try:
+        return Outcome(what, _read_item(raw, names, allow_unchanged=allow_unchanged))
+    except _Unusable as reason:
+        return Outcome(what, None, reason.kind, str(reason))
+
+
+def _read_item(raw: Any, names: _Names, *, allow_unchanged: bool) -> Transformation:
     edits = _edits_of(raw, names) if isinstance(raw, dict) else None
     if edits is None:
         why = 'is not of the form {"edits": {"decision name": value, …}, "expect": "…"}'
-        return Outcome(what, None, "wrong_shape", f"{shown(raw)} {why}.")
+        raise _Unusable("wrong_shape", f"{shown(raw)} {why}.")
     if len(edits) > MAX_EDITS:
-        return Outcome(what, None, "wrong_shape", f"It has {len(edits)} edits; at most {MAX_EDITS} are read.")
-    found = {name: names.find(name) for name, _ in edits}
-    restructured = any(_changes_structure(found[name], value) for name, value in edits)
+        raise _Unusable("wrong_shape", f"It has {len(edits)} edits; at most {MAX_EDITS} are read.")
+    restructured = any(_changes_structure(names.find(name), value) for name, value in edits)
     kept: dict[str, Value] = {}
-    problems: list[tuple[RejectionKind, str]] = []
+    problems: list[_Unusable] = []
     for name, raw_value in edits:
-        decision = found[name]
+        decision = names.find(name)
         # Which locations there are depends on the other decisions.
         moves = decision is not None and decision.kind == "location" and len(edits) > 1
-        value, problem = _checked(decision, name, raw_value, names, lenient=restructured or moves)
-        if problem is not None:
+        try:
+            value = _value(decision, name, raw_value, names, lenient=restructured or moves)
+        except _Unusable as problem:
             problems.append(problem)
             if len(problems) == _MAX_PROBLEMS:
                 break
-        elif value is not None and (decision is None or restructured or value != decision.value):
+            continue
+        if decision is None or restructured or value != decision.value:
             kept[decision.name if decision else name] = value
     if problems:
-        return Outcome(what, None, problems[0][0], " ".join(why for _, why in problems))
+        raise _Unusable(problems[0].kind, " ".join(map(str, problems)))
     try:
         primitives = read_primitives(_then_of(raw, names) or [])
     except ValueError as error:
-        return Outcome(what, None, "wrong_primitive", f"{clip(str(error), 600)}.")
+        raise _Unusable("wrong_primitive", f"{clip(str(error), 600)}.") from None
     if not kept and not primitives and not allow_unchanged:
-        return Outcome(what, None, "no_change", "Every edit sets the decision's present value.")
-    return Outcome(what, Transformation(tuple(kept.items()), _expectation(raw), primitives=primitives))
+        raise _Unusable("no_change", "Every edit sets the decision's present value.")
+    return Transformation(tuple(kept.items()), _expectation(raw), primitives=primitives)
 
 
-def _checked(
-    decision: Decision | None, name: str, raw: Any, names: _Names, *, lenient: bool
-) -> tuple[Value | None, tuple[RejectionKind, str] | None]:
-    """Returns the value to set, or why there is none."""
+def _value(decision: Decision | None, name: str, raw: Any, names: _Names, *, lenient: bool) -> Value:
+    """Returns the value to set. Raises _Unusable where there is none."""
     if decision is None:
         value = free_value(raw)
         if lenient and value is not None:
-            return value, None
-        return None, ("unknown_decision", f"There is no decision `{shown(name)}`: {names.suggestion(name)}.")
+            return value
+        raise _Unusable("unknown_decision", f"There is no decision `{shown(name)}`: {names.suggestion(name)}.")
     value = coerce(decision.domain, raw)
     allowed = f"allowed: {clip(str(decision.domain), 400)}."
     if value is None:
-        return None, ("wrong_type", f"`{decision.name}` cannot be {shown(raw)}; {allowed}")
+        raise _Unusable("wrong_type", f"`{decision.name}` cannot be {shown(raw)}; {allowed}")
     if decision.kind == "location" and isinstance(value, str):
-        return value, None  # the name of a loop, which only the space knows
+        return value  # the name of a loop, which only the space knows
     why_not = decision.domain.why_illegal(value)
     if isinstance(decision.domain, ChoiceDomain) and why_not is not None:
         why_not = "is no value of it"  # the domain's own reason would name all values a second time
     if why_not is not None and not (lenient and decision.kind != "structure"):
-        return None, ("outside_domain", f"`{decision.name}`: {shown(value)} {why_not}; {allowed}")
-    return value, None
+        raise _Unusable("outside_domain", f"`{decision.name}`: {shown(value)} {why_not}; {allowed}")
+    return value
 
 
 def _changes_structure(decision: Decision | None, raw: Any) -> bool:

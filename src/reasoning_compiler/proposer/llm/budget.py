@@ -34,13 +34,6 @@ class Spending:
     def tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
-    def __str__(self) -> str:
-        tokens = f"{self.calls} calls, {self.input_tokens:,} tokens in and {self.output_tokens:,} out"
-        if self.calls and self.unpriced_calls == self.calls:
-            return f"{tokens}, cost unknown"
-        unpriced = f" and {self.unpriced_calls} calls of unknown cost" if self.unpriced_calls else ""
-        return f"{tokens}, ${self.usd:.4f}{unpriced}"
-
     def __add__(self, other: Spending) -> Spending:
         names = [each.name for each in fields(self)]
         return Spending(**{name: getattr(self, name) + getattr(other, name) for name in names})

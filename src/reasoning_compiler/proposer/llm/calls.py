@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from reasoning_compiler.proposer.llm.prices import Usage
 
@@ -82,23 +82,29 @@ class Reply:
 
 @dataclass(frozen=True)
 class CallFailure:
-    """Why there is no answer.
+    """Why there is no answer: of one try, or of the last one of a call.
 
     Args:
-        kind: of the last try.
+        kind: what kind of failure.
         message: one line for a person, without keys.
+        words: what the server says, whole and as it is.
         latency_secs: from the first try to giving up.
         attempts: all tries.
         retry_after_secs: what the provider asks to wait before the next call; None where it does not say.
         sent: the provider may have worked on it, and may charge for it.
+        passing: it may be tried again.
+        adapted: it is tried again at once, with other settings.
     """
 
     kind: CallFailureKind
     message: str
-    latency_secs: float
+    words: str = ""
+    latency_secs: float = 0.0
     attempts: tuple[Attempt, ...] = ()
     retry_after_secs: float | None = None
     sent: bool = False
+    passing: bool = False
+    adapted: bool = False
 
 
 def prompt_hash(messages: Sequence[Message]) -> str:
@@ -110,22 +116,3 @@ def prompt_hash(messages: Sequence[Message]) -> str:
 def estimate_tokens(text: str) -> int:
     """Returns about how many tokens a text has; rather too many than too few."""
     return -(-len(text) // CHARS_PER_TOKEN)
-
-
-class Client(Protocol):
-    """Answers calls: a provider's model, or a stand-in in tests."""
-
-    model: str
-
-    def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply | CallFailure:
-        """Returns the answer or why there is none. Raises LLMSetupError where no call can succeed.
-
-        Args:
-            messages: the conversation, its last message the user's.
-            max_output_tokens: the longest answer; the client's own limit by default.
-        """
-        ...
-
-    def close(self) -> None:
-        """Ends the calls under way."""
-        ...

@@ -19,7 +19,7 @@ from reasoning_compiler.proposer.llm.calls import (
     Reply,
     estimate_tokens,
 )
-from reasoning_compiler.proposer.llm.failures import Failed, classify
+from reasoning_compiler.proposer.llm.failures import classify
 from reasoning_compiler.proposer.llm.prices import Usage
 from reasoning_compiler.proposer.llm.providers import BUILT_PROVIDERS, connect, split_model
 from reasoning_compiler.proposer.llm.scrub import Scrubber
@@ -75,11 +75,11 @@ class LLMClient:
         """
         future = self._submit(tuple(messages), max_output_tokens or self.settings.max_output_tokens)
         if future is None:
-            return CallFailure("closed", "the run had ended before the call", 0.0)
+            return CallFailure("closed", "the run had ended before the call")
         try:
             outcome = future.result()
         except CancelledError:
-            return CallFailure("closed", "the run ended while the call was under way", 0.0, sent=True)
+            return CallFailure("closed", "the run ended while the call was under way", sent=True)
         except BaseException:
             future.cancel()
             raise
@@ -153,26 +153,19 @@ class LLMClient:
                 last = len(attempts) + 1 >= self._max_attempts
                 if last or not outcome.passing or pause > self._max_wait_secs:
                     attempts.append(Attempt(outcome.kind, outcome.message))
-                    return CallFailure(
-                        outcome.kind,
-                        outcome.message,
-                        latency_secs,
-                        tuple(attempts),
-                        outcome.retry_after_secs,
-                        outcome.sent,
-                    )
+                    return replace(outcome, words="", latency_secs=latency_secs, attempts=tuple(attempts))
                 attempts.append(Attempt(outcome.kind, outcome.message, pause))
                 await asyncio.sleep(pause)
                 wait_secs *= 2
 
-    async def _attempt(self, messages: tuple[Message, ...], max_output_tokens: int) -> Reply | Failed:
+    async def _attempt(self, messages: tuple[Message, ...], max_output_tokens: int) -> Reply | CallFailure:
         settings = self._settings(max_output_tokens)
         streams: list[StreamedResponse] = []
         try:
             async with asyncio.timeout(self.settings.timeout_secs):
                 response = await self._request(self._messages(messages), settings, streams)
         except TimeoutError:
-            failed = Failed("timeout", f"no whole answer within {self.settings.timeout_secs:g} s", sent=True)
+            failed = CallFailure("timeout", f"no whole answer within {self.settings.timeout_secs:g} s", sent=True)
         except Exception as error:  # third-party code, on whatever a server sends
             failed = self._failed(error, settings, max_output_tokens)
         else:
@@ -227,7 +220,7 @@ class LLMClient:
 
     # -- failures ---------------------------------------------------------------------------------------
 
-    def _failed(self, error: Exception, settings: dict[str, Any], max_output_tokens: int) -> Failed:
+    def _failed(self, error: Exception, settings: dict[str, Any], max_output_tokens: int) -> CallFailure:
         failed = classify(error, self.scrubber, reached=self._reached)
         self._reached = self._reached or failed.kind != "unreachable"
         if failed.kind == "context_window":

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
-from reasoning_compiler.proposer.llm.calls import CallFailureKind
+from reasoning_compiler.proposer.llm.calls import CallFailure, CallFailureKind
 from reasoning_compiler.proposer.llm.scrub import Scrubber
 from reasoning_compiler.proposer.llm.values import clip
 
@@ -17,30 +16,7 @@ _QUOTA_WORDS = re.compile(r"insufficient_quota|credit balance|billing|exceeded y
 _TITLE = re.compile(r"<title>(.+?)</title>", re.I | re.S)
 
 
-@dataclass(frozen=True)
-class Failed:
-    """One failed try of a call.
-
-    Args:
-        kind: what kind of failure.
-        message: one line for a person, without keys.
-        words: what the server says, whole and as it is.
-        passing: it may be tried again.
-        adapted: it is tried again at once, with other settings.
-        retry_after_secs: what the provider asks to wait; None where it does not say.
-        sent: the provider may have worked on it.
-    """
-
-    kind: CallFailureKind
-    message: str
-    words: str = ""
-    passing: bool = False
-    adapted: bool = False
-    retry_after_secs: float | None = None
-    sent: bool = False
-
-
-def classify(error: Exception, scrubber: Scrubber, *, reached: bool) -> Failed:
+def classify(error: Exception, scrubber: Scrubber, *, reached: bool) -> CallFailure:
     """Returns the failure that an exception of pydantic-ai's or a provider's package stands for.
 
     Args:
@@ -54,18 +30,20 @@ def classify(error: Exception, scrubber: Scrubber, *, reached: bool) -> Failed:
     words = _words(error)
     message = " ".join(scrubber.scrub(clip(words, 300)).split())
     if isinstance(error, exceptions.ModelConnectionError) and error.phase == "connect" and not reached:
-        return Failed("unreachable", message)
+        return CallFailure("unreachable", message)
     if isinstance(error, exceptions.ContentFilterError):
-        return Failed("content_filter", message, sent=True)
+        return CallFailure("content_filter", message, sent=True)
     if isinstance(status, int):
         kind, passing = _kind_of_status(status, words)
         retry_after = getattr(error, "retry_after", None)
-        return Failed(kind, f"{status}: {message}", words, passing, retry_after_secs=retry_after if passing else None)
+        return CallFailure(
+            kind, f"{status}: {message}", words, retry_after_secs=retry_after if passing else None, passing=passing
+        )
     if isinstance(error, exceptions.ModelTimeoutError) and error.phase not in ("connect", "pool"):
-        return Failed("timeout", message, sent=True)
+        return CallFailure("timeout", message, sent=True)
     if isinstance(error, exceptions.ModelConnectionError):
-        return Failed("connection", message, passing=True, sent=error.phase == "read")
-    return Failed("protocol", message, passing=True, sent=True)
+        return CallFailure("connection", message, passing=True, sent=error.phase == "read")
+    return CallFailure("protocol", message, passing=True, sent=True)
 
 
 def _kind_of_status(status: int, words: str) -> tuple[CallFailureKind, bool]:

@@ -7,17 +7,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from reasoning_compiler.core.errors import LLMSetupError
 from reasoning_compiler.proposer.llm.answer import Outcome
 from reasoning_compiler.proposer.llm.budget import Budget, BudgetRefusal, Ledger, Spending
-from reasoning_compiler.proposer.llm.calls import CallFailure, Client, Reply, estimate_tokens, prompt_hash
+from reasoning_compiler.proposer.llm.calls import CallFailure, Reply, estimate_tokens, prompt_hash
 from reasoning_compiler.proposer.llm.prices import Price, PriceList, Usage
-from reasoning_compiler.proposer.llm.settings import DEFAULT_OUTPUT_TOKENS, LLMSettings
+from reasoning_compiler.proposer.llm.settings import LLMSettings
 from reasoning_compiler.proposer.llm.transcript import Exchange, Question, Transcript
 from reasoning_compiler.proposer.llm.values import clip
 from reasoning_compiler.proposer.protocol import Proposer
+
+if TYPE_CHECKING:
+    from reasoning_compiler.proposer.llm.client import LLMClient
 
 _FAILURES_TO_PAUSE = 3
 _PAUSE_SECS = 60.0
@@ -88,65 +91,30 @@ class Asked:
 class MeteredModel:
     """Asks a model within its budget; counts and records what happens. Safe to use from several threads.
 
-    Raises UsageError on construction for a budget in USD without a known price.
-
     Args:
+        settings: the model, its price and its limits.
         client: who answers.
-        budget: what may be spent; shared where several workloads are tuned.
-        prices: what a call costs.
         transcript: where exchanges are recorded; None for nowhere.
-        max_output_tokens: the longest answer.
+        spent, num_calls, ledger: see `Budget`.
         clock: seconds that only grow, for pauses after failures.
+
+    Raises:
+        UsageError: a budget is not positive, or is in USD and the price is unknown.
     """
 
     def __init__(
         self,
-        client: Client,
-        *,
-        budget: Budget | None = None,
-        prices: PriceList | None = None,
-        transcript: Transcript | None = None,
-        max_output_tokens: int = DEFAULT_OUTPUT_TOKENS,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.client = client
-        self.budget = budget or Budget()
-        self.prices = prices or PriceList(client.model)
-        self.budget.check_priced(self.prices, client.model)
-        self.transcript = transcript
-        self._max_output_tokens = max_output_tokens
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._stats = LLMStats(client.model, str(self.prices))
-        self._notices: list[str] = []
-        self._answered = False
-        self._off = False
-        self._failures_in_row = 0
-        self._paused_until = -1.0
-
-    @classmethod
-    def of(
-        cls,
         settings: LLMSettings,
-        client: Client,
+        client: LLMClient,
         *,
         transcript: Transcript | None = None,
         spent: Spending | None = None,
         num_calls: int = 0,
         ledger: Ledger | None = None,
-    ) -> MeteredModel:
-        """Returns the model of a session, not yet called.
-
-        Args:
-            settings: of the session.
-            client: who answers.
-            transcript: see the class.
-            spent, num_calls, ledger: see `Budget`.
-
-        Raises:
-            UsageError: a budget is not positive, or is in USD and the price is unknown.
-        """
-        budget = Budget(
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings, self.client, self.transcript, self._clock = settings, client, transcript, clock
+        self._budget = Budget(
             max_calls=settings.max_llm_calls,
             max_tokens=settings.budget_tokens,
             max_usd=settings.budget_usd,
@@ -155,9 +123,15 @@ class MeteredModel:
             ledger=ledger,
         )
         price = Price.parse(settings.price) if settings.price is not None else None
-        prices = PriceList(settings.model, base_url=settings.base_url, override=price)
-        limit = settings.max_output_tokens
-        return cls(client, budget=budget, prices=prices, transcript=transcript, max_output_tokens=limit)
+        self._prices = PriceList(settings.model, base_url=settings.base_url, override=price)
+        self._budget.check_priced(self._prices, settings.model)
+        self._lock = threading.Lock()
+        self._stats = LLMStats(settings.model, str(self._prices))
+        self._notices: list[str] = []
+        self._answered = False
+        self._off = False
+        self._failures_in_row = 0
+        self._paused_until = -1.0
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -179,7 +153,7 @@ class MeteredModel:
         if not self._may_ask():
             return None
         prompt_tokens = sum(estimate_tokens(m.text) for m in question.messages)
-        reservation = self.budget.reserve(prompt_tokens, self._max_output_tokens, self.prices)
+        reservation = self._budget.reserve(prompt_tokens, self._settings.max_output_tokens, self._prices)
         if isinstance(reservation, BudgetRefusal):
             if reservation.ended:
                 self.notice(f"{reservation.why}; from here on without the model")
@@ -204,7 +178,7 @@ class MeteredModel:
         else:
             # A prompt that was sent may be charged for, whatever became of the answer.
             usage = Usage(prompt_tokens if outcome.sent else 0, estimated=True)
-        usd = self.prices.usd(usage) if usage.total else 0.0
+        usd = self._prices.usd(usage) if usage.total else 0.0
         spent = Spending.of_call(usage, usd) if usage.total else Spending()
         reservation.settle(spent)
         self._count_call(question, outcome, spent, is_estimated=usage.estimated and usage.total > 0)
@@ -220,7 +194,7 @@ class MeteredModel:
         return self.transcript.append(
             Exchange(
                 **vars(question),
-                model=self.client.model,
+                model=self._settings.model,
                 prompt_hash=prompt_hash(question.messages),
                 answer=clip(reply.text, _MAX_STORED_CHARS) if reply is not None else None,
                 finish=reply.finish if reply is not None else asked.outcome.kind,
@@ -291,29 +265,7 @@ class MeteredModel:
                 )
 
 
-class ModelProposer(Proposer):
-    """What the proposers that ask a model have in common.
+class ModelProposer(Proposer, Protocol):
+    """A proposer that asks a model."""
 
-    Args:
-        model: the model with its budget and transcript.
-        fallback: who proposes what the model does not.
-        task: the session's task that it proposes for, as the transcript names it.
-    """
-
-    def __init__(self, model: MeteredModel, *, fallback: Proposer, task: str) -> None:
-        self.model = model
-        self._fallback, self._task = fallback, task
-
-    @property
-    def stats(self) -> LLMStats:
-        """What the model did so far."""
-        return self.model.stats
-
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """What the user should know of it."""
-        return self.model.notices
-
-    def close(self) -> None:
-        """Ends the calls under way; their proposals then come from the fallback."""
-        self.model.close()
+    model: MeteredModel

@@ -141,7 +141,7 @@ class PaperProposer(ModelProposer):
         context_depth: int = 2,
         task: str = "",
     ) -> None:
-        super().__init__(model, fallback=fallback, task=task)
+        self.model, self._fallback, self._task = model, fallback, task
         self._source, self._trace, self._score = source, trace, score
         self._check, self._context_depth = check, context_depth
 

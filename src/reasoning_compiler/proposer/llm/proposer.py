@@ -67,7 +67,7 @@ class LLMProposer(ModelProposer):
         max_prompt_tokens: int = DEFAULT_PROMPT_TOKENS,
         task: str = "",
     ) -> None:
-        super().__init__(model, fallback=fallback, task=task)
+        self.model, self._fallback, self._task = model, fallback, task
         self._kernel, self._machine = kernel, machine
         self._check, self._explain, self._brings = check, explain, brings
         self._named_blocks = named_blocks
