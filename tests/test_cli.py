@@ -401,14 +401,19 @@ def test_a_disk_without_room_for_a_header(reasonc: Callable[..., Done], small_di
 @pytest.mark.parametrize(
     ("sign", "args", "presses"),
     [
-        ("samples, 0 s: starting", [GEMM], 1),
-        ("   1  ", [GEMM], 1),
-        ("   1  ", [GEMM], 2),
-        ("timing the untuned program", [GEMM], 1),
+        pytest.param("samples, 0 s: starting", [GEMM], 1, id="starting"),
+        pytest.param("   1  ", [GEMM], 1, id="measuring"),
+        pytest.param("   1  ", [GEMM], 2, id="twice", marks=pytest.mark.nightly),
+        pytest.param("timing the untuned program", [GEMM], 1, id="untuned", marks=pytest.mark.nightly),
         # What chance proposes takes long enough to be caught at it.
-        ("timing the best few", ["gemm[512,512,512]", "--samples", "4", "--proposer", "random"], 1),
+        pytest.param(
+            "timing the best few",
+            ["gemm[512,512,512]", "--samples", "4", "--proposer", "random"],
+            1,
+            id="confirming",
+            marks=pytest.mark.nightly,
+        ),
     ],
-    ids=["starting", "measuring", "twice", "untuned", "confirming"],
 )
 def test_ctrl_c(tmp_path: Path, sign: str, args: list[str], presses: int) -> None:
     source = str(Path(rc.__file__).parents[1])

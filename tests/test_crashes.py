@@ -100,6 +100,7 @@ def test_a_program_that_ends_the_process_is_left_out_and_the_run_goes_on(
     assert rc.read_run(tmp_path / "run").num_samples == 16
 
 
+@pytest.mark.nightly
 def test_a_comparison_survives_it_too(reasonc: Callable[..., dict[str, object]], tmp_path: Path) -> None:
     options = ("--methods", "mcts,expert", "--samples", "8", "--repeats", "1", "--batch", "4")
     told = reasonc("compare", GEMM, *options)

@@ -159,6 +159,7 @@ def test_a_method_that_measures_nothing_is_counted(tmp_path: Path, monkeypatch: 
     assert "could be measured" in cell["ended"] and not cell["samples"]
 
 
+@pytest.mark.nightly
 def test_tvms_search_from_the_command_line(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     argv = ["compare", GEMM, "--methods", "evolutionary,evolutionary+space", "--samples", "4", "--repeats", "1"]
     monkeypatch.setattr(sys, "argv", ["reasonc", *argv, "--reference", "8", "--out", str(tmp_path / "out")])

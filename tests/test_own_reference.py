@@ -19,6 +19,7 @@ from space_kernels import elementwise
 pytestmark = pytest.mark.tvm
 
 
+@pytest.mark.nightly
 def test_going_on_without_the_callers_reference_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -85,8 +85,8 @@ def of_the_later(kernel: str, method: str, settings: Settings) -> list[float]:
 @pytest.mark.parametrize(
     ("better", "worse", "settings", "measure", "least"),
     [
-        pytest.param("mcts", "random", AS_IT_IS, of_the_best, 0.02, id="predictions"),
-        pytest.param("expert", "mcts", BLIND, of_the_best, 0.05, id="the expert"),
+        pytest.param("mcts", "random", AS_IT_IS, of_the_best, 0.02, id="predictions", marks=pytest.mark.nightly),
+        pytest.param("expert", "mcts", BLIND, of_the_best, 0.05, id="the expert", marks=pytest.mark.nightly),
         pytest.param("mcts", "random", TREE_ALONE, of_the_later, 0.1, id="the tree"),
     ],
 )
@@ -103,6 +103,7 @@ def test_each_part_of_the_search_is_worth_something(
     assert all(mean(each) > NOT_WORSE for each in gains.values()), told
 
 
+@pytest.mark.nightly
 def test_with_predictions_the_expert_is_no_worse_than_chance() -> None:
     distances = [mean(mean(of_the_best(kernel, m, AS_IT_IS)) for kernel in KERNELS) for m in ("expert", "mcts")]
     assert distances[0] < distances[1] + 0.01, distances

@@ -79,6 +79,7 @@ def test_kernels_without_such_calls_have_no_such_decision() -> None:
     assert "vector math" not in [d.name for d in made.table(UNTUNED)]
 
 
+@pytest.mark.nightly
 def test_tvms_search_gets_it_with_our_space() -> None:
     kernel, target = elementwise(), tvm_target(detect())
     generator = space_generator(kernel.mod, target, rules=rules_for(kernel.mod, target))

@@ -42,7 +42,7 @@ from reasoning_compiler.workload import CATALOGUE, Workload, from_tvm, parse
 from test_workload_tvm import SMALL
 
 pytestmark = pytest.mark.tvm
-TIMES = 20
+TIMES = 8
 
 
 @pytest.fixture(scope="module")

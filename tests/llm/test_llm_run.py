@@ -393,6 +393,7 @@ def test_a_budget_ends_and_the_run_goes_on_and_says_so(budget: dict[str, Any], w
     assert {step.proposer for step in result.run.steps if step.measurement} >= {"llm", "expert"}
 
 
+@pytest.mark.nightly
 def test_a_resumed_run_counts_what_was_spent_before_it_was_killed(server: Any, tmp_path: Path) -> None:
     one = server(respond=GOOD)
     script = f"""

@@ -167,6 +167,7 @@ def test_a_model_that_draws_is_no_better_than_chance(tmp_path: Path) -> None:
     assert geomean(ratios) > 0.9
 
 
+@pytest.mark.nightly
 def test_a_model_that_talks_nonsense_costs_the_expert_little(tmp_path: Path) -> None:
     ratios = []
     for shape, seed in zip(SHAPES, SEEDS, strict=True):

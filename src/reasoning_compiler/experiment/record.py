@@ -82,6 +82,9 @@ def record(
         raise UsageError(f"`out` is {path}; the name of a recording ends in {SUFFIX}")
     if path.exists():
         raise UsageError(f"`{path}` exists already; choose another `--out`, or remove it")
+    partial = path.with_name(f"{path.name}.partial")
+    with writing(partial):
+        partial.parent.mkdir(parents=True, exist_ok=True)
     found = detect()
     if threads is not None and not 1 <= threads <= found.num_cores:
         raise UsageError(f"`threads` is {threads}; it must lie between 1 and {found.num_cores}")
@@ -89,7 +92,6 @@ def record(
     about = {"command": command, "seed": seed, "samples": samples}
     restricted = restrict(made, machine, max_programs=samples)
     benchmark = _empty(made, machine, restricted, about | {"created": _now()})
-    partial = path.with_name(f"{path.name}.partial")
     done = _earlier(partial, benchmark, about)
     rows = _record(made, benchmark, restricted, partial, done, seed, path=path, on_progress=on_progress)
     write_benchmark(path, rows[0], rows[1:])
@@ -211,7 +213,6 @@ def _append(partial: Path, row: dict[str, Any]) -> dict[str, Any]:
     """Writes one line, and returns it as it will be read."""
     line = json.dumps(row, separators=(",", ":"))
     with writing(partial):
-        partial.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "a", encoding="ascii") as file:
             file.write(line + "\n")
     return json.loads(line)

@@ -47,7 +47,8 @@ def import_tvm(*, any_version: bool = False) -> ModuleType:
     with _lock:
         if not any_version:
             _require_known_versions()
-        import tvm
+        with _without_torch():
+            import tvm
         import tvm.s_tir.meta_schedule
 
         if "tvm.s_tir.tensor_intrin" not in sys.modules:
@@ -147,6 +148,23 @@ def quiet_logging() -> Iterator[None]:
     finally:
         logger.setLevel(level)
         ms_logging.create_loggers = make_files
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """Hides PyTorch while TVM is first imported: TVM imports it too, which takes seconds.
+
+    A PyTorch that has been imported before stays in sight. Tensors of one that is imported later reach TVM's functions
+    all the same, through DLPack.
+    """
+    if "torch" in sys.modules or "tvm" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
 
 
 @contextmanager

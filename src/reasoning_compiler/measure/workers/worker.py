@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import resource
+import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,6 +28,8 @@ _MEMORY_SHARE = 0.9
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
 )
+# What TVM imports, where it is installed, and what its schedules need to tensorize: seconds for what no worker uses.
+_UNUSED_MODULES = ("torch", "tvm.s_tir.tensor_intrin")
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class WorkerOptions:
 
 def main(request_fd: int, reply_fd: int, options: dict[str, Any]) -> None:
     """Runs the worker."""
+    sys.modules.update(dict.fromkeys(_UNUSED_MODULES))
     gc.disable()  # importing TVM makes hundreds of thousands of objects, and none of them is garbage
     chosen = WorkerOptions(**options)
     _limit_memory(chosen.memory_limit_bytes)
