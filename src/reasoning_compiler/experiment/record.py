@@ -212,9 +212,8 @@ def _earlier(partial: Path, benchmark: TabularBenchmark, about: dict[str, Any]) 
 def _append(partial: Path, row: dict[str, Any]) -> dict[str, Any]:
     """Writes one line, and returns it as it will be read."""
     line = json.dumps(row, separators=(",", ":"))
-    with writing(partial):
-        with open(partial, "a", encoding="ascii") as file:
-            file.write(line + "\n")
+    with writing(partial), open(partial, "a", encoding="ascii") as file:
+        file.write(line + "\n")
     return json.loads(line)
 
 
