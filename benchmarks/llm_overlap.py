@@ -49,8 +49,6 @@ class Watched(instrument.Instrument):
 class Sequential:
     """Asks the model for a batch, waits, has it measured, and asks again."""
 
-    waited_secs = 0.0
-
     def __init__(self, search: Any, proposer: Any, *, children: int, **_: Any) -> None:
         self._search, self._proposer, self._children = search, proposer, children
 

@@ -118,16 +118,20 @@ def prepare(spec: str, folder: Path, num: int) -> dict[str, Any]:
 def ours(spec: str, folder: Path, num: int, repeat: str) -> dict[str, Any]:
     """Builds, races and verifies the candidates with our instrument."""
     modules, target = candidates(folder, range(num))
+    from reasoning_compiler.core.phases import PhaseTimer
     from reasoning_compiler.measure.executors.local import LocalExecutor
     from reasoning_compiler.measure.instrument import Instrument
     from reasoning_compiler.workload import parse
 
-    workload = parse(spec)
+    workload, clock = parse(spec), PhaseTimer()
     started = time.perf_counter()
-    with LocalExecutor(num_threads=cores()) as executor, Instrument(workload, target, executor) as instrument:
+    with (
+        LocalExecutor(num_threads=cores()) as executor,
+        Instrument(workload, target, executor, clock=clock) as instrument,
+    ):
         results = [each.measurement for each in instrument.measure(modules, best_secs=None)]
         wall_secs = time.perf_counter() - started
-        stages = instrument.stage_secs
+        stages = clock.take()
     return {
         "wall_secs": wall_secs,
         "stage_secs": stages,

@@ -18,14 +18,15 @@ from typing import Any
 
 from bench import publish, spread
 
+from reasoning_compiler.core.phases import PhaseTimer
 from reasoning_compiler.machine import detect, num_physical_cores, tvm_target
 from reasoning_compiler.measure.bench import Bench
+from reasoning_compiler.measure.executors.kernels import Kernel
 from reasoning_compiler.measure.executors.local import LocalExecutor
-from reasoning_compiler.measure.executors.protocol import Kernel
 from reasoning_compiler.measure.timing.comparison import compare
 from reasoning_compiler.measure.timing.racing import Race
 from reasoning_compiler.space.space import Space
-from reasoning_compiler.workload import parse
+from reasoning_compiler.workload import Workload, parse
 
 WORKLOADS = [
     "gemm[256,1024,512]",
@@ -55,9 +56,9 @@ def building(executor: LocalExecutor, jobs: list[tuple[Any, str]]) -> Iterator[N
         thread.join()
 
 
-def fastest(spec: str, executor: LocalExecutor, bench: Bench) -> tuple[Kernel, Any]:
+def fastest(workload: Workload, executor: LocalExecutor, bench: Bench) -> tuple[Kernel, Any]:
     """Returns (kernel, module) of the fastest of some random programs."""
-    workload, target = parse(spec), tvm_target(detect())
+    target = tvm_target(detect())
     space = Space(workload.mod, target)
     modules = [space.schedule(space.sample(seed)).mod for seed in range(CANDIDATES)]
     built = executor.build([(mod, str(target)) for mod in modules], arguments=workload.arguments)
@@ -74,9 +75,10 @@ def fastest(spec: str, executor: LocalExecutor, bench: Bench) -> tuple[Kernel, A
 def measure(spec: str, *, num_builders: int, num_pairs: int, threads: int) -> dict[str, Any]:
     """Returns the row of one program with one number of busy builders."""
     with LocalExecutor(num_threads=threads, num_build_workers=num_builders) as executor:
-        bench = Bench(executor, race=Race(), timeout_secs=60.0)
-        kernel, mod = fastest(spec, executor, bench)
-        jobs = [(mod, str(tvm_target(detect())))] * num_builders
+        workload, target = parse(spec), str(tvm_target(detect()))
+        bench = Bench(executor, workload, target, race=Race(), timeout_secs=60.0, clock=PhaseTimer())
+        kernel, mod = fastest(workload, executor, bench)
+        jobs = [(mod, target)] * num_builders
         secs: dict[bool, list[float]] = {False: [], True: []}
         for number in range(num_pairs):
             for is_busy in (False, True) if number % 2 == 0 else (True, False):

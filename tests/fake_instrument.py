@@ -57,6 +57,7 @@ class FakeInstrument:
         *,
         seed: int = 0,
         timeout_secs: float = 30.0,
+        clock: Any = None,
         judge: Judge = rugged,
         untuned: Judge = _untuned,
     ) -> None:
@@ -71,10 +72,6 @@ class FakeInstrument:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def stage_secs(self) -> dict[str, float]:
-        return dict.fromkeys(("build", "run", "verify", "wait"), 0.0)
 
     def measure(
         self,

@@ -54,7 +54,7 @@ def test_what_the_search_starts_with_builds_for_every_platform(name: str, execut
         # Nothing here links for these: the device does.
         suffix, expected = ".o", "Mach-O 1 0x100000c" if name == "m2-pro" else f"ELF {OBJECT} {AARCH64}"
     assert built.kernel.code.endswith(suffix)
-    assert describe(executor.get(built.kernel.code)) == expected
+    assert describe(executor.store.get(built.kernel.code)) == expected
 
 
 def test_a_cross_compiler_links_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ def test_a_cross_compiler_links_where_there_is_one(tmp_path: Path, monkeypatch: 
     with LocalExecutor(num_threads=1, num_build_workers=1) as executor:
         (built,) = executor.build([(Gemm().mod, machine.preset("graviton2").target)])
         assert built.kernel is not None, built.failure
-        assert executor.get(built.kernel.code).startswith(b"-shared -nostdlib -o ")
+        assert executor.store.get(built.kernel.code).startswith(b"-shared -nostdlib -o ")
 
 
 def test_machines_and_devices_go_together() -> None:

@@ -233,10 +233,11 @@ class TestMeasuring:
     def test_results_come_in_order_and_at_once(self, instrument: Instrument) -> None:
         seen: list[tuple[int, Measured]] = []
         modules = [scheduled(Gemm()), calling("abort"), scheduled(Gemm(), tile=8)]
-        before = instrument.stage_secs
+        instrument._clock.take()
         results = instrument.measure(modules, best_secs=None, on_result=lambda i, m: seen.append((i, m)))
         assert seen == list(enumerate(results))
-        assert all(instrument.stage_secs[stage] > before[stage] for stage in ("build", "run", "verify"))
+        stage_secs = instrument._clock.take()
+        assert all(stage_secs[stage] > 0 for stage in ("build", "run", "verify"))
 
     def test_a_runner_killed_from_outside_costs_one_program(self, instrument: Instrument, tmp_path: Path) -> None:
         one(instrument, scheduled(Gemm()))
@@ -423,7 +424,7 @@ class TestWorkers:
         job = (Gemm().mod, str(target()))
         with LocalExecutor(num_threads=1, num_build_workers=2) as executor:
             executor.build([job, job])
-            pool, stopped = executor._builders, executor.pids[1]
+            pool, stopped = executor.builders, executor.pids[1]
             os.kill(stopped, signal.SIGSTOP)
             answers = pool.map([Request("build", {}, 60.0)] * 2)
             next(answers)
@@ -441,7 +442,7 @@ class TestWorkers:
             os.kill(pid, signal.SIGSTOP)
             (hung,) = executor.build([job])
             assert hung.failure is not None and hung.failure.kind == "timeout"
-            executor.wait_for_builders()
+            executor.builders.wait_until_ready()
             (pid,) = executor.pids
             os.kill(pid, signal.SIGSTOP)
             killer = threading.Timer(0.3, lambda: os.kill(pid, signal.SIGKILL))
@@ -487,7 +488,7 @@ class TestWorkers:
                     assert measured.measurement.verified, measured.measurement.failure
                     wrong = one(instrument, gemm_without_last(steps=1)) if workload is small else None
                     assert wrong is None or wrong.measurement.failure is not None
-            (runner,) = executor._runners._workers
+            (runner,) = executor.runners._workers
             assert len(runner.prepared) == 2
             first.close()
             assert one(second, scheduled(large)).measurement.verified
@@ -521,10 +522,7 @@ class TestMetaSchedule:
         runner.close()
         assert not list(tmp_path.glob("reasonc-*"))
 
-    @pytest.mark.parametrize("knows_the_workload", [True, False])
-    def test_a_wrong_candidate_is_an_error_where_the_workload_is_known(
-        self, tmp_path: Path, knows_the_workload: bool
-    ) -> None:
+    def test_a_wrong_candidate_is_an_error(self, tmp_path: Path) -> None:
         from tvm.s_tir.meta_schedule.arg_info import ArgInfo
         from tvm.s_tir.meta_schedule.builder import BuilderInput
         from tvm.s_tir.meta_schedule.runner import RunnerInput
@@ -532,9 +530,7 @@ class TestMetaSchedule:
         from reasoning_compiler.measure.executors.metaschedule import ReasoningBuilder, ReasoningRunner
 
         builder = ReasoningBuilder(num_workers=1, scratch_dir=tmp_path)
-        runner = ReasoningRunner(
-            num_threads=1, workload=Gemm() if knows_the_workload else None, target=target(), scratch_dir=tmp_path
-        )
+        runner = ReasoningRunner(num_threads=1, workload=Gemm(), target=target(), scratch_dir=tmp_path)
         modules = [scheduled(Gemm()), gemm_without_last(steps=1), calling("abort")]
         built = builder.build([BuilderInput(mod, target()) for mod in modules])
         inputs = [
@@ -543,8 +539,7 @@ class TestMetaSchedule:
         ]
         right, wrong, crash = (future.result() for future in runner.run(inputs))
         assert right.error_msg is None and len(right.run_secs) > 0
-        assert (wrong.error_msg is not None) == knows_the_workload
-        assert "wrong_result" in (wrong.error_msg or "wrong_result")
+        assert wrong.run_secs is None and "wrong_result" in wrong.error_msg
         assert crash.run_secs is None and "SIGABRT" in crash.error_msg
         builder.close()
         runner.close()

@@ -26,9 +26,8 @@ from reasoning_compiler.core.measurements import Failure
 from reasoning_compiler.ir.races import racing_loop
 from reasoning_compiler.measure import instrument as instrument_module
 from reasoning_compiler.measure.bench import Ran
-from reasoning_compiler.measure.executors.artifacts import write_artifact
+from reasoning_compiler.measure.executors.kernels import Kernel
 from reasoning_compiler.measure.executors.local import LocalExecutor
-from reasoning_compiler.measure.executors.protocol import Kernel
 from reasoning_compiler.measure.instrument import Instrument
 from reasoning_compiler.measure.timing.racing import Race
 from reasoning_compiler.measure.verification.data import Data
@@ -122,7 +121,7 @@ def test_a_finalist_that_never_was_the_best_is_checked_before_the_end(instrument
     with measuring(workload, target(), num_threads=2, repeats=3) as other:
         executor = other._executor
         built = [each.kernel for each in other._build([module(func), workload.mod])]
-        libraries = [write_artifact(executor, each, executor.new_folder()) for each in built if each is not None]
+        libraries = [executor.save(each) for each in built if each is not None]
         bad, good = other.confirm(libraries, rounds=3)
     assert bad.failure is not None and bad.failure.kind == "wrong_result"
     assert good.ok and good.verified
@@ -144,9 +143,9 @@ def test_the_best_of_a_batch_is_checked_also_where_that_waits_for_its_end(
             for secs, ran in zip((3.0, 1.0, 2.0), race(given, **kwargs), strict=True):
                 yield replace(ran, measurement=replace(ran.measurement, latencies_secs=(secs,), cut=False))
 
-        def check(kernel: Kernel) -> tuple[Failure | None, float]:
+        def check(kernel: Kernel) -> Failure | None:
             checked.append(kernels.index(kernel))
-            return (Failure("wrong_result", "planted") if checked[-1] == 1 else None), 0.0
+            return Failure("wrong_result", "planted") if checked[-1] == 1 else None
 
         monkeypatch.setattr(instrument._bench, "race", in_these_times)
         monkeypatch.setattr(instrument._bench, "check_secs", lambda secs: 0.5)

@@ -12,6 +12,7 @@ from scripted_models import Respond, chance, engineer, nonsense, served
 
 from gemm_nest import GemmSpace, group, machine
 from reasoning_compiler.core.measurements import Measurement
+from reasoning_compiler.core.phases import PhaseTimer
 from reasoning_compiler.core.programs import Program, Transformation
 from reasoning_compiler.core.steps import Known
 from reasoning_compiler.cost.analysis import analyze
@@ -103,12 +104,17 @@ class Contest:
             )
             most = int(share * SAMPLES)
             thinker = Thinker(
-                search, proposer, concurrency=4, children=4, filler=fallback if share else None, max_filled=most
+                search,
+                proposer,
+                concurrency=4,
+                children=4,
+                filler=fallback if share else None,
+                max_filled=most,
+                clock=PhaseTimer(),
             )
             thinker.first_look()
             best = self.best(thinker, search)
             thinker.close(at_rest=True)
-        assert thinker.num_under_way == 0
         assert all(node.pending == node.unobserved == 0 for node in search.tree.nodes)
         return best, proposer.model.stats
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from typing import Any
 
 
 @contextmanager
@@ -27,13 +24,3 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
         if held:
             handler(*held[0])
-
-
-def holding_ctrl_c(function: Callable[P, R]) -> Callable[P, R]:
-    """Returns the function, during whose calls Ctrl-C is held back."""
-
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        with uninterrupted():
-            return function(*args, **kwargs)
-
-    return call

@@ -47,6 +47,12 @@ class PhaseTimer:
 
         return call
 
+    def move(self, secs: float, *, source: str, to: str) -> None:
+        """Counts seconds as another stage's than the one that they were counted as."""
+        if threading.get_ident() == self._owner:
+            self._secs[source] = self._secs.get(source, 0.0) - secs
+            self._secs[to] = self._secs.get(to, 0.0) + secs
+
     def take(self) -> dict[str, float]:
         """Returns the seconds by stage since the last call, and starts again from zero."""
         self._switch()

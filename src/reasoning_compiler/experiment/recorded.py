@@ -77,7 +77,6 @@ class RecordedInstrument:
     def __init__(self, benchmark: TabularBenchmark) -> None:
         self._benchmark = benchmark
         self._programs: dict[Path, Program] = {}
-        self.stage_secs: dict[str, float] = {}
         self.notices: tuple[str, ...] = ()
 
     def measure(

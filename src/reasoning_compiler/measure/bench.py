@@ -8,13 +8,16 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from reasoning_compiler.core.measurements import Failure, Measurement
+from reasoning_compiler.core.phases import PhaseTimer
 from reasoning_compiler.core.processes.pool import Preparation
 from reasoning_compiler.core.processes.serving import PREPARE
 from reasoning_compiler.core.processes.worker import Answer, Request
-from reasoning_compiler.measure.executors.protocol import Executor, Kernel
+from reasoning_compiler.measure.executors.kernels import Kernel
+from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.timing.racing import Race
 from reasoning_compiler.measure.verification.data import Data
 from reasoning_compiler.workload.workload import Workload
@@ -32,16 +35,12 @@ class Ran:
 
     Args:
         measurement: latencies or a failure.
-        verify_secs: the part of its `run_secs` that verification took.
-        timed_secs: the part in which the program itself ran, or packed its weights.
-        wait_secs: how long it waited for the runner, beside its `run_secs`.
+        timed_secs: the part of its `run_secs` in which the program itself ran, or packed its weights.
         linked: the key of its library, where a device has linked it.
     """
 
     measurement: Measurement
-    verify_secs: float = 0.0
     timed_secs: float = 0.0
-    wait_secs: float = 0.0
     linked: str | None = None
 
 
@@ -52,67 +51,65 @@ class Bench:
 
     Args:
         executor: where they run.
+        workload: what they compute.
+        target: the TVM target as JSON text.
         race: how long programs are timed; its `best_secs` is not used.
         timeout_secs: the longest that a program may take, all its runs together.
-        workload: what they compute; None where it is not known: inputs are random then, and nothing is verified.
-        target: the TVM target as JSON text; needed with `workload`.
         seed: of the inputs.
+        clock: counts time spent waiting for processes as the stage "wait", and verification inside "run" as "verify".
     """
 
     def __init__(
         self,
-        executor: Executor,
+        executor: LocalExecutor,
+        workload: Workload,
+        target: str,
         *,
         race: Race,
         timeout_secs: float,
-        workload: Workload | None = None,
-        target: str = "",
         seed: int = 0,
+        clock: PhaseTimer,
     ) -> None:
-        self._executor = executor
         # A run after the first finds the caches warm, so each is timed alone where they are to be cold.
         self._race = replace(race, min_timing_secs=0.0) if executor.flushes_cache else race
         self._timeout_secs = timeout_secs
-        self._prepared: Preparation | None = None
-        self._data: Data | None = None
-        executor.start_runners()
-        if workload is not None:
-            self._data = Data(workload, target, seed, executor)
+        self._clock = clock
+        self._runners, self._num_runners = executor.runners, executor.num_runners
+        self._data = Data(workload, target, seed, executor)
 
     @property
     def has_reference(self) -> bool:
         """Whether it is known what the outputs must be; waits until the workload has been read."""
-        return self._data is not None and self._data.failure is None
+        return self.reference_failure is None
 
     @property
     def reference_failure(self) -> Failure | None:
         """Why it is not known what the outputs must be; waits until the workload has been read."""
-        return self._data.failure if self._data is not None else None
+        with self._clock.stage("wait"):
+            return self._data.failure
 
     @property
     def notices(self) -> tuple[str, ...]:
         """What the user should know of the reference, a line each."""
-        return self._data.notices if self._data is not None else ()
+        return self._data.notices
 
-    def check(self, kernel: Kernel) -> tuple[Failure | None, float]:
-        """Returns (why a kernel is wrong on other inputs or when run again, None if it is right; seconds).
+    def check(self, kernel: Kernel) -> Failure | None:
+        """Returns why a kernel is wrong on other inputs or when run again, None if it is right.
 
         It is run on NaN, whose results are not looked at but which lie in its memory afterwards, on every input set of
-        the workload, and repeatedly on the inputs that it is timed on. Without a workload nothing is known to be wrong.
+        the workload, and repeatedly on the inputs that it is timed on.
 
         Args:
             kernel: one that `run` has found right.
         """
-        if self._data is None or not self.has_reference:
-            return None, 0.0
+        if not self.has_reference:
+            return None
         self.wait_until_ready()
-        started = time.perf_counter()
-        failure = self._check(kernel, self._data.sets())
-        return failure, time.perf_counter() - started
+        return self._check(kernel, self._data.sets())
 
     def check_secs(self, latency_secs: float) -> float:
         """Returns roughly how long `check` takes of a program with that latency."""
-        return latency_secs * (1 + len(self._data.sets())) if self._data is not None else 0.0
+        return latency_secs * (1 + len(self._data.sets()))
 
     def failing_sets(self, kernel: Kernel, *, but: Collection[str]) -> list[str]:
         """Returns the names of the input sets on which a kernel fails; none where it also fails without them.
@@ -121,7 +118,6 @@ class Bench:
             kernel: one that `check` has found wrong.
             but: names of sets that need not be tried.
         """
-        assert self._data is not None
         sets = [each for each in self._data.sets() if each["name"] not in but]
         if not sets or self._check(kernel, []) is not None:
             return []
@@ -134,7 +130,6 @@ class Bench:
             untuned: the untuned program, which need not be right on the usual inputs.
             only: the names of the sets to try.
         """
-        assert self._data is not None
         self.wait_until_ready()
         tried = [each for each in self._data.sets() if each["name"] in only]
         left_out = [each["name"] for each in tried if self._check(untuned, [each], again=False) is not None]
@@ -143,9 +138,8 @@ class Bench:
 
     def _check(self, kernel: Kernel, sets: list[dict[str, Any]], *, again: bool = True) -> Failure | None:
         """Returns why a kernel is wrong on input sets, or where it is run `again` on the usual inputs."""
-        assert self._data is not None
         payload = {
-            "workload": self._key,
+            "workload": self._preparation.key,
             "kernel": kernel.to_json(),
             "sets": sets,
             "inputs": self._data.inputs(),
@@ -156,30 +150,21 @@ class Bench:
         answer = self._ask(Request("check", payload, timeout_secs))
         return answer if isinstance(answer, Failure) else None
 
-    def wait_until_ready(self) -> float:
-        """Returns the seconds it still took until a runner had started and read the workload."""
-        started = time.perf_counter()
-        self._executor.wait_for_runners(self._preparation())
-        if self._data is not None:
+    def wait_until_ready(self) -> None:
+        """Returns when a runner has started and read the workload."""
+        with self._clock.stage("wait"):
+            self._runners.wait_until_ready(self._preparation)
             self._data.wait_for_sets(_WAIT_FOR_SETS_SECS)
-        return time.perf_counter() - started
 
-    def _preparation(self) -> Preparation | None:
-        """Returns what a runner must have done before it can take our requests; waits until its data are there."""
-        if self._prepared is None and self._data is not None:
-            payload = self._data.payload()
-            key = hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:16]
-            self._prepared = Preparation(key, Request(PREPARE, payload | {"key": key}, LONG_TIMEOUT_SECS))
-        return self._prepared
-
-    @property
-    def _key(self) -> str | None:
-        prepared = self._preparation()
-        return None if prepared is None else prepared.key
+    @cached_property
+    def _preparation(self) -> Preparation:
+        """What a runner must have done before it can take our requests; waits until its data are there."""
+        payload = self._data.payload()
+        key = hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:16]
+        return Preparation(key, Request(PREPARE, payload | {"key": key}, LONG_TIMEOUT_SECS))
 
     def _ask(self, request: Request) -> Answer:
-        ((_, answer),) = self._executor.run([request], self._preparation())
-        return answer
+        return self._runners.ask(request, self._preparation)
 
     def run(
         self,
@@ -197,11 +182,11 @@ class Bench:
             verify: whether to compare the outputs with the reference.
             timeout_secs: another timeout than the bench's.
         """
-        waited = self.wait_until_ready()
+        self.wait_until_ready()
         request = self._run_request(kernel, best_secs=best_secs, verify=verify, timeout_secs=timeout_secs)
         started = time.perf_counter()
         answer = self._ask(request)
-        return _ran(answer, secs=time.perf_counter() - started, wait_secs=waited)
+        return self._ran(answer, secs=time.perf_counter() - started)
 
     def race(self, kernels: Sequence[Kernel], *, best_secs: Callable[[], float | None], verify: bool) -> Iterator[Ran]:
         """Yields what each kernel's race gave, in order.
@@ -211,7 +196,7 @@ class Bench:
             best_secs: returns the latency to beat, None where there is none; called when a kernel's turn comes.
             verify: whether to compare the outputs with the reference.
         """
-        waited = self.wait_until_ready()
+        self.wait_until_ready()
         started: dict[int, float] = {}
 
         def requests() -> Iterator[Request]:
@@ -221,12 +206,9 @@ class Bench:
 
         early: dict[int, Ran] = {}
         num_yielded = 0
-        with closing(self._executor.run(requests(), self._preparation())) as answers:
+        with closing(self._runners.map(requests(), self._preparation)) as answers:
             for index, answer in answers:
-                ran = _ran(answer, secs=time.perf_counter() - started[index], wait_secs=waited)
-                waited = 0.0
-                # Several verify at the same time, and stages are told in seconds of the wall clock.
-                early[index] = replace(ran, verify_secs=ran.verify_secs / self._executor.num_runners)
+                early[index] = self._ran(answer, secs=time.perf_counter() - started[index])
                 while num_yielded in early:
                     yield early.pop(num_yielded)
                     num_yielded += 1
@@ -271,7 +253,7 @@ class Bench:
 
     def _compare(self, kernels: Sequence[Kernel], verify: list[bool], *, rounds: int, budget_secs: float) -> Answer:
         payload = {
-            "workload": self._key,
+            "workload": self._preparation.key,
             "kernels": [kernel.to_json() for kernel in kernels],
             "rounds": rounds,
             "budget_secs": budget_secs,
@@ -284,7 +266,7 @@ class Bench:
         self, kernel: Kernel, *, best_secs: float | None, verify: bool, timeout_secs: float | None = None
     ) -> Request:
         payload = {
-            "workload": self._key,
+            "workload": self._preparation.key,
             "kernel": kernel.to_json(),
             "race": asdict(replace(self._race, best_secs=best_secs)),
             "verify": verify,
@@ -293,19 +275,19 @@ class Bench:
 
     def close(self) -> None:
         """Stops what is still computed and drops the workload's data; the executor goes on. May be called again."""
-        if self._data is not None:
-            self._data.close()
+        self._data.close()
 
-
-def _ran(answer: Answer, *, secs: float, wait_secs: float) -> Ran:
-    """Returns what became of a kernel, from the runner's answer after so many seconds."""
-    if isinstance(answer, Failure):
-        return Ran(Measurement(failure=answer, run_secs=secs), wait_secs=wait_secs)
-    measurement = Measurement(
-        tuple(answer["latencies_secs"]),
-        cut=answer["cut"],
-        censored=answer["censored"],
-        verified=answer["verified"],
-        run_secs=answer["run_secs"],
-    )
-    return Ran(measurement, answer["verify_secs"], answer["timed_secs"], wait_secs, answer["linked"])
+    def _ran(self, answer: Answer, *, secs: float) -> Ran:
+        """Returns what became of a kernel, from the runner's answer after so many seconds."""
+        if isinstance(answer, Failure):
+            return Ran(Measurement(failure=answer, run_secs=secs))
+        # Several verify at the same time, and stages are told in seconds of the wall clock.
+        self._clock.move(answer["verify_secs"] / self._num_runners, source="run", to="verify")
+        measurement = Measurement(
+            tuple(answer["latencies_secs"]),
+            cut=answer["cut"],
+            censored=answer["censored"],
+            verified=answer["verified"],
+            run_secs=answer["run_secs"],
+        )
+        return Ran(measurement, answer["timed_secs"], answer["linked"])

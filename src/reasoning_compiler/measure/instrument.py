@@ -12,12 +12,12 @@ from typing import Any
 
 from reasoning_compiler.core.errors import NothingMeasuredError, UsageError
 from reasoning_compiler.core.measurements import Failure, Measurement, Noise
+from reasoning_compiler.core.phases import PhaseTimer
 from reasoning_compiler.measure.bench import LONG_TIMEOUT_SECS, Bench, Ran
-from reasoning_compiler.measure.executors.artifacts import read_artifact, write_artifact
-from reasoning_compiler.measure.executors.protocol import Built, Executor, Kernel
+from reasoning_compiler.measure.executors.kernels import Built, Kernel
+from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.timing.comparison import compare
 from reasoning_compiler.measure.timing.racing import Race, fastest_right
-from reasoning_compiler.measure.workers.scratch import no_space
 from reasoning_compiler.workload.workload import Workload
 
 # The incumbent is timed again where that takes at most this part of the time since it was last done.
@@ -57,6 +57,7 @@ class Instrument:
         timeout_secs: the longest that a program may take in the runner, all its runs together.
         repeats: timings of a program that may win.
         budget_secs: time for the timings of one program, roughly.
+        clock: counts the time as the stages "build", "run" (without verification), "verify" and "wait" (for processes).
 
     Raises:
         DeviceError: of `RpcExecutor`, from every method, whenever all devices have been gone for a while.
@@ -66,12 +67,13 @@ class Instrument:
         self,
         workload: Workload,
         target: Any,
-        executor: Executor,
+        executor: LocalExecutor,
         *,
         seed: int = 0,
         timeout_secs: float = 30.0,
         repeats: int = 5,
         budget_secs: float = 1.0,
+        clock: PhaseTimer | None = None,
     ) -> None:
         self._workload = workload
         self._target = str(target)
@@ -86,15 +88,16 @@ class Instrument:
         self._slower = 1.0
         self._drift: list[float] = []
         self._time_again_at = 0.0
-        self._stage_secs = dict.fromkeys(("build", "run", "verify", "wait"), 0.0)
-        executor.start_builders()
+        self._clock = clock or PhaseTimer()
+        self._builders = executor.builders
         self._bench = Bench(
             executor,
+            workload,
+            self._target,
             race=Race(repeats=repeats, budget_secs=budget_secs),
             timeout_secs=timeout_secs,
-            workload=workload,
-            target=self._target,
             seed=seed,
+            clock=self._clock,
         )
 
     def __enter__(self) -> Instrument:
@@ -102,11 +105,6 @@ class Instrument:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def stage_secs(self) -> dict[str, float]:
-        """Wall seconds so far: "build", "run" (without verification), "verify", "wait" (for processes)."""
-        return dict(self._stage_secs)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -148,7 +146,17 @@ class Instrument:
         Raises:
             ReasoningCompilerError: the worker processes cannot start, or temporary files cannot be written.
         """
-        built = self._build(modules)
+        return self.measure_built(self._build(modules), best_secs=best_secs, verify=verify, on_result=on_result)
+
+    def measure_built(
+        self,
+        built: Sequence[Built],
+        *,
+        best_secs: float | None,
+        verify: bool = True,
+        on_result: Callable[[int, Measured], None] | None = None,
+    ) -> list[Measured]:
+        """Returns what the hardware says of kernels that were built of modules; see `measure`."""
         if best_secs is not None:
             best_secs *= self._time_incumbent_again()
         if verify:
@@ -190,7 +198,7 @@ class Instrument:
 
     def _run_untuned(self, kernel: Kernel) -> Ran:
         run = partial(self._bench.run, kernel, best_secs=None, timeout_secs=LONG_TIMEOUT_SECS)
-        ran = run(verify=self._has_reference())
+        ran = run(verify=self._bench.has_reference)
         failure = ran.measurement.failure
         if failure is None or failure.kind not in ("wrong_result", "nonfinite"):
             return ran
@@ -205,15 +213,14 @@ class Instrument:
             rounds: timings of each.
             budget_secs: no further round starts when this much time has been spent.
         """
-        self._stage_secs["wait"] += self._bench.wait_until_ready()
+        self._bench.wait_until_ready()
         wrong = {artifact: self._why_wrong(artifact) for artifact in dict.fromkeys(artifacts)}
         right = [artifact for artifact in artifacts if wrong[artifact] is None]
-        started = time.perf_counter()
         kernels = [self._kernel(artifact) for artifact in right]
         inexact = self._untuned.artifact if self._untuned is not None and self._inexact else None
         unverified = [] if inexact is None else [self._kernels[inexact]]
-        timed = iter(self._bench.compare(kernels, rounds=rounds, budget_secs=budget_secs, unverified=unverified))
-        self._stage_secs["run"] += time.perf_counter() - started
+        with self._clock.stage("run"):
+            timed = iter(self._bench.compare(kernels, rounds=rounds, budget_secs=budget_secs, unverified=unverified))
         return [Measurement(failure=why) if (why := wrong[artifact]) else next(timed) for artifact in artifacts]
 
     def noise(self, artifact: Path) -> Noise | None:
@@ -222,9 +229,9 @@ class Instrument:
         Args:
             artifact: a library that `measure` or `measure_untuned` returned; None comes back where it fails now.
         """
-        started = time.perf_counter()
-        pair = self._bench.compare([self._kernel(artifact)] * 2, rounds=_NOISE_ROUNDS, budget_secs=_NOISE_BUDGET_SECS)
-        self._stage_secs["run"] += time.perf_counter() - started
+        kernels = [self._kernel(artifact)] * 2
+        with self._clock.stage("run"):
+            pair = self._bench.compare(kernels, rounds=_NOISE_ROUNDS, budget_secs=_NOISE_BUDGET_SECS)
         if not all(measurement.ok for measurement in pair):
             return None
         first, second = (measurement.latencies_secs for measurement in pair)
@@ -242,7 +249,7 @@ class Instrument:
         """Forgets its programs; the executor goes on. May be called again."""
         self._bench.close()
         for kernel in self._kernels.values():
-            self._executor.drop(kernel.code)
+            self._executor.store.drop(kernel.code)
         self._kernels.clear()
 
     def _checked_too(self, result: Measured) -> Measured:
@@ -251,7 +258,7 @@ class Instrument:
         failure = self._why_wrong(result.artifact)
         if failure is None:
             return result
-        self._executor.drop(self._kernels.pop(result.artifact).code)
+        self._executor.store.drop(self._kernels.pop(result.artifact).code)
         shutil.rmtree(result.artifact.parent)
         measurement = result.measurement
         return Measured(Measurement(failure=failure, build_secs=measurement.build_secs, run_secs=measurement.run_secs))
@@ -285,17 +292,17 @@ class Instrument:
             kernel = self._kernel(artifact)
         except (OSError, UsageError) as error:
             return Failure("build", str(error))
-        failure, secs = self._bench.check(kernel)
-        if failure is not None and failure.kind != "device":
-            failing = self._bench.failing_sets(kernel, but=self._tried_sets)
-            untuned = self._untuned or (self.measure_untuned() if failing else None)
-            if failing and untuned is not None and untuned.artifact is not None:
-                left_out = self._bench.try_sets(self._kernels[untuned.artifact], only=failing)
-                self._tried_sets.update(failing)
-                self._left_out_sets += left_out
-                if left_out:
-                    failure, secs = self._bench.check(kernel)
-        self._stage_secs["verify"] += secs
+        with self._clock.stage("verify"):
+            failure = self._bench.check(kernel)
+            if failure is not None and failure.kind != "device":
+                failing = self._bench.failing_sets(kernel, but=self._tried_sets)
+                untuned = self._untuned or (self.measure_untuned() if failing else None)
+                if failing and untuned is not None and untuned.artifact is not None:
+                    left_out = self._bench.try_sets(self._kernels[untuned.artifact], only=failing)
+                    self._tried_sets.update(failing)
+                    self._left_out_sets += left_out
+                    if left_out:
+                        failure = self._bench.check(kernel)
         if failure is None:
             self._checked.add(artifact)
         return failure
@@ -306,51 +313,36 @@ class Instrument:
         if self._incumbent is None or started < self._time_again_at:
             return self._slower
         artifact, secs = self._incumbent
-        (again,) = self._bench.compare([self._kernel(artifact)], rounds=_TIME_AGAIN_ROUNDS, budget_secs=secs)
-        spent = time.perf_counter() - started
-        self._stage_secs["run"] += spent
-        self._time_again_at = started + spent / _TIME_AGAIN_SHARE
+        with self._clock.stage("run"):
+            (again,) = self._bench.compare([self._kernel(artifact)], rounds=_TIME_AGAIN_ROUNDS, budget_secs=secs)
+        self._time_again_at = started + (time.perf_counter() - started) / _TIME_AGAIN_SHARE
         if again.ok:
             self._drift.append(again.latency_secs / secs)
             self._slower = max(1.0, self._drift[-1])
         return self._slower
 
-    def _has_reference(self) -> bool:
-        started = time.perf_counter()
-        known = self._bench.has_reference
-        self._stage_secs["wait"] += time.perf_counter() - started
-        return known
-
     def _build(self, modules: Sequence[Any]) -> list[Built]:
-        self._stage_secs["wait"] += self._executor.wait_for_builders()
-        started = time.perf_counter()
-        jobs = [(mod, self._target) for mod in modules]
-        built = self._executor.build(jobs, arguments=self._workload.arguments)
-        self._stage_secs["build"] += time.perf_counter() - started
-        return built
+        with self._clock.stage("wait"):
+            self._builders.wait_until_ready()
+        with self._clock.stage("build"):
+            return self._executor.build([(mod, self._target) for mod in modules], arguments=self._workload.arguments)
 
     def _measured(self, built: Built, run: Callable[[], Ran]) -> Measured:
         """Returns what running a kernel gives, or passes on why there is none."""
         if built.kernel is None:
             return Measured(Measurement(failure=built.failure, build_secs=built.build_secs))
-        started = time.perf_counter()
-        ran = run()
-        self._stage_secs["run"] += time.perf_counter() - started - ran.verify_secs - ran.wait_secs
-        self._stage_secs["verify"] += ran.verify_secs
-        self._stage_secs["wait"] += ran.wait_secs
+        with self._clock.stage("run"):
+            ran = run()
         measurement = replace(ran.measurement, build_secs=built.build_secs)
         if not measurement.is_full:
-            self._executor.drop(built.kernel.code)
+            self._executor.store.drop(built.kernel.code)
             return Measured(measurement)
-        try:
-            artifact = write_artifact(self._executor, built.kernel, self._executor.new_folder(), linked=ran.linked)
-        except OSError as error:
-            raise no_space(error) from None
+        artifact = self._executor.save(built.kernel, linked=ran.linked)
         self._kernels[artifact] = built.kernel
         return Measured(measurement, artifact)
 
     def _kernel(self, artifact: Path) -> Kernel:
         """Returns a library as the executor knows it; one that was not built here is brought to it."""
         if artifact not in self._kernels:
-            self._kernels[artifact] = read_artifact(self._executor, artifact)
+            self._kernels[artifact] = self._executor.load(artifact)
         return self._kernels[artifact]

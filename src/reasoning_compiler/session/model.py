@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from reasoning_compiler.core.errors import IllegalProgramError
+from reasoning_compiler.core.phases import PhaseTimer
 from reasoning_compiler.core.primitives import Primitive
 from reasoning_compiler.core.programs import UNTUNED, ChoiceDomain, Decision, Program, Transformation, Value
 from reasoning_compiler.core.steps import Step
@@ -103,13 +104,14 @@ class Model:
             task=task.name,
         )
 
-    def thinker(self, task: Task, *, num_tasks: int) -> Thinker:
+    def thinker(self, task: Task, *, num_tasks: int, clock: PhaseTimer) -> Thinker:
         """Returns what grows a task's tree by the model's answers, while other things happen.
 
         Args:
             task: which.
             num_tasks: tasks of the session, which share the calls that may be under way at once, and the samples that
                 the expert may fill in.
+            clock: of the session.
         """
         llm = self._llm
         return Thinker(
@@ -120,6 +122,7 @@ class Model:
             filler=None if self._is_paper or llm.expert_share == 0 else task.proposer,
             max_filled=int(llm.expert_share * (task.max_samples - task.num_samples)),
             settled=not self._is_paper,
+            clock=clock,
         )
 
 

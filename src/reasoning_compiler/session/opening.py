@@ -38,7 +38,7 @@ from reasoning_compiler.session.stored import modules_to_store
 from reasoning_compiler.session.task import Task
 
 if TYPE_CHECKING:
-    from reasoning_compiler.measure.executors.protocol import Executor
+    from reasoning_compiler.measure.executors.local import LocalExecutor
     from reasoning_compiler.session.model import Model
     from reasoning_compiler.workload import Workload
 
@@ -92,9 +92,11 @@ def run_session(
     is_new_folder = not isinstance(folder, Path) or not folder.exists()
     folder = folder if isinstance(folder, Path) else folder()
 
-    def measured_by(executor: Executor, workload: Workload) -> instrument.Instrument:
+    clock = PhaseTimer()
+
+    def measured_by(executor: LocalExecutor, workload: Workload) -> instrument.Instrument:
         target, seed, timeout_secs = tvm_target(machine), settings.seed, settings.timeout_secs
-        return instrument.Instrument(workload, target, executor, seed=seed, timeout_secs=timeout_secs)
+        return instrument.Instrument(workload, target, executor, seed=seed, timeout_secs=timeout_secs, clock=clock)
 
     def conduct(journal: Journal, earlier: SessionRecord | None) -> None:
         with ExitStack() as stack:
@@ -103,7 +105,6 @@ def run_session(
             )
             instruments = [stack.enter_context(measured_by(executor, workload)) for workload in workloads]
             model = Model(settings, client, journal, earlier=earlier) if client is not None else None
-            clock = PhaseTimer()
             seats = [
                 make_seat(
                     plan,
@@ -218,7 +219,7 @@ def make_seat(
     if recorded is not None:
         source = Repeat(recorded, task.search, done=earlier)
     elif model is not None:
-        source = model.thinker(task, num_tasks=num_tasks)
+        source = model.thinker(task, num_tasks=num_tasks, clock=clock)
     is_finished = earlier is not None and earlier.ended is not None and earlier.ended.confirmed is not None
     evaluator = Evaluator(task, measuring, task_journal, folder=journal.folder, best=best)
     return Seat(task, evaluator, source, batch, is_finished and earlier.config == settings.to_json())

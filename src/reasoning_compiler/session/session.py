@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,7 +68,6 @@ class Session:
         self._seats, self._journal, self._settings = seats, journal, settings
         self._clock, self._model, self._on_progress = clock, model, on_progress
         self._thinkers = [seat.source for seat in seats if isinstance(seat.source, Thinker)]
-        self._told_secs = self._stage_secs()
         self._noticed: dict[int, int] = {}  # how many notices of each source were shown
         self._failures: list[NothingMeasuredError] = []
 
@@ -129,7 +127,7 @@ class Session:
     def _take_turn(self, seat: Seat, batch: list[Step]) -> None:
         self._show("measuring", seat)
         seat.evaluator.measure(batch, lambda *result: self._on_result(seat, *result))
-        self._journal_stages()
+        self._journal.stages(self._clock.take())
         if seat.task.untuned is None:
             self._measure_untuned(seat)  # after the first batch: it is slow, and people are waiting for a sample
 
@@ -186,7 +184,7 @@ class Session:
         self._show("saving", seat)
         seat.evaluator.finish(seat.reason, ending)
         seat.is_finished = True
-        self._journal_stages()
+        self._journal.stages(self._clock.take())
 
     @contextmanager
     def _leaving_out(self, seat: Seat) -> Iterator[None]:
@@ -215,21 +213,6 @@ class Session:
             self._journal.model(self._model.metered.stats.to_json(), notices=self._model.metered.notices)
 
     # -- what others see ----------------------------------------------------------------------------------------------
-
-    def _stage_secs(self) -> dict[str, float]:
-        """Returns the seconds so far that no phase timer of this session's counts."""
-        total: Counter[str] = Counter()
-        for seat in self._seats:
-            total.update(seat.evaluator.instrument.stage_secs)
-            if isinstance(seat.source, Thinker):
-                total["wait for the model"] += seat.source.waited_secs
-        return total
-
-    def _journal_stages(self) -> None:
-        now = self._stage_secs()
-        spent = {stage: secs - self._told_secs.get(stage, 0.0) for stage, secs in now.items()}
-        self._told_secs = now
-        self._journal.stages(self._clock.take() | spent)
 
     def _new_notices(self) -> list[str]:
         sources = [self._seats[0].evaluator.instrument]  # it speaks for the executor, which all tasks share

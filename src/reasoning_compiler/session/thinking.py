@@ -6,6 +6,7 @@ import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from reasoning_compiler.core.errors import JournalError, LLMSetupError
+from reasoning_compiler.core.phases import PhaseTimer
 from reasoning_compiler.core.steps import Proposal, Step
 from reasoning_compiler.proposer.llm.metered import ModelProposer
 from reasoning_compiler.proposer.llm.scrub import Scrubber
@@ -37,6 +38,7 @@ class Thinker:
             answers are under way: later, more of them come at once.
         settled: ask only about programs that have been measured, one question about each at a time; otherwise about
             any, and for as many programs more than are measured as the search's configuration says.
+        clock: counts the time that is spent waiting as the stage "wait for the model".
     """
 
     def __init__(
@@ -49,20 +51,16 @@ class Thinker:
         filler: Proposer | None,
         max_filled: int,
         settled: bool = True,
+        clock: PhaseTimer,
     ) -> None:
         self._search, self._proposer = search, proposer
         self._concurrency, self._children = concurrency, children
         self._filler, self._max_filled = filler, max_filled
         self._settled = settled
+        self._clock = clock
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="proposer")
         self._under_way: list[tuple[Expansion, Future[Proposal]]] = []
         self._num_filled = 0
-        self.waited_secs = 0.0
-
-    @property
-    def num_under_way(self) -> int:
-        """Nodes for which answers have not been taken in."""
-        return len(self._under_way)
 
     def first_look(self) -> None:
         """Starts thinking, and raises at once what shows at once that the model cannot be used.
@@ -150,7 +148,6 @@ class Thinker:
         """Waits for the next answer; returns whether there was one to wait for."""
         if not self._under_way:
             return False
-        started = time.perf_counter()
-        wait([future for _, future in self._under_way], return_when=FIRST_COMPLETED)
-        self.waited_secs += time.perf_counter() - started
+        with self._clock.stage("wait for the model"):
+            wait([future for _, future in self._under_way], return_when=FIRST_COMPLETED)
         return True

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from reasoning_compiler.codegen.signature import Signature, read_signature, write_signature
 from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.measurements import Failure
-from reasoning_compiler.core.processes.pool import Pool, Preparation
+from reasoning_compiler.core.processes.pool import Pool
 from reasoning_compiler.core.processes.worker import Answer, Request
 from reasoning_compiler.machine import import_tvm
 from reasoning_compiler.machine.cores import num_physical_cores
 from reasoning_compiler.machine.cpu import read_cpu
-from reasoning_compiler.measure.executors.protocol import Built, Kernel
+from reasoning_compiler.measure.executors.kernels import Built, Kernel
 from reasoning_compiler.measure.workers.scratch import Scratch, no_space
 from reasoning_compiler.measure.workers.store import Store
 from reasoning_compiler.measure.workers.worker import WorkerOptions
@@ -26,7 +26,11 @@ _LEAST_FLUSH_BYTES = 64 << 20
 
 
 class LocalExecutor:
-    """See `Executor`. A context manager. What it needs starts with its first use, or before on request.
+    """Processes that build kernels and run them. A context manager.
+
+    It knows nothing of one workload, so several tasks of a session can share it. Its processes are sent bytes, which
+    they find in the store, and JSON that refers to them by their keys; what comes back is JSON. So another executor
+    need only bring the bytes to where its processes are. What it needs starts with its first use, or before on request.
 
     Args:
         num_threads: threads that a program may use.
@@ -38,6 +42,7 @@ class LocalExecutor:
     """
 
     num_runners = 1
+    """How many programs may run at the same time, each on a machine of its own."""
 
     def __init__(
         self,
@@ -64,91 +69,114 @@ class LocalExecutor:
 
     @property
     def pids(self) -> list[int]:
-        """See `Executor`."""
+        """The process ids of the workers on this machine, those of runners first."""
         return [pid for pool in self._pools for pid in pool.pids]
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """See `Executor`; of this machine there is nothing to say."""
+        """What the user should know of where programs run, a line each, as it came: of this machine, nothing."""
         return ()
 
-    def start_builders(self) -> None:
-        """See `Executor`."""
-        _ = self._builders
+    @cached_property
+    def builders(self) -> Pool:
+        """The processes that build; asking for them starts them in the background."""
+        return Pool(self._num_builders, WorkerOptions("builder", str(self.store.folder)).entry)
 
-    def start_runners(self) -> None:
-        """See `Executor`."""
-        _ = self._runners
+    @cached_property
+    def runners(self) -> Pool:
+        """The processes that run programs, see `workers.runner.Runner`; asking for them starts them in the background.
+
+        They take requests that name a workload once they have read its data.
+        """
+        flush_bytes = bytes_to_flush() if self.flushes_cache else 0
+        # What empties the caches starts TVM's threads, which do not survive a fork.
+        forks = not flush_bytes
+        folder = str(self.store.folder)
+        options = WorkerOptions("runner", folder, self.num_threads, self._memory_limit_bytes, flush_bytes, forks)
+        return Pool(1, options.entry)
+
+    def open_reference(self) -> Pool:
+        """Returns a process that says what kernels must compute; who opens it ends it. See `ReferenceWorker`."""
+        return Pool(1, WorkerOptions("reference", str(self.store.folder), self.num_threads).entry)
+
+    @cached_property
+    def store(self) -> Store:
+        """The bytes that its processes share, by their keys."""
+        return Store(self._scratch.new_folder())
 
     def new_folder(self) -> Path:
-        """See `Executor`."""
+        """Returns a new folder on this machine for the caller's files; it is gone when the executor is closed."""
         return self._scratch.new_folder()
 
     def put(self, data: bytes | memoryview, *, suffix: str = "") -> str:
-        """See `Executor`."""
+        """Returns the store's key for some bytes. Raises ReasoningCompilerError where they cannot be written."""
         try:
             return self.store.put(data, suffix=suffix)
         except OSError as error:
             raise no_space(error) from None
 
-    def claim(self, key: str) -> None:
-        """See `Executor`."""
-        self.store.claim(key)
-
-    def get(self, key: str) -> bytearray:
-        """See `Executor`."""
-        return self.store.get(key)
-
-    def drop(self, key: str) -> None:
-        """See `Executor`."""
-        self.store.drop(key)
-
-    def wait_for_builders(self) -> float:
-        """See `Executor`."""
-        started = time.perf_counter()
-        self._builders.wait_until_ready()
-        return time.perf_counter() - started
-
     def build(self, modules: Sequence[tuple[Any, str]], *, arguments: Sequence[Argument] | None = None) -> list[Built]:
-        """See `Executor`."""
+        """Returns what became of each module.
+
+        Args:
+            modules: (scheduled IRModule, TVM target as JSON text) pairs.
+            arguments: the arguments of every module's `main`; None to take them from the module, where the last is
+                taken for the output.
+
+        Raises:
+            ReasoningCompilerError: the builders do not start, or temporary files cannot be written.
+        """
         tvm = import_tvm()
         known = None if arguments is None else [asdict(argument) for argument in arguments]
-        requests = [
-            Request(
-                "build",
-                {"module": tvm.ir.save_json(mod), "target": target, "arguments": known},
-                self._build_timeout_secs,
-            )
-            for mod, target in modules
-        ]
-        built = [Built() for _ in requests]
-        for index, answer in self._builders.map(requests):
+        payloads = [{"module": tvm.ir.save_json(mod), "target": target, "arguments": known} for mod, target in modules]
+        built = [Built() for _ in payloads]
+        requests = [Request("build", payload, self._build_timeout_secs) for payload in payloads]
+        for index, answer in self.builders.map(requests):
             built[index] = self._built(answer)
         return built
 
     def _built(self, answer: Answer) -> Built:
         if not isinstance(answer, Failure):
-            self.claim(answer["code"])
+            self.store.claim(answer["code"])
             return Built(Kernel(answer["code"], answer["signature"]), answer["build_secs"])
         if answer.kind == "crash":
             # "crash" is for programs that die when they run; this one never came to that.
             answer = replace(answer, kind="build", message=f"the compiler died: {answer.message}")
         return Built(failure=answer)
 
-    def open_reference(self) -> Pool:
-        """See `Executor`."""
-        return Pool(1, WorkerOptions("reference", str(self.store.folder), self.num_threads).entry)
+    def save(self, kernel: Kernel, *, linked: str | None = None) -> Path:
+        """Returns the library of a kernel, in a new folder with its signature beside it.
 
-    def wait_for_runners(self, workload: Preparation | None) -> None:
-        """See `Executor`."""
-        self._runners.wait_until_ready(workload)
+        Args:
+            kernel: what to write.
+            linked: the key of the library that a device has linked of the kernel's object; that lies beside it then.
 
-    def run(self, requests: Iterable[Request], workload: Preparation | None) -> Iterator[tuple[int, Answer]]:
-        """See `Executor`."""
-        return self._runners.map(requests, workload)
+        Raises:
+            ReasoningCompilerError: it cannot be written.
+        """
+        library = self.new_folder() / "kernel.so"
+        try:
+            library.with_suffix(Path(kernel.code).suffix).write_bytes(self.store.get(kernel.code))
+            if linked is not None:
+                library.write_bytes(self.store.get(linked))
+            write_signature(library, Signature.from_json(kernel.signature))
+        except OSError as error:
+            raise no_space(error) from None
+        return library
+
+    def load(self, library: Path) -> Kernel:
+        """Returns the kernel of a library that was saved, which the store holds until it is dropped.
+
+        Raises:
+            OSError: there is no such file.
+            UsageError: it has no signature beside it.
+        """
+        object_file = library.with_suffix(".o")
+        file = object_file if object_file.exists() else library
+        return Kernel(self.put(file.read_bytes(), suffix=file.suffix), read_signature(library).to_json())
 
     def close(self) -> None:
-        """See `Executor`."""
+        """Ends all processes and removes all temporary files. May be called again."""
         for pool in self._pools:
             pool.close()
         if "_scratch" in vars(self):
@@ -158,28 +186,10 @@ class LocalExecutor:
     def _scratch(self) -> Scratch:
         return Scratch(self._scratch_dir)
 
-    @cached_property
-    def store(self) -> Store:
-        """What its processes share."""
-        return Store(self._scratch.new_folder())
-
-    @cached_property
-    def _builders(self) -> Pool:
-        return Pool(self._num_builders, WorkerOptions("builder", str(self.store.folder)).entry)
-
-    @cached_property
-    def _runners(self) -> Pool:
-        flush_bytes = bytes_to_flush() if self.flushes_cache else 0
-        # What empties the caches starts TVM's threads, which do not survive a fork.
-        forks = not flush_bytes
-        folder = str(self.store.folder)
-        options = WorkerOptions("runner", folder, self.num_threads, self._memory_limit_bytes, flush_bytes, forks)
-        return Pool(1, options.entry)
-
     @property
     def _pools(self) -> list[Pool]:
         """The pools that have started, that of runners first."""
-        return [vars(self)[name] for name in ("_runners", "_builders") if name in vars(self)]
+        return [vars(self)[name] for name in ("runners", "builders") if name in vars(self)]
 
 
 def bytes_to_flush() -> int:

@@ -1,4 +1,4 @@
-"""This room's builder and runner for TVM's own tuner, so that whatever it finds is measured the same way.
+"""The builder and the runner of this room for TVM's own tuner, so that whatever it finds is measured the same way.
 
 builder = ReasoningBuilder()
 runner = ReasoningRunner(num_threads=8, workload=workload, target=target)
@@ -15,14 +15,12 @@ from tvm.ir.utils import derived_object
 from tvm.s_tir.meta_schedule.builder import BuilderInput, BuilderResult, PyBuilder
 from tvm.s_tir.meta_schedule.runner import PyRunner, PyRunnerFuture, RunnerFuture, RunnerInput, RunnerResult
 
-from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.machine.cores import num_physical_cores
-from reasoning_compiler.measure.bench import Bench
-from reasoning_compiler.measure.executors.artifacts import read_artifact, write_artifact
+from reasoning_compiler.measure.executors.kernels import Built
 from reasoning_compiler.measure.executors.local import BUILD_TIMEOUT_SECS, LocalExecutor
-from reasoning_compiler.measure.executors.protocol import Kernel
-from reasoning_compiler.measure.timing.racing import Race, fastest_right
+from reasoning_compiler.measure.instrument import Instrument
+from reasoning_compiler.workload.workload import Workload
 
 
 @derived_object
@@ -57,8 +55,8 @@ class ReasoningBuilder(PyBuilder):
         results = []
         for built in self._executor.build(modules):
             if built.kernel is not None:
-                library = write_artifact(self._executor, built.kernel, self._executor.new_folder())
-                self._executor.drop(built.kernel.code)
+                library = self._executor.save(built.kernel)
+                self._executor.store.drop(built.kernel.code)
                 results.append(BuilderResult(str(library), None))
             else:
                 assert built.failure is not None
@@ -72,15 +70,12 @@ class ReasoningBuilder(PyBuilder):
 
 @derived_object
 class ReasoningRunner(PyRunner):
-    """Runs MetaSchedule's candidates in a process that lasts from batch to batch and may die.
-
-    With a workload, every candidate is raced against the best so far and verified. Without one, inputs are
-    random, nothing is verified, and each is timed to the end, since one runner may then serve many tasks.
+    """Runs MetaSchedule's candidates as ours: raced against the best so far, in a process that may die, and verified.
 
     Args:
+        workload: what all candidates compute.
+        target: the TVM target.
         num_threads: threads that a candidate may use; None for one per physical core.
-        workload: what all candidates compute; None where it is not known.
-        target: the TVM target; needed with `workload`.
         seed: of the workload's inputs.
         timeout_secs: the longest that a candidate may take, all its runs together.
         repeats: timings of a candidate that may win.
@@ -92,9 +87,9 @@ class ReasoningRunner(PyRunner):
     def __init__(
         self,
         *,
+        workload: Workload,
+        target: Any,
         num_threads: int | None = None,
-        workload: Any = None,
-        target: Any = None,
         seed: int = 0,
         timeout_secs: float = 30.0,
         repeats: int = 5,
@@ -103,56 +98,37 @@ class ReasoningRunner(PyRunner):
         flush_cache: bool = False,
     ) -> None:
         super().__init__()
-        if workload is not None and target is None:
-            raise UsageError("`target` is missing: with a `workload`, the runner must know on which device it runs")
-        self._races = workload is not None
         self._best_secs: float | None = None
         self._executor = LocalExecutor(
-            num_threads=num_threads or num_physical_cores(), scratch_dir=scratch_dir, flush_cache=flush_cache
+            num_threads=num_threads or num_physical_cores(),
+            num_build_workers=1,
+            flush_cache=flush_cache,
+            scratch_dir=scratch_dir,
         )
-        self._bench = Bench(
+        self._instrument = Instrument(
+            workload,
+            target,
             self._executor,
-            race=Race(repeats=repeats, budget_secs=budget_secs),
-            timeout_secs=timeout_secs,
-            workload=workload,
-            target=str(target),
             seed=seed,
+            timeout_secs=timeout_secs,
+            repeats=repeats,
+            budget_secs=budget_secs,
         )
-        weakref.finalize(self, _close, self._bench, self._executor)
+        weakref.finalize(self, _close, self._instrument, self._executor)
 
     def run(self, runner_inputs: list[RunnerInput]) -> list[RunnerFuture]:
         """Returns the latencies, or the error messages, of MetaSchedule's candidates, all of them done."""
-        kernels = [read_artifact(self._executor, Path(str(each.artifact_path))) for each in runner_inputs]
-        best_secs = self._best_secs
-        measured: list[Measurement] = []
-        for kernel in kernels:
-            ran = self._bench.run(
-                kernel, best_secs=best_secs if self._races else None, verify=self._bench.has_reference
-            )
-            measured.append(ran.measurement)
-            if ran.measurement.is_faster_than(best_secs):
-                best_secs = ran.measurement.latency_secs
-        self._check_fastest(kernels, measured)
-        for kernel in kernels:
-            self._executor.drop(kernel.code)
+        built = [Built(self._executor.load(Path(str(each.artifact_path)))) for each in runner_inputs]
+        results = self._instrument.measure_built(built, best_secs=self._best_secs)
+        measured = [result.measurement for result in results]
+        for measurement in measured:
+            if measurement.is_faster_than(self._best_secs):
+                self._best_secs = measurement.latency_secs
         return [_Done(each) for each in measured]
 
     def close(self) -> None:
         """Ends the process and removes its data. May be called again."""
-        _close(self._bench, self._executor)
-
-    def _check_fastest(self, kernels: list[Kernel], measured: list[Measurement]) -> None:
-        """Checks what is faster than all before, the fastest first, until one is right; what is wrong has failed."""
-
-        def is_right(index: int) -> bool:
-            failure, _ = self._bench.check(kernels[index])
-            if failure is not None:
-                measured[index] = Measurement(failure=failure)
-            return failure is None
-
-        best = fastest_right(tuple(measured), self._best_secs, is_right)
-        if best is not None:
-            self._best_secs = measured[best].latency_secs
+        _close(self._instrument, self._executor)
 
 
 @derived_object
@@ -174,6 +150,6 @@ class _Done(PyRunnerFuture):
         return self._result
 
 
-def _close(bench: Bench, executor: LocalExecutor) -> None:
-    bench.close()
+def _close(instrument: Instrument, executor: LocalExecutor) -> None:
+    instrument.close()
     executor.close()

@@ -12,7 +12,7 @@ from reasoning_compiler.measure.workers.worker import WorkerOptions
 
 
 class RpcExecutor(LocalExecutor):
-    """See `Executor`. Each device is driven by a worker process on this machine, which brings it what it needs.
+    """See `LocalExecutor`. Each device is driven by a worker process on this machine, which brings it what it needs.
 
     Args:
         devices: where programs run.
@@ -33,15 +33,16 @@ class RpcExecutor(LocalExecutor):
         scratch_dir: Path | None = None,
     ) -> None:
         super().__init__(num_threads=num_threads, num_build_workers=num_build_workers, scratch_dir=scratch_dir)
-        self.num_runners = devices.count()
+        self.numrunners = devices.count()
         self._devices = devices
 
     @property
     def notices(self) -> tuple[str, ...]:
         """Which devices came and which were lost, a line each."""
-        return tuple(self._runners.notices)
+        return tuple(self.runners.notices)
 
     @cached_property
-    def _runners(self) -> DevicePool:
+    def runners(self) -> DevicePool:
+        """See `LocalExecutor`."""
         entry = WorkerOptions("runner", str(self.store.folder)).entry
-        return DevicePool(self._devices, self.num_runners, entry, num_threads=self.num_threads)
+        return DevicePool(self._devices, self.numrunners, entry, num_threads=self.num_threads)

@@ -14,7 +14,7 @@ import numpy as np
 from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.core.measurements import Failure
-from reasoning_compiler.measure.executors.protocol import Executor
+from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.verification.expectations import source
 from reasoning_compiler.measure.verification.share import Share
 from reasoning_compiler.measure.verification.stored import StoredArray, StoredOutputs
@@ -42,7 +42,7 @@ class Data:
         executor: whose runners read them; the reference may use as many threads as programs do.
     """
 
-    def __init__(self, workload: Workload, target: str, seed: int, executor: Executor) -> None:
+    def __init__(self, workload: Workload, target: str, seed: int, executor: LocalExecutor) -> None:
         self._share = Share(executor)
         self._workload = workload
         self._target = target

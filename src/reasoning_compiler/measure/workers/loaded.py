@@ -15,7 +15,7 @@ from reasoning_compiler.core.processes.serving import one_line
 from reasoning_compiler.core.refused import Refused
 from reasoning_compiler.measure.verification.compare import Expected, poison
 from reasoning_compiler.measure.workers.memory import Memory, allocate
-from reasoning_compiler.measure.workers.places import Place
+from reasoning_compiler.measure.workers.runtimes import Runtime
 from reasoning_compiler.measure.workers.weights import PackedWeights
 from reasoning_compiler.workload.workload import numpy_dtype
 
@@ -111,7 +111,7 @@ class LoadedKernel:
     """A loaded library with its arguments, weights packed.
 
     Args:
-        place: where it runs.
+        runtime: where it runs.
         library: the file that it was loaded from.
         module: its module.
         tensors: its arguments, as it takes them.
@@ -120,7 +120,7 @@ class LoadedKernel:
         linked: the key of its library in the store, where the device has linked it; None elsewhere.
     """
 
-    place: Place
+    runtime: Runtime
     library: Path
     module: Any
     tensors: Sequence[Any]
@@ -130,11 +130,11 @@ class LoadedKernel:
 
     def first_secs(self) -> float:
         """Returns the seconds of the first run."""
-        return self._timed(self.place.first_secs)
+        return self._timed(self.runtime.first_secs)
 
     def time(self, number: int) -> float:
         """Returns the seconds of one run, the mean of `number` in a row."""
-        return self._timed(self.place.run_secs, number)
+        return self._timed(self.runtime.run_secs, number)
 
     def _timed(self, clock: Callable[..., float], *number: int) -> float:
         try:

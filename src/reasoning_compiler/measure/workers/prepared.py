@@ -1,4 +1,4 @@
-"""The data that a runner runs libraries on: those of the workloads that it has read, or random ones."""
+"""The data that a runner runs libraries on: those of the workloads that it has read."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from typing import Any
 
 import numpy as np
 import psutil
-import tvm
 
-from reasoning_compiler.codegen.signature import Signature
 from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.machine.cgroup import memory_limit_bytes
 from reasoning_compiler.measure.verification.compare import Expected
 from reasoning_compiler.measure.verification.stored import StoredArray, StoredOutputs
 from reasoning_compiler.measure.workers.loaded import DeviceData
 from reasoning_compiler.measure.workers.memory import is_cpu
-from reasoning_compiler.measure.workers.places import Here, Place
+from reasoning_compiler.measure.workers.runtimes import LocalRuntime, Runtime
 from reasoning_compiler.measure.workers.store import Store
 from reasoning_compiler.workload.workload import numpy_dtype
 
@@ -33,11 +31,10 @@ class Prepared:
     """
 
     def __init__(self, store: Store) -> None:
-        self.place: Place = Here()
+        self.runtime: Runtime = LocalRuntime()
         """Where libraries run."""
         self._store = store
         self._workloads: OrderedDict[str, DeviceData] = OrderedDict()
-        self._random: dict[tuple[Argument, ...], DeviceData] = {}
 
     @property
     def keys(self) -> list[str]:
@@ -47,7 +44,7 @@ class Prepared:
     @property
     def may_fork(self) -> bool:
         """Whether a fork of this process could go on with its data: none lie on an accelerator, nor far away."""
-        return isinstance(self.place, Here) and all(is_cpu(data.device) for data in self._workloads.values())
+        return isinstance(self.runtime, LocalRuntime) and all(is_cpu(data.device) for data in self._workloads.values())
 
     def renew_outputs(self) -> None:
         """Gives the outputs memory that this process shares with no other: it need not be copied when it is written."""
@@ -65,41 +62,21 @@ class Prepared:
     ) -> None:
         """Reads a workload; see `Runner.prepare`."""
         self._make_room(sum(_num_bytes(argument) for argument in arguments))
-        data = self._allocate(arguments, target)
+        room_bytes = _room_bytes() if isinstance(self.runtime, LocalRuntime) else 0  # a device may be small
+        data = DeviceData.allocate(arguments, self.runtime.device(target), room_bytes=room_bytes)
         data.fill_inputs(read_inputs(self._store, inputs))
         outputs = None if expected is None else read_outputs(self._store, expected)
         self._workloads[key] = replace(data, expected=outputs)
 
-    def data(self, workload: str | None, signature: Signature) -> DeviceData:
-        """Returns what a library runs on.
-
-        Args:
-            workload: its key; None for random data, of a library of which nothing but its signature is known.
-            signature: the library's.
-        """
-        if workload is not None:
-            return self._workloads[workload]
-        arguments = tuple(Argument(a.name, a.shape, a.dtype, a.role) for a in signature.arguments)
-        if arguments not in self._random:
-            self._random.clear()
-            data = self._allocate(arguments, signature.target)
-            fill = tvm.get_global_func("tvm.contrib.random.random_fill_for_measure")
-            for memory in data.inputs:
-                fill(memory.tensor)
-                memory.allow_writing(False)
-            self._random[arguments] = data
-        return self._random[arguments]
+    def data(self, workload: str) -> DeviceData:
+        """Returns what libraries of a workload run on, by its key."""
+        return self._workloads[workload]
 
     def _make_room(self, num_bytes: int) -> None:
         """Forgets workloads, those first that were prepared first, until another one has room beside the rest."""
         room_bytes = _room_bytes() if self.may_fork else 0  # a device may be small
         while self._workloads and num_bytes + sum(map(_data_bytes, self._workloads.values())) > room_bytes:
             self._workloads.popitem(last=False)
-
-    def _allocate(self, arguments: tuple[Argument, ...], target: str) -> DeviceData:
-        """Returns arguments with undefined values, where libraries run."""
-        room_bytes = _room_bytes() if isinstance(self.place, Here) else 0  # a device may be small
-        return DeviceData.allocate(arguments, self.place.device(target), room_bytes=room_bytes)
 
 
 def read_inputs(store: Store, inputs: Sequence[dict[str, Any] | None]) -> list[np.ndarray | None]:

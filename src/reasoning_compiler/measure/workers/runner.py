@@ -12,8 +12,8 @@ from reasoning_compiler.core.processes.serving import PREPARE, Action, one_line
 from reasoning_compiler.core.refused import Refused
 from reasoning_compiler.measure.timing.racing import Race, runs_per_timing, verdict
 from reasoning_compiler.measure.workers.loaded import LoadedKernel
-from reasoning_compiler.measure.workers.places import Here, There
 from reasoning_compiler.measure.workers.prepared import Prepared, read_inputs, read_outputs
+from reasoning_compiler.measure.workers.runtimes import LocalRuntime, RemoteRuntime
 from reasoning_compiler.measure.workers.store import Store
 from reasoning_compiler.measure.workers.workspaces import FILLS, NAN, Workspaces
 from reasoning_compiler.workload.input_sets import INPUT_SETS
@@ -31,7 +31,7 @@ _MAX_TIMINGS_PER_ROUND = 5
 
 
 class Runner:
-    """Runs libraries, one at a time, on the data of the workloads that it has prepared, or on random data.
+    """Runs libraries, one at a time, on the data of the workloads that it has prepared.
 
     They run in this process, or on a device that `prepare` was told to take.
 
@@ -92,7 +92,7 @@ class Runner:
             inputs: a `StoredArray` per argument that is no output, in order.
             expected: the `StoredOutputs`; None where nothing is known.
             workspaces: the key of the library of `Workspaces`; None where kernels are verified with buffers of TVM's.
-            devices: the arguments of `There.take`; None where libraries run in this process.
+            devices: the arguments of `RemoteRuntime.take`; None where libraries run in this process.
 
         Returns:
             {"prepared": the keys of all workloads that requests may name now}
@@ -100,16 +100,14 @@ class Runner:
         Raises:
             Refused: "device" where no device can be had.
         """
-        if devices is not None and isinstance(self.prepared.place, Here):
-            self.prepared.place = There.take(**devices, announce=self._announce)
+        if devices is not None and isinstance(self.prepared.runtime, LocalRuntime):
+            self.prepared.runtime = RemoteRuntime.take(**devices, announce=self._announce)
         self._workspaces = Workspaces(None if workspaces is None else self._store.path(workspaces))
         known = tuple(argument_from_json(argument) for argument in arguments)
         self.prepared.add(key, known, target, inputs=inputs, expected=expected)
         return {"prepared": self.prepared.keys}
 
-    def run(
-        self, *, workload: str | None, kernel: dict[str, Any], race: dict[str, Any], verify: bool
-    ) -> dict[str, Any]:
+    def run(self, *, workload: str, kernel: dict[str, Any], race: dict[str, Any], verify: bool) -> dict[str, Any]:
         """Times a library as long as it can still win, and verifies it.
 
         The first run is verified, and its time decides whether there are more. After every few timings the outputs
@@ -118,7 +116,7 @@ class Runner:
         with a run that does not count, unless caches are to be cold or the program will hardly win.
 
         Args:
-            workload: the key that it was prepared with; None for random data.
+            workload: the key that it was prepared with.
             kernel: the `Kernel`.
             race: the `Race`.
             verify: whether to compare the outputs with what is expected.
@@ -183,7 +181,7 @@ class Runner:
             "run_secs": secs,
             "linked": None,
         }
-        self._limit(secs, why, answer=lost if isinstance(self.prepared.place, Here) else None)
+        self._limit(secs, why, answer=lost if isinstance(self.prepared.runtime, LocalRuntime) else None)
 
     def check(
         self,
@@ -201,7 +199,7 @@ class Runner:
         written shows.
 
         Args:
-            workload: the key that it was prepared with; None for random data.
+            workload: the key that it was prepared with.
             kernel: the `Kernel`.
             sets: for each set of inputs {"name": …, "inputs": a `StoredArray` per argument that is no output, or None
                 where it keeps its values, "expected": the `StoredOutputs`, or None where nothing is compared}.
@@ -331,14 +329,14 @@ class Runner:
             self._eviction.evict()
         return kernel.time(number)
 
-    def _load(self, kernel: dict[str, Any], workload: str | None, *, alone: bool = True) -> LoadedKernel:
+    def _load(self, kernel: dict[str, Any], workload: str, *, alone: bool = True) -> LoadedKernel:
         """Returns a kernel ready to run; `alone` when the one before it will not run again."""
         signature = Signature.from_json(kernel["signature"])
-        data = self.prepared.data(workload, signature)
+        data = self.prepared.data(workload)
         packed_before_secs = data.packed.packing_secs
         library = self._store.path(kernel["code"])
         try:
-            module, linked = self.prepared.place.load(library)
+            module, linked = self.prepared.runtime.load(library)
             tensors = []
             for index, (argument, tensor) in enumerate(zip(signature.arguments, data.tensors, strict=True)):
                 if argument.packer is not None:
@@ -352,7 +350,7 @@ class Runner:
             raise Refused("crash", one_line(error), retire=True) from None
         packing_secs = data.packed.packing_secs - packed_before_secs
         key = None if linked is None else self._store.put(linked, suffix=".so")
-        return LoadedKernel(self.prepared.place, library, module, tensors, data, packing_secs, key)
+        return LoadedKernel(self.prepared.runtime, library, module, tensors, data, packing_secs, key)
 
 
 def _fill(name: str) -> int:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import tvm
 import tvm_ffi
@@ -22,44 +22,24 @@ _PINGS = 5
 _FASTEST_CORES = 1
 
 
-class Place(Protocol):
-    """Where libraries run."""
-
-    def device(self, target: str) -> Any:
-        """Returns the TVM device of a target (JSON text) there."""
-        ...
-
-    def load(self, library: Path) -> tuple[Any, bytes | None]:
-        """Returns a library's module, loaded there, and the library itself where it was linked only there."""
-        ...
-
-    def first_secs(self, module: Any, tensors: Sequence[Any], device: Any) -> float:
-        """Returns the seconds of the first run of a module's `main`."""
-        ...
-
-    def run_secs(self, module: Any, tensors: Sequence[Any], device: Any, number: int) -> float:
-        """Returns the seconds of one run of a module's `main`, the mean of `number` in a row."""
-        ...
-
-
-class Here:
+class LocalRuntime:
     """This process."""
 
     def device(self, target: str) -> Any:
-        """See `Place`."""
+        """Returns the TVM device of a target (JSON text)."""
         return tvm.runtime.device(_device_kind(target), 0)
 
     def load(self, library: Path) -> tuple[Any, bytes | None]:
-        """See `Place`."""
+        """Returns a library's module, and the library itself where it was linked by a device: here, None."""
         # TVM would keep it for the life of this process, with all its predecessors.
         return tvm_ffi.load_module(str(library), keep_module_alive=False), None
 
     def first_secs(self, module: Any, tensors: Sequence[Any], device: Any) -> float:
-        """See `Place`."""
+        """Returns the seconds of the first run of a module's `main`."""
         return self.run_secs(module, tensors, device, 1)
 
     def run_secs(self, module: Any, tensors: Sequence[Any], device: Any, number: int) -> float:
-        """See `Place`."""
+        """Returns the seconds of one run of a module's `main`, the mean of `number` in a row."""
         main = module["main"]
         started = time.perf_counter()
         for _ in range(number):
@@ -68,7 +48,7 @@ class Here:
         return (time.perf_counter() - started) / number
 
 
-class There:
+class RemoteRuntime:
     """A device behind TVM's RPC, in one session with its server.
 
     Args:
@@ -105,14 +85,14 @@ class There:
     @classmethod
     def take(
         cls, *, tracker: str, key: str, session_secs: float, num_threads: int, announce: Callable[..., None]
-    ) -> There:
+    ) -> RemoteRuntime:
         """Returns a device that was free.
 
         Args:
             tracker: the tracker's HOST:PORT.
             key: under which its devices have registered.
-            session_secs: see `There`.
-            num_threads: see `There`.
+            session_secs: see `RemoteRuntime`.
+            num_threads: see `RemoteRuntime`.
             announce: is told `device`, its HOST:PORT, before anything is asked of it.
 
         Raises:
@@ -128,11 +108,11 @@ class There:
         return cls(lease, session_secs=session_secs, num_threads=num_threads)
 
     def device(self, target: str) -> Any:
-        """See `Place`."""
+        """See `LocalRuntime`."""
         return self._session.device(_device_kind(target), 0)
 
     def load(self, library: Path) -> tuple[Any, bytes | None]:
-        """See `Place`. What could only be compiled here, to an object, is linked there.
+        """See `LocalRuntime`. What could only be compiled here, to an object, is linked there.
 
         Raises:
             Refused: "device" where the session has ended meanwhile; "build" where it cannot be linked there.
@@ -157,7 +137,7 @@ class There:
         return module, linked
 
     def first_secs(self, module: Any, tensors: Sequence[Any], device: Any) -> float:
-        """See `Place`."""
+        """See `LocalRuntime`."""
         secs = self._run(lambda: _seconds(lambda: (module["main"](*tensors), device.sync()))) - self._round_trip_secs
         return secs if secs > _LONG_SECS else self.run_secs(module, tensors, device, 1)
 
@@ -175,6 +155,9 @@ class There:
             except Exception:
                 why = "the process that ran it on the device has died"
             raise Refused("crash", why, retire=True) from None
+
+
+Runtime = LocalRuntime | RemoteRuntime
 
 
 def _device_kind(target: str) -> str:
