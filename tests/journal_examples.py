@@ -14,7 +14,7 @@ from reasoning_compiler.core.measurements import Comparison, Failure, Measuremen
 from reasoning_compiler.core.primitives import Primitive
 from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
 from reasoning_compiler.core.steps import Step
-from reasoning_compiler.journal import Header, Journal, Rejected, read_run
+from reasoning_compiler.journal import Header, Journal, Rejected, Run, read_run
 
 MACHINE = Machine(
     name="Xeon Cascade Lake",
@@ -34,6 +34,11 @@ MACHINE = Machine(
     measured=True,
     features=("avx512f", "fma"),
 )
+
+
+def batches(run: Run) -> list[tuple[int, ...]]:
+    """Returns the nodes of each batch that was chosen for measurement."""
+    return [event for event in run.events if isinstance(event, tuple)]
 
 
 def header(**changes: Any) -> Header:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from faulty_kernels import WRONG, module
 from measure_kernels import scheduled, target, tvm
 from reasoning_compiler.core.processes.serving import Refused
 from reasoning_compiler.machine import use_threads
+from reasoning_compiler.measure.executors.kernels import Kernel
 from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.timing.racing import Race
 from reasoning_compiler.measure.verification.data import Data
@@ -37,9 +37,10 @@ def judge(workload: Any, func: Any, folder: Path, *, times: int) -> list[str]:
 
 def _judge(workload: Any, func: Any, executor: LocalExecutor, *, times: int) -> list[str]:
     mod = func if isinstance(func, tvm.IRModule) else module(func)
-    arguments = [asdict(argument) for argument in workload.arguments]
     try:
-        kernel = Builder(executor.store).build(module=tvm.ir.save_json(mod), target=str(target()), arguments=arguments)
+        built = Builder(executor.store).build(
+            module=tvm.ir.save_json(mod), target=str(target()), arguments=workload.arguments
+        )
     except Refused as refusal:
         return [f"{refusal.kind}: {refusal}"] * times
     data = Data(workload, str(target()), 0, executor)
@@ -47,8 +48,8 @@ def _judge(workload: Any, func: Any, executor: LocalExecutor, *, times: int) -> 
     for _ in range(times):
         runner = Runner(executor.store, lambda *limit, **instead: None, lambda **facts: None)
         runner.prepare(key="workload", **data.payload())
-        on = {"workload": "workload", "kernel": kernel, "verify": True}
-        race = asdict(Race(repeats=3, max_repeats=3, min_timing_secs=1e-4))
+        on = {"workload": "workload", "kernel": Kernel(built["code"], built["signature"]), "verify": True}
+        race = Race(repeats=3, max_repeats=3, min_timing_secs=1e-4)
         try:
             runner.run(**on, race=race)
             runner.check(**on, sets=data.sets(), inputs=data.inputs())

@@ -90,7 +90,7 @@ def test_a_program_that_ends_the_process_is_left_out_and_the_run_goes_on(
     assert run.num_samples == 12 and run.ended.reason == "samples"
     assert (told["samples"]["total"], told["num_crashes"]) == (12, 2)
     assert [crash.how for crash in run.crashes] == ["SIGSEGV", "SIGSEGV"]
-    assert all(crash.marker is not None and "postprocess" in crash.where for crash in run.crashes)
+    assert all(crash.risk is not None and "postprocess" in crash.where for crash in run.crashes)
     refused = [each.why for each in run.rejected if "TVM crashes" in each.why]
     assert refused
     deaths = (tmp_path / "deaths").read_text().split()

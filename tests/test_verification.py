@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -320,19 +320,17 @@ class TestWorkspaces:
             yield executor
 
     @pytest.fixture
-    def kernel(self, executor: LocalExecutor) -> dict[str, Any]:
+    def kernel(self, executor: LocalExecutor) -> Kernel:
         module = tvm.ir.save_json(rows_of_threads(beside=False))
-        arguments = [asdict(argument) for argument in GEMM.arguments]
-        return Builder(executor.store).build(module=module, target=str(target()), arguments=arguments)
+        built = Builder(executor.store).build(module=module, target=str(target()), arguments=GEMM.arguments)
+        return Kernel(built["code"], built["signature"])
 
-    def test_who_allocates(
-        self, kernel: dict[str, Any], executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_who_allocates(self, kernel: Kernel, executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
         allocators: list[int] = []
         run = LoadedKernel._timed
 
         def noted(self: Any, *args: Any) -> float:
-            loaded = ctypes.CDLL(str(executor.store.path(kernel["code"])), mode=os.RTLD_NOLOAD)
+            loaded = ctypes.CDLL(str(executor.store.path(kernel.code)), mode=os.RTLD_NOLOAD)
             allocators.append(ctypes.c_void_p.in_dll(loaded, "__TVMBackendAllocWorkspace").value or 0)
             return run(self, *args)
 
@@ -341,7 +339,7 @@ class TestWorkspaces:
         runner = Runner(executor.store, lambda *limit, **instead: None, lambda **facts: None)
         runner.prepare(key="gemm", **data.payload())
         on = {"workload": "gemm", "verify": True}
-        runner.run(**on, kernel=kernel, race=asdict(Race(repeats=3)))
+        runner.run(**on, kernel=kernel, race=Race(repeats=3))
         ours, tvms = allocators[:2]
         assert ours != tvms and len(allocators) > 4 and set(allocators[1:]) == {tvms}
         allocators.clear()
@@ -355,11 +353,11 @@ class TestWorkspaces:
         data.close()
 
     def test_where_none_can_be_compiled_they_are_tvms(
-        self, kernel: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("CC", "no-such-compiler")
         assert compile_workspaces(tmp_path) is None
         workspaces = Workspaces(None)
-        with workspaces.fenced(tmp_path / kernel["code"]) as takes_any:
+        with workspaces.fenced(tmp_path / kernel.code) as takes_any:
             workspaces.look()
         assert not takes_any

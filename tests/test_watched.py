@@ -166,7 +166,7 @@ def test_after_a_crash_the_next_process_goes_on(start: Start, tmp_path: Path) ->
     assert (code, out, err) == (0, "{}\n", "")
     assert (tmp_path / "starts").read_text().splitlines()[1].endswith(f"--debug resume {tmp_path / 'run'} --json")
     (crash,) = read_run(tmp_path / "run").crashes
-    assert (crash.how, crash.marker) == ("SIGSEGV", CrashMarker(DEADLY, (("unroll", 64),)))
+    assert (crash.how, crash.risk) == ("SIGSEGV", CrashMarker(DEADLY, (("unroll", 64),)))
     assert "crash (sitecustomize.py:" in crash.where
 
 

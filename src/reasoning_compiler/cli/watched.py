@@ -162,7 +162,7 @@ def _keep(crash: Crash, folder: str) -> int:
 def _check(crashes: Sequence[Crash], folder: str) -> None:
     """Raises CrashedError where the next process would only crash again."""
     last = crashes[-1]
-    unknown = [crash for crash in crashes[-_MAX_UNKNOWN:] if crash.marker is None]
+    unknown = [crash for crash in crashes[-_MAX_UNKNOWN:] if crash.risk is None]
     if len(crashes) < _MAX_CRASHES and len(unknown) < _MAX_UNKNOWN:
         return
     where = f", in {last.where}" if last.where else ""

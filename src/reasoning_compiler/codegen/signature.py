@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.core.arguments import Argument, ArgumentRole
 from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.core.records import Record
 from reasoning_compiler.core.whole_files import checksum
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
-class KernelArgument:
+class KernelArgument(Record):
     """One argument of a built kernel: as its user passes it, and as `main` takes it.
 
     Args:
@@ -40,14 +41,9 @@ class KernelArgument:
     packed_dtype: str
     layout: str = ""
 
-    @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> KernelArgument:
-        shapes = {"shape": tuple(obj["shape"]), "packed_shape": tuple(obj["packed_shape"])}
-        return cls(**(obj | shapes))
-
 
 @dataclass(frozen=True)
-class Signature:
+class Signature(Record):
     """How a library's `main` is called.
 
     Args:
@@ -61,13 +57,13 @@ class Signature:
     pipeline: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, **asdict(self)}
+        return {"format": FORMAT, **super().to_json()}
 
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> Signature:
         if obj.get("format") != FORMAT:
             raise UsageError(f"`format` of a library's signature is {obj.get('format')!r}; known: {FORMAT}")
-        return cls(tuple(KernelArgument.from_json(a) for a in obj["arguments"]), obj["target"], obj.get("pipeline", 0))
+        return super().from_json({name: obj[name] for name in ("arguments", "target", "pipeline") if name in obj})
 
     @classmethod
     def of(cls, packed: Any, arguments: Sequence[Argument], *, target: str, pipeline: int) -> Signature:
@@ -110,11 +106,6 @@ def arguments_of(mod: Any) -> tuple[Argument, ...]:
         )
         for index, param in enumerate(params)
     )
-
-
-def argument_from_json(obj: dict[str, Any]) -> Argument:
-    """Returns the `Argument` that `dataclasses.asdict` and JSON have taken apart."""
-    return Argument(**(obj | {"shape": tuple(obj["shape"])}))
 
 
 def signature_path(library: Path) -> Path:

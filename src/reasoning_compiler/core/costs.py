@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
+
+from reasoning_compiler.core.records import Record
 
 
 @dataclass(frozen=True)
-class Level:
+class Level(Record):
     """One cache level, as a core sees it while every core works on data of its own.
 
     Args:
@@ -23,7 +25,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Costs:
+class Costs(Record):
     """The cost model's constants. Cycles are of one core, at the clock of the machine's peak.
 
     Args:
@@ -62,14 +64,6 @@ class Costs:
     call_cycles: float
     region_secs: float
     typical: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"typical": list(self.typical)}
-
-    @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> Costs:
-        levels = {name: Level(**obj[name]) for name in LEVELS}
-        return cls(**(obj | levels | {"typical": tuple(obj["typical"])}))
 
 
 LEVELS = ("l1", "l2", "l3")

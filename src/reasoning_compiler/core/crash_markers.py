@@ -19,10 +19,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from reasoning_compiler.core.primitives import Primitive
-from reasoning_compiler.core.programs import Program, Value, as_value, primitives_from_json, primitives_json
+from reasoning_compiler.core.programs import Program, Value
+from reasoning_compiler.core.records import Record
 
 _SLOT_BYTES = 1 << 19
 _LENGTH_BYTES = 4
@@ -34,7 +35,7 @@ _SLOTS: tuple[Slot, ...] = ("folder", "marker", "ended")
 
 
 @dataclass(frozen=True)
-class CrashMarker:
+class CrashMarker(Record):
     """Records what TVM is asked to do, in case it crashes.
 
     Args:
@@ -54,47 +55,26 @@ class CrashMarker:
         """Whether the program is being changed, and not just applied."""
         return bool(self.edits or self.primitives)
 
-    def to_json(self) -> dict[str, Any]:
-        edits = [[n, list(v) if isinstance(v, tuple) else v] for n, v in self.edits]
-        told = {"program": self.program and self.program.to_json(), "edits": edits, "seed": self.seed}
-        return told | primitives_json(self.primitives)
-
     @property
     def text(self) -> str:
         """The marker as JSON text, equal for equal markers."""
         # A model may propose values of any kind, of which not all can be hashed, or be JSON.
         return json.dumps(self.to_json(), separators=(",", ":"), default=str)
 
-    @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> CrashMarker:
-        return cls(
-            program=Program.from_json(obj["program"]) if obj["program"] else None,
-            edits=tuple((str(n), as_value(v)) for n, v in obj["edits"]),
-            seed=obj["seed"],
-            primitives=primitives_from_json(obj),
-        )
-
 
 @dataclass(frozen=True)
-class Crash:
+class Crash(Record):
     """The end of a process that worked on a run, which it did not choose.
 
     Args:
         how: by what it ended, as "SIGSEGV", or why it was ended.
-        marker: what TVM was being asked to do; None where it was nothing about a program.
+        risk: what TVM was being asked to do; None where it was nothing about a program.
         where: the innermost Python functions at that moment, innermost first; may be empty.
     """
 
     how: str
-    marker: CrashMarker | None = None
+    risk: CrashMarker | None = None
     where: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return {"how": self.how, "risk": self.marker and self.marker.to_json(), "where": self.where}
-
-    @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> Crash:
-        return cls(str(obj["how"]), CrashMarker.from_json(obj["risk"]) if obj["risk"] else None, str(obj["where"]))
 
 
 class Note:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from reasoning_compiler.core.costs import Costs, typical_costs
+from reasoning_compiler.core.records import Record
 
 
 @dataclass(frozen=True)
-class Machine:
+class Machine(Record):
     """What a program runs on. Peaks are measured on the probed machine and published figures on presets.
 
     Args:
@@ -48,18 +49,14 @@ class Machine:
     measured: bool = False
     features: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"features": list(self.features), "costs": self.costs.to_json()}
-
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> Machine:
         """Returns the machine of a record; one from before costs were measured has typical ones."""
-        costs = Costs.from_json(obj["costs"]) if "costs" in obj else typical_costs(obj["isa"])
-        return cls(**(obj | {"features": tuple(obj["features"]), "costs": costs}))
+        return super().from_json(obj if "costs" in obj else obj | {"costs": typical_costs(obj["isa"]).to_json()})
 
 
 @dataclass(frozen=True)
-class Peak:
+class Peak(Record):
     """What a machine can do at best of one kind of work.
 
     Args:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from reasoning_compiler.core.records import Record
 
 FailureKind = Literal[
     "illegal",  # the schedule could not be applied
@@ -22,7 +24,7 @@ FailureKind = Literal[
 
 
 @dataclass(frozen=True)
-class Failure:
+class Failure(Record):
     """Why a program has no latency."""
 
     kind: FailureKind
@@ -34,7 +36,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Measurement(Record):
     """What the hardware said of a program: latencies or a failure, never both, never neither.
 
     Args:
@@ -91,17 +93,9 @@ class Measurement:
             raise ValueError(f"no latency: {self.failure.kind}: {self.failure.message}")
         return statistics.median(self.latencies_secs)
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"latencies_secs": list(self.latencies_secs)}
-
-    @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> Measurement:
-        failure = Failure(**obj["failure"]) if obj.get("failure") else None
-        return cls(**(obj | {"latencies_secs": tuple(obj["latencies_secs"]), "failure": failure}))
-
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Record):
     """What timings of two programs, taken in turns, say of their difference.
 
     Args:
@@ -119,7 +113,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(Record):
     """How much timings vary where nothing differs, and so what a difference between two programs can mean.
 
     Args:
@@ -135,11 +129,3 @@ class Noise:
     drift: tuple[float, ...] = ()
     left_out: tuple[str, ...] = ()
     inexact: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"drift": list(self.drift), "left_out": list(self.left_out)}
-
-    @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> Noise:
-        same = Comparison(**obj["same"])
-        return cls(same, obj["spread"], tuple(obj["drift"]), tuple(obj["left_out"]), obj.get("inexact", ""))

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from reasoning_compiler.core.primitives import Primitive
+from reasoning_compiler.core.records import Record
 
 Value = int | str | tuple[int, ...]
 """A decision's value: a tile's factors (outermost first), a choice, a loop position, or a structure's name."""
@@ -159,7 +160,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Program:
+class Program(Record):
     """A point of the space: how each block is treated, a value for every open decision, and primitives after them.
 
     The first two are tuples of (name, value) pairs in the order in which the schedule takes the decisions. The program
@@ -186,25 +187,15 @@ class Program:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "structure": [[name, value] for name, value in self.structure],
-            "decisions": [[n, list(v) if isinstance(v, tuple) else v] for n, v in self.decisions],
-        } | primitives_json(self.primitives)
-
-    @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> Program:
-        return cls(
-            structure=tuple((str(n), str(v)) for n, v in obj["structure"]),
-            decisions=tuple((str(n), as_value(v)) for n, v in obj["decisions"]),
-            primitives=primitives_from_json(obj),
-        )
+        """Returns what `from_json` reads, without primitives where there are none, as before there were any."""
+        return {name: value for name, value in super().to_json().items() if value or name != "primitives"}
 
 
 UNTUNED = Program()
 
 
 @dataclass(frozen=True)
-class Transformation:
+class Transformation(Record):
     """An edit from one program to another: new values for some of its decisions, by name, and further primitives.
 
     Args:
@@ -223,30 +214,9 @@ class Transformation:
     primitives: tuple[Primitive, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        edits = [[n, list(v) if isinstance(v, tuple) else v] for n, v in self.edits]
-        origin = {"proposer": self.proposer, "reasoning": self.reasoning}
-        told = {"edits": edits, "expectation": self.expectation} | {k: v for k, v in origin.items() if v}
-        return told | primitives_json(self.primitives)
-
-    @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> Transformation:
-        return cls(
-            edits=tuple((str(n), as_value(v)) for n, v in obj["edits"]),
-            expectation=str(obj.get("expectation", "")),
-            proposer=str(obj.get("proposer", "")),
-            reasoning=str(obj.get("reasoning", "")),
-            primitives=primitives_from_json(obj),
-        )
-
-
-def primitives_json(primitives: tuple[Primitive, ...]) -> dict[str, Any]:
-    """Returns primitives as the field that records have for them; no field where there are none, as in old journals."""
-    return {"primitives": [primitive.to_json() for primitive in primitives]} if primitives else {}
-
-
-def primitives_from_json(obj: dict[str, Any]) -> tuple[Primitive, ...]:
-    """Returns the primitives of a record's JSON form."""
-    return tuple(Primitive.from_json(each) for each in obj.get("primitives", ()))
+        """Returns what `from_json` reads, without what is empty but for the edits and what is expected."""
+        always = ("edits", "expectation")
+        return {name: value for name, value in super().to_json().items() if value or name in always}
 
 
 def difference(parent: Program, child: Program) -> tuple[tuple[str, Value | None, Value | None], ...]:

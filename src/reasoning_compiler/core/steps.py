@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.core.programs import Program, Transformation
+from reasoning_compiler.core.records import Record
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Known(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(Record):
     """One node of the tree as a proposer, the journal or the report sees it.
 
     Args:

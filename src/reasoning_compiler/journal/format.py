@@ -32,13 +32,14 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.core.errors import JournalError, UsageError
 from reasoning_compiler.core.machines import Machine, Peak
+from reasoning_compiler.core.records import Record, plain
 from reasoning_compiler.journal.folder import JOURNAL_FILE
 
 FORMAT_VERSION = 4
@@ -60,7 +61,7 @@ def _now() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Header:
+class Header(Record):
     """What one task of a session is of, on what, and with which settings.
 
     The tasks of a session differ in what comes before `machine`; a journal's first line tells the rest once.
@@ -113,14 +114,6 @@ class Header:
             **others,
         )
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"machine": self.machine.to_json()}
-
-    @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> Header:
-        peak = Peak(**obj["peak"]) if obj.get("peak") else None
-        return cls(**(obj | {"machine": Machine.from_json(obj["machine"]), "peak": peak}))
-
     @property
     def best_peak(self) -> Peak:
         """The peak that the kernel's speed is to be compared with."""
@@ -146,7 +139,7 @@ def headers_of(line: dict[str, Any]) -> tuple[Header, ...]:
 def encode(event: str, at_secs: float, fields: dict[str, Any]) -> bytes:
     """Returns one line of a journal, newline included. Raises ValueError for NaN and infinities."""
     obj = {"event": event, "at_secs": round(at_secs, 6)} | fields
-    return json.dumps(obj, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
+    return json.dumps(obj, separators=(",", ":"), allow_nan=False, default=plain).encode("ascii") + b"\n"
 
 
 def read_events(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from reasoning_compiler.core.crash_markers import Crash
 from reasoning_compiler.core.errors import JournalError, UsageError
-from reasoning_compiler.core.measurements import Measurement, Noise
-from reasoning_compiler.core.programs import Program, Transformation
+from reasoning_compiler.core.measurements import Noise
+from reasoning_compiler.core.records import Record
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.journal.folder import JOURNAL_FILE
 from reasoning_compiler.journal.format import FORMAT_VERSION, Header, damaged, headers_of, read_events
 from reasoning_compiler.journal.run import Event, Finish, ModelUse, Rejected, Run, Sample, SessionRecord
 from reasoning_compiler.proposer.llm.budget import Spending
+
+R = TypeVar("R", bound=Record)
 
 
 def read_session(folder: str | os.PathLike[str]) -> SessionRecord:
@@ -72,6 +74,11 @@ def _read_header(path: Path, event: dict[str, Any]) -> tuple[Header, ...]:
     return headers
 
 
+def _part_of(event: dict[str, Any], record: type[R]) -> R:
+    """Returns the record that an event has all fields of, beside others. Raises as `Record.from_json`."""
+    return record.from_json({field.name: event[field.name] for field in fields(record)})
+
+
 class _SessionDraft:
     """A session while its journal is being read: one method per kind of event that is no task's."""
 
@@ -101,7 +108,7 @@ class _SessionDraft:
     def take_resumed(self, event: dict[str, Any]) -> None:
         self._config = dict(event["config"])
         for task in self._tasks.values():
-            task.has_ended = False
+            task.ended = None
 
     def take_stages(self, event: dict[str, Any]) -> None:
         for stage, secs in event["secs"].items():
@@ -111,7 +118,7 @@ class _SessionDraft:
         self._models.append(ModelUse(event["stats"], tuple(event["notices"])))
 
     def take_crashed(self, event: dict[str, Any]) -> None:
-        self._crashes.append(Crash.from_json(event))
+        self._crashes.append(_part_of(event, Crash))
 
     def take_reserved(self, event: dict[str, Any]) -> None:
         self._num_calls += 1
@@ -143,94 +150,50 @@ class _TaskDraft:
 
     def __init__(self, header: Header) -> None:
         self.header = header
-        self.has_ended = False
+        self.ended: Finish | None = None
         self._events: list[Event] = []
-        self._steps: dict[int, Step] = {}
-        self._batches: list[tuple[int, ...]] = []
-        self._samples: list[Sample] = []
-        self._rejected: list[Rejected] = []
+        self._nodes: set[int] = set()
         self._noise: Noise | None = None
-        self._finishes: list[Finish] = []
 
     def take_node(self, event: dict[str, Any]) -> None:
         node, parent = event["node"], event["parent"]
-        if node in self._steps:
+        if node in self._nodes:
             raise ValueError(f"node {node} is there twice")
         if (node == 0) != (parent is None):
             raise ValueError(f"node {node} has the parent {parent}")
         if parent is not None:
             self._known(parent)
-        edit = event["transformation"]
-        self._steps[node] = Step(
-            node=node,
-            parent=parent,
-            program=Program.from_json(event["program"]),
-            transformation=Transformation.from_json(edit) if edit else None,
-            proposer=event["proposer"],
-            reasoning=event["reasoning"],
-            predicted_secs=event["predicted_secs"],
-        )
-        self._happened(self._steps[node])
+        self._nodes.add(node)
+        self._happened(_part_of(event | {"measurement": None}, Step))
 
     def take_asked(self, event: dict[str, Any]) -> None:
-        self._batches.append(tuple(self._known(node) for node in event["nodes"]))
-        self._happened(self._batches[-1])
+        self._happened(tuple(self._known(node) for node in event["nodes"]))
 
     def take_measured(self, event: dict[str, Any]) -> None:
-        node = self._known(event["node"])
-        measurement = Measurement.from_json(event["measurement"])
-        self._steps[node] = replace(self._steps[node], measurement=measurement)
-        self._samples.append(Sample(node, event["at_secs"], measurement))
-        self._happened(self._samples[-1])
+        self._known(event["node"])
+        self._happened(_part_of(event, Sample))
 
     def take_rejected(self, event: dict[str, Any]) -> None:
-        edit = event["transformation"]
-        self._rejected.append(
-            Rejected(
-                node=self._known(event["node"]),
-                proposer=event["proposer"],
-                transformation=Transformation.from_json(edit) if edit else None,
-                why=event["why"],
-            )
-        )
-        self._happened(self._rejected[-1])
+        self._known(event["node"])
+        self._happened(_part_of(event, Rejected))
 
     def take_noise(self, event: dict[str, Any]) -> None:
         self._noise = Noise.from_json(event["noise"])
 
     def take_finished(self, event: dict[str, Any]) -> None:
-        best, confirmed, untuned = event["best"], event["confirmed"], event["untuned"]
-        self._finishes.append(
-            Finish(
-                at_secs=event["at_secs"],
-                reason=event["reason"],
-                best=None if best is None else self._known(best),
-                confirmed=Measurement.from_json(confirmed) if confirmed else None,
-                untuned=Measurement.from_json(untuned) if untuned else None,
-            )
-        )
-        self.has_ended = True
+        if event["best"] is not None:
+            self._known(event["best"])
+        self.ended = _part_of(event, Finish)
 
     def run(self, **shared: Any) -> Run:
         """Returns the run; `shared` is what it shares with the session's other tasks."""
-        return Run(
-            header=self.header,
-            events=tuple(self._events),
-            steps=tuple(self._steps.values()),
-            batches=tuple(self._batches),
-            samples=tuple(self._samples),
-            rejected=tuple(self._rejected),
-            noise=self._noise,
-            finishes=tuple(self._finishes),
-            ended=self._finishes[-1] if self.has_ended else None,
-            **shared,
-        )
+        return Run(header=self.header, events=tuple(self._events), noise=self._noise, ended=self.ended, **shared)
 
     def _happened(self, event: Event) -> None:
         self._events.append(event)
-        self.has_ended = False
+        self.ended = None
 
     def _known(self, node: int) -> int:
-        if node not in self._steps:
+        if node not in self._nodes:
             raise ValueError(f"there is no node {node} yet")
         return node

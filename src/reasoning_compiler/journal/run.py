@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from reasoning_compiler.core.crash_markers import Crash
 from reasoning_compiler.core.errors import EnvironmentMismatchError, UsageError
 from reasoning_compiler.core.measurements import Measurement, Noise
 from reasoning_compiler.core.programs import Transformation
+from reasoning_compiler.core.records import Record
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.journal.format import Header
 from reasoning_compiler.proposer.llm.budget import Spending
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(Record):
     """One measurement of one node, and when it came in."""
 
     node: int
@@ -27,7 +28,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Rejected:
+class Rejected(Record):
     """A proposal for a node's children that the space refused.
 
     Args:
@@ -57,7 +58,7 @@ class ModelUse:
 
 
 @dataclass(frozen=True)
-class Finish:
+class Finish(Record):
     """One ending of a task: when, why, with which node, and the last measurements of it and of node 0."""
 
     at_secs: float
@@ -105,12 +106,7 @@ class Run:
         num_tasks: tasks of the session.
         config: the session's settings; those of the header, or what a resume has put in their place.
         events: all that happened in its search, in order; the nodes still without measurements.
-        steps: the tree's nodes in the order they were added, each with its latest measurement.
-        batches: the nodes of each batch chosen for measurement, in order.
-        samples: every measurement in the order it came in, node 0's included.
-        rejected: every refused proposal.
         noise: how much its timings vary where nothing differs; None where that was not measured.
-        finishes: every ending; more than one after a resume.
         ended: the ending that nothing of the task followed; None for one that is still going.
         stage_secs: seconds of the session by stage.
         models: what a language model did for the session, for each process that worked on it with one.
@@ -123,12 +119,7 @@ class Run:
     num_tasks: int = 1
     config: dict[str, Any] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
-    steps: tuple[Step, ...] = ()
-    batches: tuple[tuple[int, ...], ...] = ()
-    samples: tuple[Sample, ...] = ()
-    rejected: tuple[Rejected, ...] = ()
     noise: Noise | None = None
-    finishes: tuple[Finish, ...] = ()
     ended: Finish | None = None
     stage_secs: dict[str, float] = field(default_factory=dict)
     models: tuple[ModelUse, ...] = ()
@@ -141,8 +132,25 @@ class Run:
         return best_folder(self.folder, self.header.task, self.num_tasks)
 
     @cached_property
+    def samples(self) -> tuple[Sample, ...]:
+        """Every measurement in the order it came in, node 0's included."""
+        return tuple(event for event in self.events if isinstance(event, Sample))
+
+    @cached_property
+    def rejected(self) -> tuple[Rejected, ...]:
+        """Every refused proposal."""
+        return tuple(event for event in self.events if isinstance(event, Rejected))
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The tree's nodes in the order they were added, each with its latest measurement."""
+        return tuple(self._by_node.values())
+
+    @cached_property
     def _by_node(self) -> dict[int, Step]:
-        return {step.node: step for step in self.steps}
+        steps = {event.node: event for event in self.events if isinstance(event, Step)}
+        latest = {sample.node: sample.measurement for sample in self.samples}
+        return steps | {node: replace(steps[node], measurement=measured) for node, measured in latest.items()}
 
     def step(self, node: int) -> Step:
         """Returns a node. Raises UsageError where the run has no such node."""
@@ -158,12 +166,6 @@ class Run:
         return steps[::-1]
 
     @property
-    def pending(self) -> tuple[int, ...]:
-        """The nodes that were asked for and not measured, in the order of asking."""
-        asked = dict.fromkeys(node for batch in self.batches for node in batch)
-        return tuple(node for node in asked if self.step(node).measurement is None)
-
-    @property
     def num_samples(self) -> int:
         """How many measurements were taken, those of the untuned program not counted."""
         return sum(sample.node != 0 for sample in self.samples)
@@ -176,7 +178,7 @@ class Run:
     @property
     def best(self) -> Step | None:
         """The fastest node measured in full and verified, node 0 included; None where there is none."""
-        worthy = [s for s in self.steps if (m := s.measurement) and m.ok and m.verified and not m.cut]
+        worthy = [step for step in self.steps if step.measurement and step.measurement.counts]
         return min(worthy, key=lambda step: step.measurement.latency_secs, default=None)
 
     @property

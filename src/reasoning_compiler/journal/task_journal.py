@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from reasoning_compiler.core.measurements import Measurement, Noise
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.journal.run import Rejected
 
+if TYPE_CHECKING:
+    from reasoning_compiler.journal.journal import Journal
+
 Event = tuple[str, dict[str, Any]]
 """The kind of an event, and its fields."""
-
-
-class Appends(Protocol):
-    """What a task needs of its session's journal."""
-
-    def append(self, events: Sequence[Event], *, sync: bool = False) -> None:
-        """Appends events that happened together: all of them, or none. Raises JournalError where that fails."""
-        ...
 
 
 class TaskJournal:
@@ -29,7 +24,7 @@ class TaskJournal:
         task: the task's name.
     """
 
-    def __init__(self, journal: Appends, task: str) -> None:
+    def __init__(self, journal: Journal, task: str) -> None:
         self._journal, self._task = journal, task
 
     def node(self, step: Step) -> None:
@@ -44,7 +39,7 @@ class TaskJournal:
             rejected: what the space refused of it.
         """
         nodes = [("node", _node_fields(step)) for step in added]
-        self._append(*nodes, *(("rejected", _rejected_fields(each)) for each in rejected))
+        self._append(*nodes, *(("rejected", each.to_json()) for each in rejected))
 
     def asked(self, nodes: Sequence[int]) -> None:
         """Appends which nodes are measured next, as one batch, in the order of measuring."""
@@ -52,11 +47,11 @@ class TaskJournal:
 
     def measured(self, node: int, measurement: Measurement) -> None:
         """Appends what the hardware said of a node. Told again, the later word counts."""
-        self._append(("measured", {"node": node, "measurement": measurement.to_json()}))
+        self._append(("measured", {"node": node, "measurement": measurement}))
 
     def noise(self, noise: Noise) -> None:
         """Appends how much timings vary where nothing differs; told again, the later word counts."""
-        self._append(("noise", {"noise": noise.to_json()}))
+        self._append(("noise", {"noise": noise}))
 
     def finished(
         self,
@@ -74,12 +69,7 @@ class TaskJournal:
             confirmed: its last, careful measurement.
             untuned: the untuned program's, taken side by side with `confirmed`.
         """
-        fields = {
-            "reason": reason,
-            "best": best,
-            "confirmed": confirmed.to_json() if confirmed else None,
-            "untuned": untuned.to_json() if untuned else None,
-        }
+        fields = {"reason": reason, "best": best, "confirmed": confirmed, "untuned": untuned}
         self._append(("finished", fields), sync=True)
 
     def _append(self, *events: Event, sync: bool = False) -> None:
@@ -87,17 +77,4 @@ class TaskJournal:
 
 
 def _node_fields(step: Step) -> dict[str, Any]:
-    return {
-        "node": step.node,
-        "parent": step.parent,
-        "program": step.program.to_json(),
-        "transformation": step.transformation.to_json() if step.transformation else None,
-        "proposer": step.proposer,
-        "reasoning": step.reasoning,
-        "predicted_secs": step.predicted_secs,
-    }
-
-
-def _rejected_fields(rejected: Rejected) -> dict[str, Any]:
-    edit = rejected.transformation.to_json() if rejected.transformation else None
-    return {"node": rejected.node, "proposer": rejected.proposer, "transformation": edit, "why": rejected.why}
+    return {name: value for name, value in step.to_json().items() if name != "measurement"}

@@ -7,19 +7,20 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from reasoning_compiler.core.measurements import Failure, Measurement
 from reasoning_compiler.core.phases import PhaseTimer
 from reasoning_compiler.core.processes.pool import Preparation
 from reasoning_compiler.core.processes.serving import PREPARE
 from reasoning_compiler.core.processes.worker import Answer, Request
+from reasoning_compiler.core.records import plain
 from reasoning_compiler.measure.executors.kernels import Kernel
 from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.timing.racing import Race
 from reasoning_compiler.measure.verification.data import Data
+from reasoning_compiler.measure.verification.stored import InputSet
 from reasoning_compiler.workload.workload import Workload
 
 LONG_TIMEOUT_SECS = 600.0
@@ -118,10 +119,10 @@ class Bench:
             kernel: one that `check` has found wrong.
             but: names of sets that need not be tried.
         """
-        sets = [each for each in self._data.sets() if each["name"] not in but]
+        sets = [each for each in self._data.sets() if each.name not in but]
         if not sets or self._check(kernel, []) is not None:
             return []
-        return [each["name"] for each in sets if self._check(kernel, [each]) is not None]
+        return [each.name for each in sets if self._check(kernel, [each]) is not None]
 
     def try_sets(self, untuned: Kernel, *, only: Collection[str]) -> list[str]:
         """Leaves out the input sets on which the untuned program itself is not right; returns their names.
@@ -131,16 +132,16 @@ class Bench:
             only: the names of the sets to try.
         """
         self.wait_until_ready()
-        tried = [each for each in self._data.sets() if each["name"] in only]
-        left_out = [each["name"] for each in tried if self._check(untuned, [each], again=False) is not None]
+        tried = [each for each in self._data.sets() if each.name in only]
+        left_out = [each.name for each in tried if self._check(untuned, [each], again=False) is not None]
         self._data.leave_out_sets(left_out)
         return left_out
 
-    def _check(self, kernel: Kernel, sets: list[dict[str, Any]], *, again: bool = True) -> Failure | None:
+    def _check(self, kernel: Kernel, sets: list[InputSet], *, again: bool = True) -> Failure | None:
         """Returns why a kernel is wrong on input sets, or where it is run `again` on the usual inputs."""
         payload = {
             "workload": self._preparation.key,
-            "kernel": kernel.to_json(),
+            "kernel": kernel,
             "sets": sets,
             "inputs": self._data.inputs(),
             "verify": again and self.has_reference,
@@ -160,7 +161,7 @@ class Bench:
     def _preparation(self) -> Preparation:
         """What a runner must have done before it can take our requests; waits until its data are there."""
         payload = self._data.payload()
-        key = hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:16]
+        key = hashlib.sha256(json.dumps(payload, sort_keys=True, default=plain).encode()).hexdigest()[:16]
         return Preparation(key, Request(PREPARE, payload | {"key": key}, LONG_TIMEOUT_SECS))
 
     def _ask(self, request: Request) -> Answer:
@@ -254,7 +255,7 @@ class Bench:
     def _compare(self, kernels: Sequence[Kernel], verify: list[bool], *, rounds: int, budget_secs: float) -> Answer:
         payload = {
             "workload": self._preparation.key,
-            "kernels": [kernel.to_json() for kernel in kernels],
+            "kernels": kernels,
             "rounds": rounds,
             "budget_secs": budget_secs,
             "min_timing_secs": self._race.min_timing_secs,
@@ -267,8 +268,8 @@ class Bench:
     ) -> Request:
         payload = {
             "workload": self._preparation.key,
-            "kernel": kernel.to_json(),
-            "race": asdict(replace(self._race, best_secs=best_secs)),
+            "kernel": kernel,
+            "race": replace(self._race, best_secs=best_secs),
             "verify": verify,
         }
         return Request("run", payload, timeout_secs or self._timeout_secs)

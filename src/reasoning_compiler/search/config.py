@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 
 from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.core.records import Record
 
 _LEAST = {"branching": 1, "root_branching": 1, "nodes_per_sample": 1, "rollout_depth": 0}
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(Record):
     """How the search searches.
 
     Args:

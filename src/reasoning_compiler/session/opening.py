@@ -87,7 +87,7 @@ def run_session(
         client = checked_client(settings)
     on_progress(Progress("starting", str(folder) if isinstance(folder, Path) else "", 0, settings.samples))
     crashes = earlier.runs[0].crashes if earlier else ()
-    fatal = [crash.marker for crash in crashes if crash.marker is not None]
+    fatal = [crash.risk for crash in crashes if crash.risk is not None]
     spaces = [make_space(workload, machine, settings, fatal=fatal) for workload in workloads]
     is_new_folder = not isinstance(folder, Path) or not folder.exists()
     folder = folder if isinstance(folder, Path) else folder()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.core.records import Record
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.measure.executors.tracker import Devices
 from reasoning_compiler.proposer.llm.settings import LLMSettings
@@ -19,7 +20,7 @@ _OPTIONAL = ("minutes", "patience", "threads")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Record):
     """What a session is told to do.
 
     Args:
@@ -107,14 +108,6 @@ class Settings:
     def replayed(self) -> str:
         """The folder of the run that is repeated; empty for none."""
         return self.proposer.removeprefix(_REPLAY) if self.proposer.startswith(_REPLAY) else ""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> Settings:
-        llm = LLMSettings(**obj["llm"]) if obj.get("llm") else None
-        return cls(**(obj | {"search": SearchConfig(**obj["search"]), "llm": llm}))
 
 
 Doing = Literal["starting", "untuned", "thinking", "measuring", "confirming", "saving", "done"]

@@ -6,6 +6,8 @@ import json
 import os
 from typing import Any
 
+from reasoning_compiler.core.records import plain
+
 MAX_BYTES = 64 << 20
 """Longer messages are taken for garbage: what is large travels in files."""
 
@@ -17,8 +19,8 @@ class GarbledError(Exception):
 
 
 def encode(message: dict[str, Any]) -> bytes:
-    """Returns the bytes of a message."""
-    body = json.dumps(message, separators=(",", ":")).encode()
+    """Returns the bytes of a message, which may hold records."""
+    body = json.dumps(message, separators=(",", ":"), default=plain).encode()
     return len(body).to_bytes(_LENGTH_BYTES, "big") + body
 
 

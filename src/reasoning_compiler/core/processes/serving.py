@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.core.processes.messages import receive, send
+from reasoning_compiler.core.records import read_all
 from reasoning_compiler.core.refused import Refused
 
 _MESSAGE_CHARS = 500
@@ -18,7 +19,7 @@ PREPARE = "prepare"
 """The action that reads what later requests need; see `Preparation`."""
 
 Action = Callable[..., dict[str, Any]]
-"""What a worker can be asked for: keyword arguments in, an answer that JSON can hold out."""
+"""What a worker can be asked for: keyword arguments in, made of JSON by its annotations, an answer for JSON out."""
 
 
 def serve(
@@ -58,7 +59,8 @@ def serve(
 def answer(actions: dict[str, Action], request: dict[str, Any]) -> dict[str, Any]:
     """Returns the answer to a request, with its number."""
     try:
-        reply = actions[request["action"]](**request["payload"])
+        action = actions[request["action"]]
+        reply = action(**read_all(action, request["payload"]))
     except Refused as refusal:
         failure = {"kind": refusal.kind, "message": str(refusal)[:_MESSAGE_CHARS]}
         reply = {"failure": failure, "retire": refusal.retire}

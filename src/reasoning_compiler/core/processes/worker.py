@@ -56,7 +56,7 @@ class Request:
 
     Args:
         action: the name of the worker's function.
-        payload: its keyword arguments; anything that JSON can hold.
+        payload: its keyword arguments; anything that JSON and records can hold.
         timeout_secs: after this time the worker is killed and the request fails.
     """
 

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
+from reasoning_compiler.codegen.signature import Signature
 from reasoning_compiler.core.measurements import Failure
+from reasoning_compiler.core.records import Record
 
 
 @dataclass(frozen=True)
-class Kernel:
+class Kernel(Record):
     """Machine code that an executor holds.
 
     Args:
         code: its key; ".so" at the end is for a library, ".o" for an object that is linked where it is run.
-        signature: see `codegen.Signature.to_json`.
+        signature: how it is called.
     """
 
     code: str
-    signature: dict[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns what a runner reads."""
-        return asdict(self)
+    signature: Signature
 
 
 @dataclass(frozen=True)

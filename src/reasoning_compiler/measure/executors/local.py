@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -127,8 +127,9 @@ class LocalExecutor:
             ReasoningCompilerError: the builders do not start, or temporary files cannot be written.
         """
         tvm = import_tvm()
-        known = None if arguments is None else [asdict(argument) for argument in arguments]
-        payloads = [{"module": tvm.ir.save_json(mod), "target": target, "arguments": known} for mod, target in modules]
+        payloads = [
+            {"module": tvm.ir.save_json(mod), "target": target, "arguments": arguments} for mod, target in modules
+        ]
         built = [Built() for _ in payloads]
         requests = [Request("build", payload, self._build_timeout_secs) for payload in payloads]
         for index, answer in self.builders.map(requests):
@@ -138,7 +139,7 @@ class LocalExecutor:
     def _built(self, answer: Answer) -> Built:
         if not isinstance(answer, Failure):
             self.store.claim(answer["code"])
-            return Built(Kernel(answer["code"], answer["signature"]), answer["build_secs"])
+            return Built(Kernel(answer["code"], Signature.from_json(answer["signature"])), answer["build_secs"])
         if answer.kind == "crash":
             # "crash" is for programs that die when they run; this one never came to that.
             answer = replace(answer, kind="build", message=f"the compiler died: {answer.message}")
@@ -159,7 +160,7 @@ class LocalExecutor:
             library.with_suffix(Path(kernel.code).suffix).write_bytes(self.store.get(kernel.code))
             if linked is not None:
                 library.write_bytes(self.store.get(linked))
-            write_signature(library, Signature.from_json(kernel.signature))
+            write_signature(library, kernel.signature)
         except OSError as error:
             raise no_space(error) from None
         return library
@@ -173,7 +174,7 @@ class LocalExecutor:
         """
         object_file = library.with_suffix(".o")
         file = object_file if object_file.exists() else library
-        return Kernel(self.put(file.read_bytes(), suffix=file.suffix), read_signature(library).to_json())
+        return Kernel(self.put(file.read_bytes(), suffix=file.suffix), read_signature(library))
 
     def close(self) -> None:
         """Ends all processes and removes all temporary files. May be called again."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reasoning_compiler.core.measurements import Measurement
+from reasoning_compiler.core.records import Record
 
 # What a first run may take beyond a later one: pages are touched for the first time, threads wake up.
 _WARM_UP_SECS = 0.005
@@ -20,7 +21,7 @@ _HALF_WIDTH = 1.96 * 1.2533 * 1.4826
 
 
 @dataclass(frozen=True)
-class Race:
+class Race(Record):
     """How long a program is timed.
 
     Args:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from reasoning_compiler.core.measurements import Failure
 from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.verification.expectations import source
 from reasoning_compiler.measure.verification.share import Share
-from reasoning_compiler.measure.verification.stored import StoredArray, StoredOutputs
+from reasoning_compiler.measure.verification.stored import InputSet, StoredArray, StoredOutputs
 from reasoning_compiler.measure.workers.workspaces import compile_workspaces
 from reasoning_compiler.workload.index_ranges import index_ranges
 from reasoning_compiler.workload.input_sets import INPUT_SETS, SUMS_EXACTLY, make_input_set, nans
@@ -53,8 +52,8 @@ class Data:
         self._random: list[np.ndarray] = []
         self._usual: Future[_Usual] = self._thread.submit(self._put_usual, seed)
         self._workspaces: Future[str | None] = self._thread.submit(self._put_workspaces, executor.new_folder())
-        self._sets: Future[list[_Set]] = self._thread.submit(self._put_sets, seed)
-        self._kept_sets: list[_Set] | None = None
+        self._sets: Future[list[InputSet]] = self._thread.submit(self._put_sets, seed)
+        self._kept_sets: list[InputSet] | None = None
         self._waits_until: float | None = None
 
     @property
@@ -72,16 +71,16 @@ class Data:
         """Returns the runner's set-up request; waits until all of it is there."""
         inputs, expected = self._usual.result()
         return {
-            "arguments": [asdict(argument) for argument in self._workload.arguments],
+            "arguments": self._workload.arguments,
             "target": self._target,
-            "inputs": [asdict(array) for array in inputs],
-            "expected": None if isinstance(expected, Failure) else expected.to_json(),
+            "inputs": inputs,
+            "expected": None if isinstance(expected, Failure) else expected,
             "workspaces": self._workspaces.result(),
         }
 
-    def inputs(self) -> list[dict[str, Any]]:
-        """Returns the inputs that programs are timed on, in order, as the runner reads them."""
-        return [asdict(array) for array in self._usual.result()[0]]
+    def inputs(self) -> list[StoredArray]:
+        """Returns the inputs that programs are timed on, in order."""
+        return self._usual.result()[0]
 
     def wait_for_sets(self, secs: float) -> None:
         """Returns when the input sets are there, or so many seconds after it was first called."""
@@ -89,11 +88,11 @@ class Data:
             self._waits_until = time.monotonic() + secs
         wait([self._sets], timeout=max(0.0, self._waits_until - time.monotonic()))
 
-    def sets(self) -> list[dict[str, Any]]:
-        """Returns the runner's word for each input set; waits until they are there."""
+    def sets(self) -> list[InputSet]:
+        """Returns the input sets; waits until they are there."""
         if self._kept_sets is None:
             self._kept_sets = self._sets.result()
-        return [each.to_json() for each in self._kept_sets]
+        return self._kept_sets
 
     def leave_out_sets(self, names: Sequence[str]) -> None:
         """Leaves out these input sets."""
@@ -122,7 +121,7 @@ class Data:
             expected = Failure("wrong_result", "the reference cannot be computed on random inputs")
         return inputs, expected
 
-    def _put_sets(self, seed: int) -> list[_Set]:
+    def _put_sets(self, seed: int) -> list[InputSet]:
         """Puts the inputs of each set that differs from the random one, and what the outputs must be there."""
         usual, known = self._usual.result()
         random, self._random = self._random, []
@@ -131,7 +130,7 @@ class Data:
         sets = []
         made = nans(self._taken)
         if any(array is not None for array in made):
-            sets.append(_Set(_NANS, self._put_all(made), None))
+            sets.append(InputSet(_NANS, self._put_all(made), None))
         main = self._workload.mod["main"]
         longest_sum = max(block.reduction_length for block in blocks(main))
         ranges = {self._workload.arguments[number].name: each for number, each in index_ranges(main).items()}
@@ -146,12 +145,13 @@ class Data:
             whole = [old if new is None else new for old, new in zip(usual, inputs, strict=True)]
             expected = self._source.expected(whole, any_order=name == SUMS_EXACTLY)
             if isinstance(expected, StoredOutputs) and self._are_finite(expected):
-                sets.append(_Set(name, inputs, expected))
+                sets.append(InputSet(name, inputs, expected))
         self._source.close()
         return sets
 
-    def _put_all(self, made: list[np.ndarray | None]) -> list[StoredArray | None]:
-        return [None if array is None else self._put(a, array) for a, array in zip(self._taken, made, strict=True)]
+    def _put_all(self, made: list[np.ndarray | None]) -> tuple[StoredArray | None, ...]:
+        pairs = zip(self._taken, made, strict=True)
+        return tuple(None if array is None else self._put(argument, array) for argument, array in pairs)
 
     def _put(self, argument: Argument, array: np.ndarray) -> StoredArray:
         if array.shape != argument.shape:
@@ -164,25 +164,3 @@ class Data:
         """Returns whether all outputs are finite: where they overflow, the order of a sum decides on Inf or NaN."""
         arrays = (array.get(self._share).astype(np.float64, copy=False) for array in expected.values)
         return all(np.isfinite(array).all() for array in arrays)
-
-
-@dataclass(frozen=True)
-class _Set:
-    """Other inputs than those that programs are timed on.
-
-    Args:
-        name: of the input set.
-        inputs: per argument that is no output, its values; None where it keeps its values.
-        expected: what the outputs must be; None where nothing is compared.
-    """
-
-    name: str
-    inputs: list[StoredArray | None]
-    expected: StoredOutputs | None
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "inputs": [None if array is None else asdict(array) for array in self.inputs],
-            "expected": None if self.expected is None else self.expected.to_json(),
-        }

@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Protocol
 
 import numpy as np
@@ -98,8 +97,8 @@ class ByKernel:
         self._module = self._module or self._share.put(import_tvm().ir.save_json(self._workload.mod).encode())
         payload = {
             "module": self._module,
-            "arguments": [asdict(argument) for argument in self._workload.arguments],
-            "inputs": [asdict(array) for array in inputs],
+            "arguments": self._workload.arguments,
+            "inputs": inputs,
             "any_order": any_order,
         }
         answer = self._pool.ask(Request("expect", payload, _TIMEOUT_SECS))

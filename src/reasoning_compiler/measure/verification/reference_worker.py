@@ -9,7 +9,7 @@ import tvm
 from tvm.target.codegen import llvm_get_system_cpu
 from tvm_ffi.serialization import from_json_graph_str
 
-from reasoning_compiler.codegen.signature import argument_from_json
+from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.processes.serving import one_line
 from reasoning_compiler.core.refused import Refused
 from reasoning_compiler.measure.verification.reference import Kernel
@@ -37,35 +37,34 @@ class ReferenceWorker:
         self,
         *,
         module: str,
-        arguments: list[dict[str, Any]],
-        inputs: list[dict[str, Any]],
+        arguments: tuple[Argument, ...],
+        inputs: tuple[StoredArray, ...],
         any_order: bool,
     ) -> dict[str, Any]:
         """Computes the right outputs on some inputs.
 
         Args:
             module: the key of the kernel in TVM's JSON, the same in each request.
-            arguments: the `Argument`s of the kernel.
-            inputs: a `StoredArray` per argument that is no output, in order.
+            arguments: those of the kernel.
+            inputs: one per argument that is no output, in order.
             any_order: see `Kernel.reference`.
 
         Returns:
-            {"expected": see `StoredOutputs.to_json`, None where the inputs say nothing, "origin": see `Origin`}
+            {"expected": a `StoredOutputs`, None where the inputs say nothing, "origin": see `Origin`}
 
         Raises:
             Refused: "build" where TVM cannot compile the kernel as it was written, "crash" where it gives up on it.
         """
-        known = [argument_from_json(each) for each in arguments]
         try:
             if self._kernel is None:
                 mod = from_json_graph_str(self._store.get(module).decode())
                 self._kernel = Kernel(
-                    mod, known, tvm.target.Target({"kind": "llvm", "mcpu": str(llvm_get_system_cpu())})
+                    mod, arguments, tvm.target.Target({"kind": "llvm", "mcpu": str(llvm_get_system_cpu())})
                 )
         except Exception as error:  # whatever a compiler throws
             raise Refused("build", one_line(error)) from None
         try:
-            arrays = [StoredArray(**each).get(self._store) for each in inputs]
+            arrays = [each.get(self._store) for each in inputs]
             made = self._kernel.reference(arrays, any_order=any_order)
         except Exception as error:
             raise Refused("crash", one_line(error)) from None
@@ -76,4 +75,4 @@ class ReferenceWorker:
             tuple(None if mask is None else StoredArray.put(self._store, mask) for mask in made.unwritten),
             made.tolerance,
         )
-        return {"expected": expected.to_json(), "origin": made.origin}
+        return {"expected": expected, "origin": made.origin}

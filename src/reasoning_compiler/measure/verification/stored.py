@@ -1,12 +1,14 @@
-"""Arrays in a store: how inputs and right outputs get to the processes that run programs on them."""
+"""Inputs and right outputs in a store: how they get to the processes that run programs on them."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from reasoning_compiler.core.records import Record
+from reasoning_compiler.measure.verification.compare import Expected
 from reasoning_compiler.measure.verification.tolerance import Tolerance
 from reasoning_compiler.workload.workload import numpy_dtype
 
@@ -24,7 +26,7 @@ class Holder(Protocol):
 
 
 @dataclass(frozen=True)
-class StoredArray:
+class StoredArray(Record):
     """An array in a store: its elements alone, since `.npy` could not name bfloat16.
 
     Args:
@@ -49,7 +51,7 @@ class StoredArray:
 
 
 @dataclass(frozen=True)
-class StoredOutputs:
+class StoredOutputs(Record):
     """What the outputs must be.
 
     Args:
@@ -62,19 +64,23 @@ class StoredOutputs:
     unwritten: tuple[StoredArray | None, ...]
     tolerance: Tolerance
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns what `from_json` reads."""
-        return {
-            "values": [asdict(array) for array in self.values],
-            "unwritten": [None if array is None else asdict(array) for array in self.unwritten],
-            "tolerance": asdict(self.tolerance),
-        }
+    def get(self, holder: Holder) -> Expected:
+        """Returns what outputs are compared with."""
+        values = [array.get(holder) for array in self.values]
+        unwritten = [None if mask is None else mask.get(holder) for mask in self.unwritten]
+        return Expected.of(values, self.tolerance, unwritten=unwritten)
 
-    @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> StoredOutputs:
-        """Returns what `to_json` has written."""
-        return cls(
-            tuple(StoredArray(**array) for array in obj["values"]),
-            tuple(None if array is None else StoredArray(**array) for array in obj["unwritten"]),
-            Tolerance(**obj["tolerance"]),
-        )
+
+@dataclass(frozen=True)
+class InputSet(Record):
+    """Other inputs than those that programs are timed on.
+
+    Args:
+        name: of the set.
+        inputs: per argument that is no output, its values; None where it keeps its values.
+        expected: what the outputs must be; None where nothing is compared.
+    """
+
+    name: str
+    inputs: tuple[StoredArray | None, ...]
+    expected: StoredOutputs | None

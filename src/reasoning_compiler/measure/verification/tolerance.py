@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from reasoning_compiler.core.arguments import Argument
+from reasoning_compiler.core.records import Record
 from reasoning_compiler.workload.primfunc import blocks
 from reasoning_compiler.workload.workload import numpy_dtype
 
@@ -94,7 +95,7 @@ class Precision:
 
 
 @dataclass(frozen=True)
-class Tolerance:
+class Tolerance(Record):
     """A value y agrees with what is expected, e, if |y - e| <= rtol * |e| + atol * max |e| + least.
 
     The maximum is that of the output's finite values.

@@ -11,7 +11,7 @@ from tvm_ffi.serialization import from_json_graph_str
 
 from reasoning_compiler import codegen
 from reasoning_compiler.codegen import dot_products, prefetching  # noqa: F401  imported before the first build
-from reasoning_compiler.codegen.signature import argument_from_json
+from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.processes.serving import Action, one_line
 from reasoning_compiler.core.refused import Refused
 from reasoning_compiler.ir.races import racing_loop
@@ -33,7 +33,7 @@ class Builder:
         """What this process can be asked for."""
         return {"build": self.build}
 
-    def build(self, *, module: str, target: str, arguments: list[dict[str, Any]] | None) -> dict[str, Any]:
+    def build(self, *, module: str, target: str, arguments: tuple[Argument, ...] | None) -> dict[str, Any]:
         """Builds a shared library with `main` and the packing functions.
 
         For another machine it may be an object, see `link`.
@@ -41,7 +41,7 @@ class Builder:
         Args:
             module: the IRModule in TVM's JSON.
             target: the TVM target as JSON text.
-            arguments: the `Argument`s of `main` as its user passes them; None to take them from the module.
+            arguments: those of `main` as its user passes them; None to take them from the module.
 
         Returns:
             {"code": its key in the store, "signature": its `Signature`, "build_secs": time to generate and link it}
@@ -54,19 +54,17 @@ class Builder:
         try:
             # `tvm.ir.load_json` would look through it for what older versions have written: 9 ms of some 150.
             mod = from_json_graph_str(module)
-            known = None if arguments is None else [argument_from_json(each) for each in arguments]
             racing = racing_loop(mod["main"])
             if racing is not None:
                 raise Refused("wrong_result", racing)
-            compiled = codegen.compile(mod, target, arguments=known)
+            compiled = codegen.compile(mod, target, arguments=arguments)
             with tempfile.TemporaryDirectory(dir=self._store.folder) as folder:
                 made = compiled.link(Path(folder, "kernel.so"))
                 code = self._store.put(made.read_bytes(), suffix=made.suffix)
-            signature = compiled.signature.to_json()
         except Refused:
             raise
         except OSError as error:
             raise Refused("device", one_line(error)) from None
         except Exception as error:  # whatever a compiler throws at an odd schedule is this candidate's failure
             raise Refused("build", one_line(error)) from None
-        return {"code": code, "signature": signature, "build_secs": time.perf_counter() - started}
+        return {"code": code, "signature": compiled.signature, "build_secs": time.perf_counter() - started}

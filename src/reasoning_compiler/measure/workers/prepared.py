@@ -7,14 +7,11 @@ import resource
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import psutil
 
 from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.machine.cgroup import memory_limit_bytes
-from reasoning_compiler.measure.verification.compare import Expected
 from reasoning_compiler.measure.verification.stored import StoredArray, StoredOutputs
 from reasoning_compiler.measure.workers.loaded import DeviceData
 from reasoning_compiler.measure.workers.memory import is_cpu
@@ -57,15 +54,15 @@ class Prepared:
         arguments: tuple[Argument, ...],
         target: str,
         *,
-        inputs: list[dict[str, Any]],
-        expected: dict[str, Any] | None,
+        inputs: Sequence[StoredArray],
+        expected: StoredOutputs | None,
     ) -> None:
         """Reads a workload; see `Runner.prepare`."""
         self._make_room(sum(_num_bytes(argument) for argument in arguments))
         room_bytes = _room_bytes() if isinstance(self.runtime, LocalRuntime) else 0  # a device may be small
         data = DeviceData.allocate(arguments, self.runtime.device(target), room_bytes=room_bytes)
-        data.fill_inputs(read_inputs(self._store, inputs))
-        outputs = None if expected is None else read_outputs(self._store, expected)
+        data.fill_inputs([array.get(self._store) for array in inputs])
+        outputs = None if expected is None else expected.get(self._store)
         self._workloads[key] = replace(data, expected=outputs)
 
     def data(self, workload: str) -> DeviceData:
@@ -77,19 +74,6 @@ class Prepared:
         room_bytes = _room_bytes() if self.may_fork else 0  # a device may be small
         while self._workloads and num_bytes + sum(map(_data_bytes, self._workloads.values())) > room_bytes:
             self._workloads.popitem(last=False)
-
-
-def read_inputs(store: Store, inputs: Sequence[dict[str, Any] | None]) -> list[np.ndarray | None]:
-    """Returns the arrays of the `StoredArray`s in a request."""
-    return [None if array is None else StoredArray(**array).get(store) for array in inputs]
-
-
-def read_outputs(store: Store, expected: dict[str, Any]) -> Expected:
-    """Returns what outputs are compared with, of the `StoredOutputs` in a request."""
-    outputs = StoredOutputs.from_json(expected)
-    values = [array.get(store) for array in outputs.values]
-    unwritten = [None if mask is None else mask.get(store) for mask in outputs.unwritten]
-    return Expected.of(values, outputs.tolerance, unwritten=unwritten)
 
 
 def _num_bytes(argument: Argument) -> int:

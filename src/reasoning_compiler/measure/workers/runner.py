@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from reasoning_compiler.codegen.signature import Signature, argument_from_json
+from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.processes.serving import PREPARE, Action, one_line
 from reasoning_compiler.core.refused import Refused
+from reasoning_compiler.measure.executors.kernels import Kernel
 from reasoning_compiler.measure.timing.racing import Race, runs_per_timing, verdict
-from reasoning_compiler.measure.workers.loaded import LoadedKernel
-from reasoning_compiler.measure.workers.prepared import Prepared, read_inputs, read_outputs
+from reasoning_compiler.measure.verification.stored import InputSet, StoredArray, StoredOutputs
+from reasoning_compiler.measure.workers.loaded import DeviceData, LoadedKernel
+from reasoning_compiler.measure.workers.prepared import Prepared
 from reasoning_compiler.measure.workers.runtimes import LocalRuntime, RemoteRuntime
 from reasoning_compiler.measure.workers.store import Store
 from reasoning_compiler.measure.workers.workspaces import FILLS, NAN, Workspaces
@@ -76,10 +78,10 @@ class Runner:
         self,
         *,
         key: str,
-        arguments: list[dict[str, Any]],
+        arguments: tuple[Argument, ...],
         target: str,
-        inputs: list[dict[str, Any]],
-        expected: dict[str, Any] | None,
+        inputs: tuple[StoredArray, ...],
+        expected: StoredOutputs | None,
         workspaces: str | None = None,
         devices: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
@@ -87,10 +89,10 @@ class Runner:
 
         Args:
             key: what requests call it.
-            arguments: the `Argument`s of the kernel.
+            arguments: those of the kernel.
             target: the TVM target as JSON text; it says on which kind of device.
-            inputs: a `StoredArray` per argument that is no output, in order.
-            expected: the `StoredOutputs`; None where nothing is known.
+            inputs: one per argument that is no output, in order.
+            expected: what the outputs must be; None where nothing is known.
             workspaces: the key of the library of `Workspaces`; None where kernels are verified with buffers of TVM's.
             devices: the arguments of `RemoteRuntime.take`; None where libraries run in this process.
 
@@ -103,11 +105,10 @@ class Runner:
         if devices is not None and isinstance(self.prepared.runtime, LocalRuntime):
             self.prepared.runtime = RemoteRuntime.take(**devices, announce=self._announce)
         self._workspaces = Workspaces(None if workspaces is None else self._store.path(workspaces))
-        known = tuple(argument_from_json(argument) for argument in arguments)
-        self.prepared.add(key, known, target, inputs=inputs, expected=expected)
+        self.prepared.add(key, arguments, target, inputs=inputs, expected=expected)
         return {"prepared": self.prepared.keys}
 
-    def run(self, *, workload: str, kernel: dict[str, Any], race: dict[str, Any], verify: bool) -> dict[str, Any]:
+    def run(self, *, workload: str, kernel: Kernel, race: Race, verify: bool) -> dict[str, Any]:
         """Times a library as long as it can still win, and verifies it.
 
         The first run is verified, and its time decides whether there are more. After every few timings the outputs
@@ -117,8 +118,8 @@ class Runner:
 
         Args:
             workload: the key that it was prepared with.
-            kernel: the `Kernel`.
-            race: the `Race`.
+            kernel: the library.
+            race: how long it is timed.
             verify: whether to compare the outputs with what is expected.
 
         Returns:
@@ -129,13 +130,12 @@ class Runner:
             Refused: "wrong_result" or "nonfinite"; "crash" where TVM itself gives up on it.
         """
         started = time.perf_counter()
-        rules = Race(**race)
         loaded = self._load(kernel, workload)
         data = loaded.data
         data.spoil_outputs()
-        if rules.best_secs is not None:
+        if race.best_secs is not None:
             least_secs = _LEAST_LIMIT_SECS if self._forks and self.prepared.may_fork else _LEAST_LIMIT_SECS_ALONE
-            self._end_after(max(least_secs, _HOPELESS_RATIO * rules.best_secs), rules.best_secs)
+            self._end_after(max(least_secs, _HOPELESS_RATIO * race.best_secs), race.best_secs)
         with self._workspaces.fenced(loaded.library) as takes_buffers:
             first_secs = loaded.first_secs()
             self._workspaces.look()
@@ -143,10 +143,10 @@ class Runner:
         verify_secs = data.verify() if verify else data.look_at_fences()
         timed_secs = loaded.packing_secs + first_secs
         latencies: list[float] = []
-        may_win = rules.best_secs is None or first_secs <= rules.cut_ratio * rules.best_secs
+        may_win = race.best_secs is None or first_secs <= race.cut_ratio * race.best_secs
         untouched = takes_buffers  # TVM's buffers, whose pages the first run would have touched
-        while (said := verdict(rules, first_secs, latencies)) == "again":
-            number = runs_per_timing(rules, min([first_secs, *latencies]))
+        while (said := verdict(race, first_secs, latencies)) == "again":
+            number = runs_per_timing(race, min([first_secs, *latencies]))
             data.spoil_outputs()
             if untouched or (may_win and self._eviction is None):
                 timed_secs += loaded.time(1)
@@ -154,7 +154,7 @@ class Runner:
             for _ in range(_TIMINGS_PER_VERIFICATION):
                 latencies.append(self._time(loaded, number))
                 timed_secs += number * latencies[-1]
-                if verdict(rules, first_secs, latencies) != "again":
+                if verdict(race, first_secs, latencies) != "again":
                     break
             verify_secs += data.verify() if verify else 0.0
         return {
@@ -187,9 +187,9 @@ class Runner:
         self,
         *,
         workload: str,
-        kernel: dict[str, Any],
-        sets: list[dict[str, Any]],
-        inputs: list[dict[str, Any]],
+        kernel: Kernel,
+        sets: tuple[InputSet, ...],
+        inputs: tuple[StoredArray, ...],
         verify: bool,
     ) -> dict[str, Any]:
         """Verifies a library on other inputs than those it is timed on, and again on those, several times.
@@ -200,10 +200,9 @@ class Runner:
 
         Args:
             workload: the key that it was prepared with.
-            kernel: the `Kernel`.
-            sets: for each set of inputs {"name": …, "inputs": a `StoredArray` per argument that is no output, or None
-                where it keeps its values, "expected": the `StoredOutputs`, or None where nothing is compared}.
-            inputs: a `StoredArray` of each input that it is timed on, in order.
+            kernel: the library.
+            sets: the other inputs.
+            inputs: each input that it is timed on, in order.
             verify: whether these are verified too.
 
         Returns:
@@ -222,24 +221,26 @@ class Runner:
             self._run_again(loaded)
         return {"run_secs": time.perf_counter() - started}
 
-    def _run_sets(self, kernel: LoadedKernel, sets: list[dict[str, Any]], inputs: list[dict[str, Any]]) -> None:
+    def _run_sets(self, kernel: LoadedKernel, sets: Sequence[InputSet], inputs: Sequence[StoredArray]) -> None:
         """Verifies a library on other inputs, as `check` is asked to, and gives it the usual ones back."""
         data = kernel.data
-        usual: list[dict[str, Any] | None] = [None for _ in inputs]  # of what the set before has changed
+        usual: list[StoredArray | None] = [None for _ in inputs]  # of what the set before has changed
         for each in sets:
-            on = f"on {each['name']} inputs: "
-            data.fill_inputs(
-                read_inputs(self._store, [new or old for new, old in zip(each["inputs"], usual, strict=True)])
-            )
-            usual = [None if new is None else array for new, array in zip(each["inputs"], inputs, strict=True)]
+            on = f"on {each.name} inputs: "
+            self._fill(data, [new or old for new, old in zip(each.inputs, usual, strict=True)])
+            usual = [None if new is None else array for new, array in zip(each.inputs, inputs, strict=True)]
             data.spoil_outputs()
-            self._workspaces.fill_with(_fill(each["name"]))
+            self._workspaces.fill_with(_fill(each.name))
             kernel.time(1)
             self._workspaces.look(on=on)
-            if each["expected"] is not None:
-                data.verify(read_outputs(self._store, each["expected"]), on=on)
+            if each.expected is not None:
+                data.verify(each.expected.get(self._store), on=on)
             data.look_at_fences()
-        data.fill_inputs(read_inputs(self._store, usual))
+        self._fill(data, usual)
+
+    def _fill(self, data: DeviceData, inputs: Sequence[StoredArray | None]) -> None:
+        """Gives inputs new values; None leaves one as it is."""
+        data.fill_inputs([None if array is None else array.get(self._store) for array in inputs])
 
     def _run_filled(self, kernel: LoadedKernel) -> None:
         """Verifies a library on the inputs that it is timed on, its fenced buffers filled with each of `FILLS`."""
@@ -267,11 +268,11 @@ class Runner:
         self,
         *,
         workload: str,
-        kernels: list[dict[str, Any]],
+        kernels: tuple[Kernel, ...],
         rounds: int,
         budget_secs: float,
         min_timing_secs: float,
-        verify: list[bool],
+        verify: tuple[bool, ...],
     ) -> dict[str, Any]:
         """Times libraries in turns, every other round in reverse.
 
@@ -280,7 +281,7 @@ class Runner:
 
         Args:
             workload: the key that it was prepared with.
-            kernels: the `Kernel`s.
+            kernels: the libraries.
             rounds: how often each has its turn.
             budget_secs: no further round starts when this much time has been spent.
             min_timing_secs: see `Race`.
@@ -329,16 +330,15 @@ class Runner:
             self._eviction.evict()
         return kernel.time(number)
 
-    def _load(self, kernel: dict[str, Any], workload: str, *, alone: bool = True) -> LoadedKernel:
+    def _load(self, kernel: Kernel, workload: str, *, alone: bool = True) -> LoadedKernel:
         """Returns a kernel ready to run; `alone` when the one before it will not run again."""
-        signature = Signature.from_json(kernel["signature"])
         data = self.prepared.data(workload)
         packed_before_secs = data.packed.packing_secs
-        library = self._store.path(kernel["code"])
+        library = self._store.path(kernel.code)
         try:
             module, linked = self.prepared.runtime.load(library)
             tensors = []
-            for index, (argument, tensor) in enumerate(zip(signature.arguments, data.tensors, strict=True)):
+            for index, (argument, tensor) in enumerate(zip(kernel.signature.arguments, data.tensors, strict=True)):
                 if argument.packer is not None:
                     pack = partial(module[argument.packer], tensor)
                     tensor = data.packed.get(index, argument, pack, alone=alone)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.core.records import Record
 
 DEFAULT_PROMPT_TOKENS = 8_000
 DEFAULT_OUTPUT_TOKENS = 8_192
@@ -13,7 +14,7 @@ OWN_SERVER_PROMPT_TOKENS = 4_000
 
 
 @dataclass(frozen=True)
-class LLMSettings:
+class LLMSettings(Record):
     """The options of a run with a language model.
 
     Args:
