@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from reasoning_compiler.core.primitives import Primitive
 from reasoning_compiler.core.programs import UNTUNED, Program, Transformation
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.journal import Header, Journal, Rejected, Run, read_run
+from reasoning_compiler.journal.format import read_events
+
+_TIME_FIELDS = ("at_secs", "stage_secs", "secs", "created")
+_MEASUREMENT_FIELDS = ("measurement", "confirmed", "untuned")
+_MEASUREMENT_TIME_FIELDS = ("build_secs", "run_secs")
 
 MACHINE = Machine(
     name="Xeon Cascade Lake",
@@ -34,6 +40,22 @@ MACHINE = Machine(
     measured=True,
     features=("avx512f", "fma"),
 )
+
+
+def canonical_lines(folder: Path) -> list[str]:
+    """Returns a run's events as JSON texts, without anything that a clock said of the run itself.
+
+    Latencies stay: a replayed or simulated measurement gives the same ones.
+    """
+    return [json.dumps(_without_times(event), sort_keys=True) for _, event in read_events(folder)]
+
+
+def _without_times(event: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in event.items() if name not in _TIME_FIELDS}
+    for name in _MEASUREMENT_FIELDS:
+        if kept.get(name):
+            kept[name] = {n: v for n, v in kept[name].items() if n not in _MEASUREMENT_TIME_FIELDS}
+    return kept
 
 
 def batches(run: Run) -> list[tuple[int, ...]]:

@@ -19,6 +19,7 @@ import reasoning_compiler
 from journal_examples import (
     Event,
     batches,
+    canonical_lines,
     failed,
     header,
     measurements,
@@ -36,7 +37,6 @@ from reasoning_compiler.journal import (
     JOURNAL_FILE,
     Finish,
     Rejected,
-    canonical_lines,
     check_environment,
     read_run,
     require_free,

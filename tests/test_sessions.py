@@ -17,11 +17,11 @@ pytest.importorskip("tvm")
 
 import reasoning_compiler as rc
 from fake_instrument import FakeInstrument, failing, lasting
-from journal_examples import batches
+from journal_examples import batches, canonical_lines
 from reasoning_compiler.cli.main import app
 from reasoning_compiler.core.errors import Interrupted, NothingMeasuredError, UsageError
 from reasoning_compiler.deploy import export_database
-from reasoning_compiler.journal import JOURNAL_FILE, canonical_lines
+from reasoning_compiler.journal import JOURNAL_FILE
 from reasoning_compiler.measure import instrument
 from reasoning_compiler.session import Progress, load_workload, space_of
 from reasoning_compiler.session.session import Session

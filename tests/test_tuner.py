@@ -24,7 +24,7 @@ pytest.importorskip("tvm")
 
 import reasoning_compiler as rc
 from fake_instrument import UNTUNED_SECS, FakeInstrument, failing, lasting
-from journal_examples import batches
+from journal_examples import batches, canonical_lines
 from reasoning_compiler import codegen
 from reasoning_compiler.codegen.signature import read_signature
 from reasoning_compiler.core.errors import (
@@ -36,7 +36,7 @@ from reasoning_compiler.core.errors import (
 )
 from reasoning_compiler.core.measurements import Failure, FailureKind, Measurement
 from reasoning_compiler.deploy import export_database
-from reasoning_compiler.journal import JOURNAL_FILE, canonical_lines
+from reasoning_compiler.journal import JOURNAL_FILE
 from reasoning_compiler.machine import import_tvm
 from reasoning_compiler.measure import instrument
 from reasoning_compiler.report import summarize, to_text

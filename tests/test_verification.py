@@ -23,6 +23,7 @@ from judge_faults import SCHEDULES
 from measure_kernels import Gemm, scheduled, slow_gemm, target, tvm
 from own_executor import measuring
 from reasoning_compiler.core.measurements import Failure
+from reasoning_compiler.core.records import plain
 from reasoning_compiler.ir.races import racing_loop
 from reasoning_compiler.measure import instrument as instrument_module
 from reasoning_compiler.measure.bench import Ran
@@ -302,7 +303,7 @@ class TestFences:
 def test_a_workloads_data_are_named_by_keys_and_dropped_with_it(workload: Workload, tmp_path: Path) -> None:
     with LocalExecutor(num_threads=2, scratch_dir=tmp_path) as executor:
         workloads = [Data(workload, str(target()), 0, executor) for _ in range(2)]
-        told = [json.dumps([data.payload(), data.inputs(), data.sets()]) for data in workloads]
+        told = [json.dumps([data.payload(), data.inputs(), data.sets()], default=plain) for data in workloads]
         assert told[0] == told[1] and str(tmp_path) not in told[0]
         kept = sorted(executor.store.folder.iterdir())
         workloads[0].close()

@@ -272,7 +272,7 @@ def test_a_proposer_with_a_bug_costs_answers_and_not_the_run(server: Any, monkey
     assert result.run.num_samples == 12
     whys = [refused.why for refused in result.run.rejected if refused.transformation is None]
     assert any("the proposer failed with KeyError: 'a bug'" in why for why in whys)
-    assert all(node.pending == node.unobserved == 0 for node in sessions[0]._seats[0].task.search.tree.nodes)
+    assert all(node.pending == node.unobserved == 0 for node in sessions[0]._evaluators[0].task.search.tree.nodes)
 
 
 # -- what no later call mends -------------------------------------------------------------------------------------

@@ -254,7 +254,7 @@ def time_against_untuned(
         UsageError: the library is of another workload.
         ReasoningCompilerError: the untuned program does not run.
     """
-    from reasoning_compiler.measure.executors.choice import open_executor
+    from reasoning_compiler.measure.executors.rpc import open_executor
     from reasoning_compiler.measure.instrument import Instrument
 
     library = Path(library)

@@ -13,7 +13,7 @@ from reasoning_compiler.core.programs import Program
 from reasoning_compiler.experiment.tabular import TabularBenchmark
 from reasoning_compiler.journal import Header, Journal, Run, read_run
 from reasoning_compiler.measure.instrument import Measured
-from reasoning_compiler.session.opening import Plan, make_seat
+from reasoning_compiler.session.opening import Plan, make_evaluator
 from reasoning_compiler.session.session import Session
 from reasoning_compiler.session.settings import Progress, Settings
 
@@ -57,8 +57,10 @@ def search(
         model = Model(settings, client, journal, earlier=None) if client is not None else None
         instrument: Any = RecordedInstrument(benchmark)
         plan = Plan(header, workload)
-        seat = make_seat(plan, machine, settings, benchmark, instrument, journal, clock=clock, best=None, model=model)
-        Session([seat], journal, settings, clock=clock, model=model, on_progress=on_progress).run()
+        evaluator = make_evaluator(
+            plan, machine, settings, benchmark, instrument, journal, clock=clock, best=None, model=model
+        )
+        Session([evaluator], journal, settings, clock=clock, model=model, on_progress=on_progress).run()
     return read_run(folder)
 
 

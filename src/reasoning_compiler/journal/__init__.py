@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from reasoning_compiler.journal.canonical import canonical_lines
 from reasoning_compiler.journal.folder import (
     ENVIRONMENT_FILE,
     JOURNAL_FILE,
@@ -45,7 +44,6 @@ __all__ = [
     "SessionRecord",
     "TaskJournal",
     "best_folder",
-    "canonical_lines",
     "check_environment",
     "package_version",
     "read_run",

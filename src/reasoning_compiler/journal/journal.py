@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import threading
@@ -20,11 +21,6 @@ from reasoning_compiler.journal.format import Header, encode, header_line, whole
 from reasoning_compiler.journal.reading import read_session
 from reasoning_compiler.journal.task_journal import Event, TaskJournal
 from reasoning_compiler.proposer.llm.budget import Spending
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing keeps a second process out there
-    fcntl = None  # type: ignore[assignment]
 
 _SYNC_SECS_PER_EVENT = 1e-3
 _NOT_WRITABLE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
@@ -76,7 +72,7 @@ class Journal:
             if not path.exists():  # else nothing is made here, and whoever may be writing it comes first
                 check_new(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             _lock(fd, folder)
             with _as_our_errors(folder, path):
@@ -116,7 +112,7 @@ class Journal:
         path = folder / JOURNAL_FILE
         read_session(folder)  # says what is wrong with a folder or journal before anything is opened for writing
         with _as_our_errors(folder, path):
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0))
+            fd = os.open(path, os.O_RDWR | os.O_APPEND)
         try:
             _lock(fd, folder)
             session = read_session(folder)  # again: before the lock, another process may have been appending
@@ -231,8 +227,6 @@ def require_free(folder: str | os.PathLike[str]) -> None:
 
 
 def _lock(fd: int, folder: Path) -> None:
-    if fcntl is None:
-        return
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -243,9 +237,7 @@ def _lock(fd: int, folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the new file's name as durable as its content, where folders can be synced."""
-    if os.name != "posix":
-        return
+    """Makes the new file's name as durable as its content."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -142,15 +142,11 @@ def region(target: dict[str, Any], *, num_threads: int, parallel: bool) -> Kerne
     from tvm.script import tirx as T
 
     size = 64 * num_threads
+    loop = T.parallel if parallel else T.serial
 
     @T.prim_func
-    def in_all(out: T.Buffer((size,), "float32")):
-        for thread in T.parallel(num_threads):
+    def touch(out: T.Buffer((size,), "float32")):
+        for thread in loop(num_threads):
             out[thread * 64] = T.float32(1)
 
-    @T.prim_func
-    def in_one(out: T.Buffer((size,), "float32")):
-        for thread in T.serial(num_threads):
-            out[thread * 64] = T.float32(1)
-
-    return compile_kernel(in_all if parallel else in_one, target)
+    return compile_kernel(touch, target)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import astuple
@@ -17,6 +16,7 @@ from reasoning_compiler.core.costs import costs_of
 from reasoning_compiler.core.errors import ReasoningCompilerError, UsageError
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.processes.call import ChildError, call_in_child
+from reasoning_compiler.core.whole_files import write_whole
 from reasoning_compiler.machine.cgroup import memory_limit_bytes
 from reasoning_compiler.machine.cores import num_physical_cores
 from reasoning_compiler.machine.cpu import Cpu, read_cpu
@@ -128,6 +128,4 @@ def _store(file: Path, machine: Machine) -> None:
     # What cannot be kept is measured again next time, which is no error.
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".tmp", delete=False) as whole:
-            json.dump(machine.to_json(), whole, indent=1)
-        os.replace(whole.name, file)
+        write_whole(file, json.dumps(machine.to_json(), indent=1).encode())

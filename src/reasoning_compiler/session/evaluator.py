@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from reasoning_compiler.deploy.best import save_best, saved_node
 from reasoning_compiler.journal import TaskJournal
 from reasoning_compiler.measure.instrument import Instrument, Measured
 from reasoning_compiler.session.failures import why_not_again, why_nothing
+from reasoning_compiler.session.repeat import Repeat
 from reasoning_compiler.session.task import Task
+from reasoning_compiler.session.thinking import Thinker
 
 _CLOSE = 3.0  # an untuned program slower than this many times the best is not timed again at the end
 
@@ -31,7 +33,7 @@ class Ending:
 
 
 class Evaluator:
-    """Measures what a task asks for, and keeps the best of it.
+    """A task at work in a session: measures what is asked for, and keeps the best of it.
 
     Args:
         task: whose programs are measured; it is told of every result.
@@ -39,12 +41,27 @@ class Evaluator:
         journal: of the task.
         folder: the session's.
         best: where the best library goes; None for programs of a recording, which have none.
+        source: who grows the task's tree, where that is not its own search with a quick proposer.
+        batch: asked for by an earlier process, and not measured.
+        is_finished: the task has ended, and the journal says so.
     """
 
     def __init__(
-        self, task: Task, instrument: Instrument, journal: TaskJournal, *, folder: Path, best: Path | None
+        self,
+        task: Task,
+        instrument: Instrument,
+        journal: TaskJournal,
+        *,
+        folder: Path,
+        best: Path | None,
+        source: Thinker | Repeat | None = None,
+        batch: Sequence[Step] = (),
+        is_finished: bool = False,
     ) -> None:
         self.task, self.instrument, self.journal = task, instrument, journal
+        self.source, self.batch, self.is_finished = source, batch, is_finished
+        self.reason: str | None = None
+        """Why the task takes no further samples; None while it does."""
         self._folder, self._best = folder, best
         self._artifacts: dict[int, Path] = {}
 
@@ -118,13 +135,15 @@ class Evaluator:
         best = min(confirmed, key=lambda node: confirmed[node].latency_secs)
         return Ending(best, confirmed[best], confirmed.get(0))
 
-    def finish(self, reason: str, ending: Ending) -> None:
+    def finish(self, ending: Ending) -> None:
         """Saves what the task hands out, and journals its end."""
+        assert self.reason is not None
         self._save(ending.best, ending.confirmed)
         noise = self.instrument.noise(self._artifacts[ending.best])
         if noise is not None:
             self.journal.noise(noise)
-        self.journal.finished(reason, best=ending.best, confirmed=ending.confirmed, untuned=ending.untuned)
+        self.journal.finished(self.reason, best=ending.best, confirmed=ending.confirmed, untuned=ending.untuned)
+        self.is_finished = True
 
     def _take_in(self, step: Step, measured: Measured, on_result: OnResult, *, is_last: bool) -> None:
         """Journals one measured program, and saves and shows it where it is the best so far."""

@@ -27,11 +27,11 @@ from reasoning_compiler.journal import (
 )
 from reasoning_compiler.machine import tvm_target
 from reasoning_compiler.measure import instrument
-from reasoning_compiler.measure.executors.choice import open_executor
+from reasoning_compiler.measure.executors.rpc import open_executor
 from reasoning_compiler.search.protocol import Refused
 from reasoning_compiler.session.evaluator import Evaluator
 from reasoning_compiler.session.repeat import Repeat
-from reasoning_compiler.session.session import Seat, Session
+from reasoning_compiler.session.session import Session
 from reasoning_compiler.session.settings import Progress, Settings
 from reasoning_compiler.session.spaces import make_space, with_threads
 from reasoning_compiler.session.stored import modules_to_store
@@ -105,8 +105,8 @@ def run_session(
             )
             instruments = [stack.enter_context(measured_by(executor, workload)) for workload in workloads]
             model = Model(settings, client, journal, earlier=earlier) if client is not None else None
-            seats = [
-                make_seat(
+            evaluators = [
+                make_evaluator(
                     plan,
                     machine,
                     settings,
@@ -123,7 +123,7 @@ def run_session(
                 )
                 for index, plan in enumerate(plans)
             ]
-            Session(seats, journal, settings, clock=clock, model=model, on_progress=on_progress).run()
+            Session(evaluators, journal, settings, clock=clock, model=model, on_progress=on_progress).run()
 
     try:
         with _journal(folder, plans, earlier) as journal:
@@ -153,7 +153,7 @@ def _came_to_nothing(session: SessionRecord, error: Exception) -> bool:
     return not has_samples or (isinstance(error, LLMSetupError) and not session.num_samples)
 
 
-def make_seat(
+def make_evaluator(
     plan: Plan,
     machine: Machine,
     settings: Settings,
@@ -168,7 +168,7 @@ def make_seat(
     fatal: Collection[CrashMarker] = (),
     recorded: Run | None = None,
     earlier: Run | None = None,
-) -> Seat:
+) -> Evaluator:
     """Returns a task at work, brought to where its run in the journal ends.
 
     Args:
@@ -221,8 +221,16 @@ def make_seat(
     elif model is not None:
         source = model.thinker(task, num_tasks=num_tasks, clock=clock)
     is_finished = earlier is not None and earlier.ended is not None and earlier.ended.confirmed is not None
-    evaluator = Evaluator(task, measuring, task_journal, folder=journal.folder, best=best)
-    return Seat(task, evaluator, source, batch, is_finished and earlier.config == settings.to_json())
+    return Evaluator(
+        task,
+        measuring,
+        task_journal,
+        folder=journal.folder,
+        best=best,
+        source=source,
+        batch=batch,
+        is_finished=is_finished and earlier.config == settings.to_json(),
+    )
 
 
 def _journal(folder: Path, plans: Sequence[Plan], earlier: SessionRecord | None) -> Journal:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reasoning_compiler.core.errors import NothingMeasuredError
@@ -22,32 +21,11 @@ if TYPE_CHECKING:
     from reasoning_compiler.session.model import Model
 
 
-@dataclass
-class Seat:
-    """A task at work in a session.
-
-    Args:
-        task: what to try next, and what is known.
-        evaluator: measures it.
-        source: who grows the task's tree, where that is not its own search with a quick proposer.
-        batch: asked for by an earlier process, and not measured.
-        is_finished: it has ended, and the journal says so.
-        reason: why it takes no further samples; None while it does.
-    """
-
-    task: Task
-    evaluator: Evaluator
-    source: Thinker | Repeat | None = None
-    batch: Sequence[Step] = ()
-    is_finished: bool = False
-    reason: str | None = None
-
-
 class Session:
     """One process's part of a session, from where the journal ends until the session does.
 
     Args:
-        seats: its tasks.
+        evaluators: its tasks.
         journal: keeps everything, as it happens.
         settings: the budget, and what else the session is told to do.
         clock: counts where the time goes.
@@ -57,7 +35,7 @@ class Session:
 
     def __init__(
         self,
-        seats: Sequence[Seat],
+        evaluators: Sequence[Evaluator],
         journal: Journal,
         settings: Settings,
         *,
@@ -65,9 +43,9 @@ class Session:
         model: Model | None,
         on_progress: Callable[[Progress], None],
     ) -> None:
-        self._seats, self._journal, self._settings = seats, journal, settings
+        self._evaluators, self._journal, self._settings = evaluators, journal, settings
         self._clock, self._model, self._on_progress = clock, model, on_progress
-        self._thinkers = [seat.source for seat in seats if isinstance(seat.source, Thinker)]
+        self._thinkers = [evaluator.source for evaluator in evaluators if isinstance(evaluator.source, Thinker)]
         self._noticed: dict[int, int] = {}  # how many notices of each source were shown
         self._failures: list[NothingMeasuredError] = []
 
@@ -81,72 +59,72 @@ class Session:
         try:
             for thinker in self._thinkers[:1]:
                 thinker.first_look()
-            for seat in self._open_seats():
-                with self._leaving_out(seat):
-                    self._begin(seat)
+            for evaluator in self._open_evaluators():
+                with self._leaving_out(evaluator):
+                    self._begin(evaluator)
             while (turn := self._next_turn()) is not None:
                 with self._leaving_out(turn[0]):
                     self._take_turn(*turn)
             self._stop_thinking(at_rest=True)
-            for seat in self._open_seats():
-                with self._leaving_out(seat):
-                    self._finish(seat)
+            for evaluator in self._open_evaluators():
+                with self._leaving_out(evaluator):
+                    self._finish(evaluator)
         except KeyboardInterrupt:
             self._stop_thinking(at_rest=False)
-            for seat in self._open_seats():
-                seat.evaluator.journal.finished("interrupted", best=seat.task.best_node)
+            for evaluator in self._open_evaluators():
+                evaluator.journal.finished("interrupted", best=evaluator.task.best_node)
             raise
         finally:
             self._stop_thinking(at_rest=False)
-        if len(self._failures) == len(self._seats):
+        if len(self._failures) == len(self._evaluators):
             raise self._failures[0]
         self._show("done")
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
-    def _next_turn(self) -> tuple[Seat, list[Step]] | None:
+    def _next_turn(self) -> tuple[Evaluator, list[Step]] | None:
         """Returns which task is measured next, and its programs; None where it is enough."""
-        for seat in self._open_seats():
-            if seat.batch:
-                batch, seat.batch = list(seat.batch), ()
-                return seat, batch
-        while seats := self._hungry_seats():
+        for evaluator in self._open_evaluators():
+            if evaluator.batch:
+                batch, evaluator.batch = list(evaluator.batch), ()
+                return evaluator, batch
+        while evaluators := self._hungry_evaluators():
             left = self._settings.samples - self._num_samples
-            is_repeat = any(isinstance(seat.source, Repeat) for seat in seats)
-            claims = [Claim(s.task.weight, s.task.current_secs, s.task.num_samples) for s in seats]
+            is_repeat = any(isinstance(evaluator.source, Repeat) for evaluator in evaluators)
+            claims = [Claim(e.task.weight, e.task.current_secs, e.task.num_samples) for e in evaluators]
             index, num = deal(claims, left=left, batch=left if is_repeat else self._settings.batch)
-            seat = seats[index]
-            self._show("thinking", seat)
-            batch = (seat.source or seat.task.search).ask(num)
+            evaluator = evaluators[index]
+            self._show("thinking", evaluator)
+            batch = (evaluator.source or evaluator.task.search).ask(num)
             if batch:
-                seat.evaluator.journal.asked([step.node for step in batch])
-                return seat, batch
-            seat.reason = "end of the record" if is_repeat else "nothing left to try"
+                evaluator.journal.asked([step.node for step in batch])
+                return evaluator, batch
+            evaluator.reason = "end of the record" if is_repeat else "nothing left to try"
         return None
 
-    def _take_turn(self, seat: Seat, batch: list[Step]) -> None:
-        self._show("measuring", seat)
-        seat.evaluator.measure(batch, lambda *result: self._on_result(seat, *result))
+    def _take_turn(self, evaluator: Evaluator, batch: list[Step]) -> None:
+        self._show("measuring", evaluator)
+        evaluator.measure(batch, lambda *result: self._on_result(evaluator, *result))
         self._journal.stages(self._clock.take())
-        if seat.task.untuned is None:
-            self._measure_untuned(seat)  # after the first batch: it is slow, and people are waiting for a sample
+        if evaluator.task.untuned is None:
+            self._measure_untuned(evaluator)  # after the first batch: it is slow, and people are waiting for a sample
 
-    def _on_result(self, seat: Seat, step: Step, improved: bool, is_last: bool) -> None:
-        self._show("measuring", seat, last=step, improved=improved)
+    def _on_result(self, evaluator: Evaluator, step: Step, improved: bool, is_last: bool) -> None:
+        self._show("measuring", evaluator, last=step, improved=improved)
         if not is_last:
-            if isinstance(seat.source, Repeat):
-                seat.source.tend()
+            if isinstance(evaluator.source, Repeat):
+                evaluator.source.tend()
             for thinker in self._thinkers:
                 thinker.tend()
 
-    def _open_seats(self) -> list[Seat]:
-        return [seat for seat in self._seats if not seat.is_finished]
+    def _open_evaluators(self) -> list[Evaluator]:
+        return [evaluator for evaluator in self._evaluators if not evaluator.is_finished]
 
-    def _hungry_seats(self) -> list[Seat]:
+    def _hungry_evaluators(self) -> list[Evaluator]:
         """Returns the tasks that can use more samples, and notes why the others cannot."""
-        for seat in self._open_seats():
-            seat.reason = seat.reason or self._why_enough(seat.task)
-        return [seat for seat in self._open_seats() if seat.reason is None]
+        for evaluator in self._open_evaluators():
+            evaluator.reason = evaluator.reason or self._why_enough(evaluator.task)
+        return [evaluator for evaluator in self._open_evaluators() if evaluator.reason is None]
 
     def _why_enough(self, task: Task) -> str | None:
         settings = self._settings
@@ -160,43 +138,41 @@ class Session:
 
     @property
     def _num_samples(self) -> int:
-        return sum(seat.task.num_samples for seat in self._seats)
+        return sum(evaluator.task.num_samples for evaluator in self._evaluators)
 
     # -- a task's beginning and end -----------------------------------------------------------------------------------
 
-    def _begin(self, seat: Seat) -> None:
-        task = seat.task
-        has_begun = task.num_samples and not seat.batch
+    def _begin(self, evaluator: Evaluator) -> None:
+        task = evaluator.task
+        has_begun = task.num_samples and not evaluator.batch
         if task.untuned is None and (task.workload.reference is None or has_begun):
-            self._measure_untuned(seat)
-        seat.evaluator.catch_up()
+            self._measure_untuned(evaluator)
+        evaluator.catch_up()
 
-    def _measure_untuned(self, seat: Seat) -> None:
-        self._show("untuned", seat)
-        seat.evaluator.measure_untuned()
+    def _measure_untuned(self, evaluator: Evaluator) -> None:
+        self._show("untuned", evaluator)
+        evaluator.measure_untuned()
 
-    def _finish(self, seat: Seat) -> None:
-        if isinstance(seat.source, Repeat):
-            seat.source.tend()
-        assert seat.reason is not None
-        self._show("confirming", seat)
-        ending = seat.evaluator.confirm()
-        self._show("saving", seat)
-        seat.evaluator.finish(seat.reason, ending)
-        seat.is_finished = True
+    def _finish(self, evaluator: Evaluator) -> None:
+        if isinstance(evaluator.source, Repeat):
+            evaluator.source.tend()
+        self._show("confirming", evaluator)
+        ending = evaluator.confirm()
+        self._show("saving", evaluator)
+        evaluator.finish(ending)
         self._journal.stages(self._clock.take())
 
     @contextmanager
-    def _leaving_out(self, seat: Seat) -> Iterator[None]:
+    def _leaving_out(self, evaluator: Evaluator) -> Iterator[None]:
         """Ends a task of which nothing can be handed out, with its line; the others go on."""
         try:
             yield
         except NothingMeasuredError as error:
             self._failures.append(error)
-            seat.is_finished = True
-            seat.evaluator.journal.finished(seat.reason or "nothing to compare with", best=None)
-            if len(self._seats) > 1:
-                self._show("measuring", seat, notice=f"{seat.task.name}: {error}")
+            evaluator.is_finished = True
+            evaluator.journal.finished(evaluator.reason or "nothing to compare with", best=None)
+            if len(self._evaluators) > 1:
+                self._show("measuring", evaluator, notice=f"{evaluator.task.name}: {error}")
 
     # -- the model ----------------------------------------------------------------------------------------------------
 
@@ -215,7 +191,7 @@ class Session:
     # -- what others see ----------------------------------------------------------------------------------------------
 
     def _new_notices(self) -> list[str]:
-        sources = [self._seats[0].evaluator.instrument]  # it speaks for the executor, which all tasks share
+        sources = [self._evaluators[0].instrument]  # it speaks for the executor, which all tasks share
         sources += [self._model.metered] if self._model else []
         new: list[str] = []
         for number, source in enumerate(sources):
@@ -227,14 +203,14 @@ class Session:
     def _show(
         self,
         doing: Doing,
-        seat: Seat | None = None,
+        evaluator: Evaluator | None = None,
         *,
         last: Step | None = None,
         improved: bool = False,
         notice: str = "",
     ) -> None:
-        seat = seat or (self._seats[0] if len(self._seats) == 1 else None)
-        task = seat.task if seat else None
+        evaluator = evaluator or (self._evaluators[0] if len(self._evaluators) == 1 else None)
+        task = evaluator.task if evaluator else None
         untuned = task.untuned if task else None
         self._on_progress(
             Progress(
@@ -242,7 +218,7 @@ class Session:
                 str(self._journal.folder),
                 self._num_samples,
                 self._settings.samples,
-                task=task.name if task and len(self._seats) > 1 else "",
+                task=task.name if task and len(self._evaluators) > 1 else "",
                 untuned_secs=untuned.latency_secs if untuned is not None and untuned.ok else None,
                 best_secs=task.best_secs if task else None,
                 last=last,

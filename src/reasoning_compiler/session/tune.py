@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from reasoning_compiler.core.errors import EnvironmentMismatchError, Interrupted, UsageError
 from reasoning_compiler.core.machines import Machine
-from reasoning_compiler.journal import Header, Run, SessionRecord, check_environment, read_session, require_free
+from reasoning_compiler.journal import Header, Run, check_environment, read_session, require_free
 from reasoning_compiler.machine import chosen_threads, detect, differences, fingerprint, preset, with_target
 from reasoning_compiler.session.result import Result, SessionResult
 from reasoning_compiler.session.settings import Progress, Settings
@@ -85,7 +85,10 @@ def tune(
     threads = _threads(settings, machine)
     plans = _plans([as_workload(each) for each in given], weights, machine, threads, settings, command)
     name = "-".join(plan.header.task for plan in plans)
-    record = _run_session(folder or (lambda: _new_folder(name)), plans, settings, None, on_progress)
+    from reasoning_compiler.session.opening import run_session
+
+    new = folder or (lambda: _new_folder(name))
+    record = run_session(new, plans, settings, earlier=None, on_progress=on_progress)
     return SessionResult(record) if is_several else Result(record.run())
 
 
@@ -118,6 +121,8 @@ def resume(
         EnvironmentMismatchError: it was made on another machine, target or set of versions.
         DeviceError, NothingMeasuredError, JournalError, Interrupted: as for `tune`.
     """
+    from reasoning_compiler.session.opening import run_session
+
     folder = Path(folder)
     try:
         session = read_session(folder)
@@ -130,9 +135,9 @@ def resume(
         check_environment(session, differences(session.header.fingerprint, fingerprint(_machine(settings), threads)))
         is_done = all(run.ended is not None and run.ended.confirmed is not None for run in session.runs)
         if not is_done or settings != before:
-            references = reference if isinstance(reference, Mapping) else dict.fromkeys(_names(session), reference)
-            plans = [_plan_again(run, references.get(run.header.task), settings, on_progress) for run in session.runs]
-            session = _run_session(session.folder, plans, settings, session, on_progress)
+            of_task = reference.get if isinstance(reference, Mapping) else lambda task: reference
+            plans = [_plan_again(run, of_task(run.header.task), settings, on_progress) for run in session.runs]
+            session = run_session(session.folder, plans, settings, earlier=session, on_progress=on_progress)
     except KeyboardInterrupt:
         raise Interrupted(folder) from None
     return SessionResult(session) if len(session.runs) > 1 else Result(session.run())
@@ -145,18 +150,6 @@ def as_workload(workload: Any) -> Workload:
     if isinstance(workload, workloads.Workload):
         return workload
     return workloads.parse(workload) if isinstance(workload, str) else workloads.from_tvm(workload)
-
-
-def _run_session(
-    folder: Path | Callable[[], Path],
-    plans: Sequence[Plan],
-    settings: Settings,
-    earlier: SessionRecord | None,
-    on_progress: Callable[[Progress], None],
-) -> SessionRecord:
-    from reasoning_compiler.session.opening import run_session
-
-    return run_session(folder, plans, settings, earlier=earlier, on_progress=on_progress)
 
 
 def _checked_weights(weights: Sequence[float] | None, num: int, settings: Settings) -> Sequence[float]:
@@ -219,10 +212,6 @@ def _plan_again(
         notice = f"{NOT_KEPT}; `resume` takes it as `reference`"
         on_progress(Progress("starting", str(run.folder), run.num_samples, settings.samples, notice=notice))
     return Plan(run.header, workload)
-
-
-def _names(session: SessionRecord) -> list[str]:
-    return [run.header.task for run in session.runs]
 
 
 def _machine(settings: Settings) -> Machine:

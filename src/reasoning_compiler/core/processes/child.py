@@ -5,7 +5,6 @@ interpreter, and the command that the watcher runs.
 
     parent                     child
     parent-death pipe  ─────►  nothing is ever written; its closing is the signal
-    liveness pipe      ◄─────  the same, the other way round
     output             ◄─────  stdout and stderr, of which the last bytes are kept (or the parent's own)
 """
 
@@ -15,19 +14,15 @@ import fcntl
 import importlib
 import json
 import os
-import selectors
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 _TAIL_BYTES = 2000
 _READ_BYTES = 1 << 16
-# A process that the child started may hold the liveness pipe open, so waiting also polls.
-_POLL_SECS = 0.2
 # The child takes this process' import path before it imports anything that the working directory could shadow.
 _CODE = """
 import sys
@@ -62,9 +57,8 @@ class Child:
     ) -> None:
         self.tail = b""
         death_fd, self._parent_fd = os.pipe()
-        self._alive_fd, alive_fd = os.pipe()
         self.output_fd, output_fd = os.pipe() if keep_output else (-1, -1)
-        inherited = (death_fd, alive_fd, *fds)
+        inherited = (death_fd, *fds)
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         start = (path, function, json.dumps(args), *map(str, inherited))
         self._process = subprocess.Popen(
@@ -78,7 +72,7 @@ class Child:
             env={**os.environ, **(environment or {})},
         )
         self.pid = self._process.pid
-        for fd in (death_fd, alive_fd, output_fd):
+        for fd in (death_fd, output_fd):
             if fd >= 0:
                 os.close(fd)
         if keep_output:
@@ -96,16 +90,9 @@ class Child:
 
     def wait(self, secs: float) -> int | None:
         """Returns the exit code as soon as there is one, or None after so many seconds."""
-        if (code := self.poll()) is not None:
-            return code
-        until = time.monotonic() + secs
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._alive_fd, selectors.EVENT_READ)
-            while (code := self.poll()) is None and (left := until - time.monotonic()) > 0:
-                if selector.select(min(left, _POLL_SECS)):
-                    with suppress(subprocess.TimeoutExpired):
-                        self._process.wait(max(0.0, left))
-        return code
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(secs)
+        return None
 
     def send_signal(self, number: int) -> None:
         """Sends a signal to the process, and not to those that it started."""
@@ -129,7 +116,7 @@ class Child:
             return
         kill_group(self.pid)
         self._process.wait()
-        for fd in (self._parent_fd, self._alive_fd, self.output_fd):
+        for fd in (self._parent_fd, self.output_fd):
             if fd >= 0:
                 os.close(fd)
         self._parent_fd = -1

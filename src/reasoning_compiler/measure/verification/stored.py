@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from reasoning_compiler.core.records import Record
 from reasoning_compiler.measure.verification.compare import Expected
+from reasoning_compiler.measure.verification.share import Share
 from reasoning_compiler.measure.verification.tolerance import Tolerance
+from reasoning_compiler.measure.workers.store import Store
 from reasoning_compiler.workload.workload import numpy_dtype
-
-
-class Holder(Protocol):
-    """What keeps bytes by their keys, as executors and a `Store` do."""
-
-    def put(self, data: bytes | memoryview, *, suffix: str = "") -> str:
-        """Returns the key of some bytes."""
-        ...
-
-    def get(self, key: str) -> bytearray:
-        """Returns the bytes of a key."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -40,14 +29,14 @@ class StoredArray(Record):
     dtype: str
 
     @classmethod
-    def put(cls, holder: Holder, array: np.ndarray) -> StoredArray:
+    def put(cls, store: Store | Share, array: np.ndarray) -> StoredArray:
         """Returns an array that a store now holds. Raises as its `put`."""
         elements = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        return cls(holder.put(elements.data), array.shape, array.dtype.name)
+        return cls(store.put(elements.data), array.shape, array.dtype.name)
 
-    def get(self, holder: Holder) -> np.ndarray:
+    def get(self, store: Store | Share) -> np.ndarray:
         """Returns a copy of the array."""
-        return np.frombuffer(holder.get(self.key), dtype=numpy_dtype(self.dtype)).reshape(tuple(self.shape))
+        return np.frombuffer(store.get(self.key), dtype=numpy_dtype(self.dtype)).reshape(tuple(self.shape))
 
 
 @dataclass(frozen=True)
@@ -64,10 +53,10 @@ class StoredOutputs(Record):
     unwritten: tuple[StoredArray | None, ...]
     tolerance: Tolerance
 
-    def get(self, holder: Holder) -> Expected:
+    def get(self, store: Store | Share) -> Expected:
         """Returns what outputs are compared with."""
-        values = [array.get(holder) for array in self.values]
-        unwritten = [None if mask is None else mask.get(holder) for mask in self.unwritten]
+        values = [array.get(store) for array in self.values]
+        unwritten = [None if mask is None else mask.get(store) for mask in self.unwritten]
         return Expected.of(values, self.tolerance, unwritten=unwritten)
 
 
