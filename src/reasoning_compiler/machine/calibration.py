@@ -114,10 +114,10 @@ class Walks:
         shape = (host.num_cores, self._core_bytes // _FLOAT_BYTES)
         self._data = tvm.runtime.empty(shape, "float32")
         self._out = tvm.runtime.empty((host.num_cores, _CHAINS * host.lanes), "float32")
-        make = partial(kernels.reading_walk, host.target, shape=shape, lanes=host.lanes, room=_CHAINS)
+        make = partial(kernels.walk, host.target, shape=shape, lanes=host.lanes, room=_CHAINS)
         self._read = make(vectors=_CHAINS)
         self._visit = make(vectors=_VISIT_BYTES // self._vector_bytes)
-        self._update = kernels.updating_walk(host.target, shape=shape, lanes=host.lanes, vectors=_CHAINS)
+        self._update = make(vectors=_CHAINS, updates=True)
         self._row_bytes = _CHAINS * self._vector_bytes
         self._call(self._update, (1, 0), (self._core_bytes // self._row_bytes, self._row_bytes))
 

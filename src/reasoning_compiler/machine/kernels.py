@@ -13,18 +13,21 @@ GATHERS = 4
 Kernel = Callable[..., Any]
 
 
-def reading_walk(target: dict[str, Any], *, shape: tuple[int, int], lanes: int, vectors: int, room: int) -> Kernel:
-    """Returns a kernel that sums up a few vectors: (data, out, threads, rounds, rows, round_step, row_step, at).
+def walk(
+    target: dict[str, Any], *, shape: tuple[int, int], lanes: int, vectors: int, room: int, updates: bool = False
+) -> Kernel:
+    """Returns a kernel that reads some vectors: (data, out, threads, rounds, rows, round_step, row_step, at).
 
     Every thread walks through its own row of `data`, which has this shape, and starts at element `at`. Each round and
-    each row goes on by so many elements. `out` has room for this number of vectors in each of its rows.
+    each row goes on by so many elements. What is read is summed up into `out`, which has room for this number of
+    vectors in each of its rows; or, if it `updates`, is changed and written back.
     """
     from tvm.script import tirx as T
 
     width = vectors * lanes
 
     @T.prim_func
-    def walk(
+    def kernel(
         data: T.Buffer(shape, "float32"),
         out: T.Buffer((shape[0], room * lanes), "float32"),
         threads: T.int32,
@@ -42,42 +45,20 @@ def reading_walk(target: dict[str, Any], *, shape: tuple[int, int], lanes: int, 
             for r, row in T.grid(rounds, rows):
                 for c in T.unroll(vectors):
                     for lane in T.vectorized(lanes):
-                        sums[c * lanes + lane] = (
-                            sums[c * lanes + lane]
-                            + data[thread, at + r * round_step + row * row_step + c * lanes + lane]
-                        )
+                        if updates:
+                            data[thread, at + r * round_step + row * row_step + c * lanes + lane] = data[
+                                thread, at + r * round_step + row * row_step + c * lanes + lane
+                            ] * T.float32(0.5) + T.float32(1)
+                        else:
+                            sums[c * lanes + lane] = (
+                                sums[c * lanes + lane]
+                                + data[thread, at + r * round_step + row * row_step + c * lanes + lane]
+                            )
             for c in T.unroll(vectors):
                 for lane in T.vectorized(lanes):
                     out[thread, c * lanes + lane] = sums[c * lanes + lane]
 
-    return compile_kernel(walk, target)
-
-
-def updating_walk(target: dict[str, Any], *, shape: tuple[int, int], lanes: int, vectors: int) -> Kernel:
-    """Returns a kernel with the parameters of `reading_walk` that changes what it reads and writes it back."""
-    from tvm.script import tirx as T
-
-    @T.prim_func
-    def walk(
-        data: T.Buffer(shape, "float32"),
-        out: T.Buffer((shape[0], vectors * lanes), "float32"),
-        threads: T.int32,
-        rounds: T.int32,
-        rows: T.int32,
-        round_step: T.int32,
-        row_step: T.int32,
-        at: T.int32,
-    ):
-        for thread in T.parallel(threads):
-            for r, row in T.grid(rounds, rows):
-                for c in T.unroll(vectors):
-                    for lane in T.vectorized(lanes):
-                        data[thread, at + r * round_step + row * row_step + c * lanes + lane] = data[
-                            thread, at + r * round_step + row * row_step + c * lanes + lane
-                        ] * T.float32(0.5) + T.float32(1)
-            out[thread, 0] = T.float32(0)
-
-    return compile_kernel(walk, target)
+    return compile_kernel(kernel, target)
 
 
 def chase(target: dict[str, Any], *, size: int) -> Kernel:
