@@ -24,7 +24,8 @@ from bench import publish
 
 from reasoning_compiler.core.measurements import Failure, Measurement
 from reasoning_compiler.measure import instrument
-from reasoning_compiler.measure.bench import Bench, Ran
+from reasoning_compiler.measure.bench import Bench
+from reasoning_compiler.measure.executors.kernels import Ran
 from reasoning_compiler.session import tune
 
 WORKLOADS = ["gemm[512,4096,1024]", "llama3-attention", "llama4-mlp"]

@@ -26,8 +26,7 @@ from reasoning_compiler.core.measurements import Failure
 from reasoning_compiler.core.records import plain
 from reasoning_compiler.ir.races import racing_loop
 from reasoning_compiler.measure import instrument as instrument_module
-from reasoning_compiler.measure.bench import Ran
-from reasoning_compiler.measure.executors.kernels import Kernel
+from reasoning_compiler.measure.executors.kernels import Kernel, Ran
 from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.instrument import Instrument
 from reasoning_compiler.measure.timing.racing import Race

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 from reasoning_compiler.core.measurements import Failure, Measurement
@@ -16,7 +16,7 @@ from reasoning_compiler.core.processes.pool import Preparation
 from reasoning_compiler.core.processes.serving import PREPARE
 from reasoning_compiler.core.processes.worker import Answer, Request
 from reasoning_compiler.core.records import plain
-from reasoning_compiler.measure.executors.kernels import Kernel
+from reasoning_compiler.measure.executors.kernels import Kernel, Ran
 from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.timing.racing import Race
 from reasoning_compiler.measure.verification.data import Data
@@ -28,21 +28,6 @@ LONG_TIMEOUT_SECS = 600.0
 
 # References that are computed while a program is timed take a core from it; those of small workloads are soon there.
 _WAIT_FOR_SETS_SECS = 5.0
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What became of a kernel in a runner.
-
-    Args:
-        measurement: latencies or a failure.
-        timed_secs: the part of its `run_secs` in which the program itself ran, or packed its weights.
-        linked: the key of its library, where a device has linked it.
-    """
-
-    measurement: Measurement
-    timed_secs: float = 0.0
-    linked: str | None = None
 
 
 class Bench:
@@ -282,13 +267,7 @@ class Bench:
         """Returns what became of a kernel, from the runner's answer after so many seconds."""
         if isinstance(answer, Failure):
             return Ran(Measurement(failure=answer, run_secs=secs))
+        ran = Ran.from_json({name: answer[name] for name in ("measurement", "verify_secs", "timed_secs", "linked")})
         # Several verify at the same time, and stages are told in seconds of the wall clock.
-        self._clock.move(answer["verify_secs"] / self._num_runners, source="run", to="verify")
-        measurement = Measurement(
-            tuple(answer["latencies_secs"]),
-            cut=answer["cut"],
-            censored=answer["censored"],
-            verified=answer["verified"],
-            run_secs=answer["run_secs"],
-        )
-        return Ran(measurement, answer["timed_secs"], answer["linked"])
+        self._clock.move(ran.verify_secs / self._num_runners, source="run", to="verify")
+        return ran

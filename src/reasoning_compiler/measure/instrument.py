@@ -13,8 +13,8 @@ from typing import Any
 from reasoning_compiler.core.errors import NothingMeasuredError, UsageError
 from reasoning_compiler.core.measurements import Failure, Measurement, Noise
 from reasoning_compiler.core.phases import PhaseTimer
-from reasoning_compiler.measure.bench import LONG_TIMEOUT_SECS, Bench, Ran
-from reasoning_compiler.measure.executors.kernels import Built, Kernel
+from reasoning_compiler.measure.bench import LONG_TIMEOUT_SECS, Bench
+from reasoning_compiler.measure.executors.kernels import Built, Kernel, Ran
 from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.timing.comparison import compare
 from reasoning_compiler.measure.timing.racing import Race, fastest_right

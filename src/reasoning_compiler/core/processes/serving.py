@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.core.processes.messages import receive, send
-from reasoning_compiler.core.records import read_all
+from reasoning_compiler.core.records import Record, plain, read_all
 from reasoning_compiler.core.refused import Refused
 
 _MESSAGE_CHARS = 500
@@ -18,8 +18,8 @@ _MAX_LEAKED_FDS = 64
 PREPARE = "prepare"
 """The action that reads what later requests need; see `Preparation`."""
 
-Action = Callable[..., dict[str, Any]]
-"""What a worker can be asked for: keyword arguments in, made of JSON by its annotations, an answer for JSON out."""
+Action = Callable[..., dict[str, Any] | Record]
+"""What a worker can be asked for: keyword arguments in, made of JSON by its annotations, an answer out."""
 
 
 def serve(
@@ -60,7 +60,7 @@ def answer(actions: dict[str, Action], request: dict[str, Any]) -> dict[str, Any
     """Returns the answer to a request, with its number."""
     try:
         action = actions[request["action"]]
-        reply = action(**read_all(action, request["payload"]))
+        reply = plain(action(**read_all(action, request["payload"])))
     except Refused as refusal:
         failure = {"kind": refusal.kind, "message": str(refusal)[:_MESSAGE_CHARS]}
         reply = {"failure": failure, "retire": refusal.retire}

@@ -1,11 +1,11 @@
-"""Kernels as executors hold them."""
+"""Kernels as executors hold them, and what becomes of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from reasoning_compiler.codegen.signature import Signature
-from reasoning_compiler.core.measurements import Failure
+from reasoning_compiler.core.measurements import Failure, Measurement
 from reasoning_compiler.core.records import Record
 
 
@@ -35,3 +35,20 @@ class Built:
     kernel: Kernel | None = None
     build_secs: float = 0.0
     failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Ran(Record):
+    """What became of a kernel in a runner.
+
+    Args:
+        measurement: latencies or a failure.
+        verify_secs: the part of its `run_secs` that verification took.
+        timed_secs: the part in which the program itself ran, or packed its weights.
+        linked: the key of its library, where a device has linked it.
+    """
+
+    measurement: Measurement
+    verify_secs: float = 0.0
+    timed_secs: float = 0.0
+    linked: str | None = None

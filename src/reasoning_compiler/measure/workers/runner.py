@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any
 
 from reasoning_compiler.core.arguments import Argument
+from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.core.processes.serving import PREPARE, Action, one_line
 from reasoning_compiler.core.refused import Refused
-from reasoning_compiler.measure.executors.kernels import Kernel
+from reasoning_compiler.measure.executors.kernels import Kernel, Ran
 from reasoning_compiler.measure.timing.racing import Race, runs_per_timing, verdict
 from reasoning_compiler.measure.verification.stored import InputSet, StoredArray, StoredOutputs
 from reasoning_compiler.measure.workers.loaded import DeviceData, LoadedKernel
@@ -108,8 +109,8 @@ class Runner:
         self.prepared.add(key, arguments, target, inputs=inputs, expected=expected)
         return {"prepared": self.prepared.keys}
 
-    def run(self, *, workload: str, kernel: Kernel, race: Race, verify: bool) -> dict[str, Any]:
-        """Times a library as long as it can still win, and verifies it.
+    def run(self, *, workload: str, kernel: Kernel, race: Race, verify: bool) -> Ran:
+        """Returns what a library comes to that is timed as long as it can still win, and verified.
 
         The first run is verified, and its time decides whether there are more. After every few timings the outputs
         are verified again: MetaSchedule lets parallel iterations write the same buffer, and what then goes wrong
@@ -121,10 +122,6 @@ class Runner:
             kernel: the library.
             race: how long it is timed.
             verify: whether to compare the outputs with what is expected.
-
-        Returns:
-            {"latencies_secs", "cut", "censored", "verified", "run_secs", "verify_secs", "timed_secs", and as "linked"
-            the key of the library where the device has linked it}
 
         Raises:
             Refused: "wrong_result" or "nonfinite"; "crash" where TVM itself gives up on it.
@@ -157,30 +154,15 @@ class Runner:
                 if verdict(race, first_secs, latencies) != "again":
                     break
             verify_secs += data.verify() if verify else 0.0
-        return {
-            "latencies_secs": latencies or [first_secs],
-            "cut": said == "cut",
-            "censored": False,
-            "verified": verify,
-            "verify_secs": verify_secs,
-            "timed_secs": timed_secs,
-            "run_secs": time.perf_counter() - started,
-            "linked": loaded.linked,
-        }
+        run_secs = time.perf_counter() - started
+        timings = tuple(latencies or [first_secs])
+        measurement = Measurement(timings, cut=said == "cut", verified=verify, run_secs=run_secs)
+        return Ran(measurement, verify_secs, timed_secs, loaded.linked)
 
     def _end_after(self, secs: float, best_secs: float) -> None:
         """Lets the race end, lost, when the first run has taken so long; on a device that may be the device's fault."""
         why = f"its first run took longer than {secs:.3g} s, and the best takes {best_secs:.3g} s"
-        lost = {
-            "latencies_secs": [secs],
-            "cut": True,
-            "censored": True,
-            "verified": False,
-            "verify_secs": 0.0,
-            "timed_secs": secs,
-            "run_secs": secs,
-            "linked": None,
-        }
+        lost = Ran(Measurement((secs,), cut=True, censored=True, run_secs=secs), timed_secs=secs).to_json()
         self._limit(secs, why, answer=lost if isinstance(self.prepared.runtime, LocalRuntime) else None)
 
     def check(
