@@ -78,7 +78,6 @@ class FakeInstrument:
         modules: Sequence[Any],
         *,
         best_secs: float | None,
-        verify: bool = True,
         on_result: Callable[[int, Measured], None] | None = None,
     ) -> list[Measured]:
         results = []

@@ -86,7 +86,6 @@ class RecordedInstrument:
         modules: Sequence[Program],
         *,
         best_secs: float | None,
-        verify: bool = True,
         on_result: Callable[[int, Measured], None] | None = None,
     ) -> list[Measured]:
         results = []

@@ -174,13 +174,12 @@ class Bench:
         answer = self._ask(request)
         return self._ran(answer, secs=time.perf_counter() - started)
 
-    def race(self, kernels: Sequence[Kernel], *, best_secs: Callable[[], float | None], verify: bool) -> Iterator[Ran]:
-        """Yields what each kernel's race gave, in order.
+    def race(self, kernels: Sequence[Kernel], *, best_secs: Callable[[], float | None]) -> Iterator[Ran]:
+        """Yields what each kernel's race gave, in order; outputs are compared with the reference.
 
         Args:
             kernels: of the workload.
             best_secs: returns the latency to beat, None where there is none; called when a kernel's turn comes.
-            verify: whether to compare the outputs with the reference.
         """
         self.wait_until_ready()
         started: dict[int, float] = {}
@@ -188,7 +187,7 @@ class Bench:
         def requests() -> Iterator[Request]:
             for index, kernel in enumerate(kernels):
                 started[index] = time.perf_counter()
-                yield self._run_request(kernel, best_secs=best_secs(), verify=verify)
+                yield self._run_request(kernel, best_secs=best_secs(), verify=True)
 
         early: dict[int, Ran] = {}
         num_yielded = 0

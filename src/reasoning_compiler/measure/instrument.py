@@ -130,7 +130,6 @@ class Instrument:
         modules: Sequence[Any],
         *,
         best_secs: float | None,
-        verify: bool = True,
         on_result: Callable[[int, Measured], None] | None = None,
     ) -> list[Measured]:
         """Returns what the hardware says of each module.
@@ -139,46 +138,43 @@ class Instrument:
             modules: scheduled and postprocessed IRModules of the workload.
             best_secs: the latency to beat; None where there is none yet. What beats it in this batch replaces
                 it.
-            verify: whether to compare the outputs with the reference.
             on_result: called with (index, result) as soon as a module is done, in the order of `modules`. A new best
                 that takes long to check waits for the next one, which may make that needless, or for the end.
 
         Raises:
             ReasoningCompilerError: the worker processes cannot start, or temporary files cannot be written.
         """
-        return self.measure_built(self._build(modules), best_secs=best_secs, verify=verify, on_result=on_result)
+        return self.measure_built(self._build(modules), best_secs=best_secs, on_result=on_result)
 
     def measure_built(
         self,
         built: Sequence[Built],
         *,
         best_secs: float | None,
-        verify: bool = True,
         on_result: Callable[[int, Measured], None] | None = None,
     ) -> list[Measured]:
         """Returns what the hardware says of kernels that were built of modules; see `measure`."""
         if best_secs is not None:
             best_secs *= self._time_incumbent_again()
-        if verify:
-            self.require_reference()
+        self.require_reference()
         kernels = [each.kernel for each in built if each.kernel is not None]
-        runs = self._bench.race(kernels, best_secs=lambda: best_secs, verify=verify)
+        runs = self._bench.race(kernels, best_secs=lambda: best_secs)
         results: list[Measured] = []
         num_told, checked_secs = 0, best_secs
         for each in built:
             result = self._measured(each, partial(next, runs))
             if result.measurement.is_faster_than(best_secs):
-                if not verify or self._bench.check_secs(result.measurement.latency_secs) > _CHECKED_AT_ONCE_SECS:
+                if self._bench.check_secs(result.measurement.latency_secs) > _CHECKED_AT_ONCE_SECS:
                     best_secs = result.measurement.latency_secs
                 else:
                     result = self._checked_too(result)
                     if result.measurement.ok:
                         best_secs = checked_secs = result.measurement.latency_secs
             results.append(result)
-            if verify and len(results) == len(built) and best_secs != checked_secs:
+            if len(results) == len(built) and best_secs != checked_secs:
                 self._check_fastest(results, checked_secs)
                 checked_secs = best_secs
-            while on_result is not None and num_told < len(results) and (best_secs == checked_secs or not verify):
+            while on_result is not None and num_told < len(results) and best_secs == checked_secs:
                 on_result(num_told, results[num_told])
                 num_told += 1
         self._take_incumbent(results)

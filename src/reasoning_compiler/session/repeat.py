@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 
 from reasoning_compiler.core.errors import IllegalProgramError, UsageError
 from reasoning_compiler.core.steps import Step
@@ -73,22 +73,20 @@ def _of_search(run: Run) -> list[Event]:
 
 def _not_in(done: list[Event], events: list[Event]) -> list[Event]:
     """Returns a record's events without what was done of them; batches without what was asked for already."""
-    added = {event.node for event in done if isinstance(event, Step)}
-    measured = {event.node for event in done if isinstance(event, Sample)}
+    num_done = Counter(map(_what, done))
     asked = {node for event in done if isinstance(event, tuple) for node in event}
-    num_refused = sum(isinstance(event, Rejected) for event in done)
     left: list[Event] = []
     for event in events:
-        match event:
-            case Rejected():
-                num_refused -= 1
-                if num_refused < 0:
-                    left.append(event)
-            case Step() | Sample():
-                if event.node not in (added if isinstance(event, Step) else measured):
-                    left.append(event)
-            case _:
-                batch = tuple(node for node in event if node not in asked)
-                if batch:
-                    left.append(batch)
+        if isinstance(event, tuple):
+            if batch := tuple(node for node in event if node not in asked):
+                left.append(batch)
+        elif num_done[_what(event)]:
+            num_done[_what(event)] -= 1
+        else:
+            left.append(event)
     return left
+
+
+def _what(event: Event) -> tuple[type, int | None]:
+    """Returns what makes an event of one journal that of another; refusals are only counted."""
+    return type(event), event.node if isinstance(event, Step | Sample) else None
