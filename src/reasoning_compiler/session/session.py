@@ -10,7 +10,7 @@ from reasoning_compiler.core.errors import NothingMeasuredError
 from reasoning_compiler.core.phases import PhaseTimer
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.journal import Journal
-from reasoning_compiler.session.dealing import Claim, deal
+from reasoning_compiler.session.dealing import deal
 from reasoning_compiler.session.evaluator import Evaluator
 from reasoning_compiler.session.repeat import Repeat
 from reasoning_compiler.session.settings import Doing, Progress, Settings
@@ -91,8 +91,8 @@ class Session:
         while evaluators := self._hungry_evaluators():
             left = self._settings.samples - self._num_samples
             is_repeat = any(isinstance(evaluator.source, Repeat) for evaluator in evaluators)
-            claims = [Claim(e.task.weight, e.task.current_secs, e.task.num_samples) for e in evaluators]
-            index, num = deal(claims, left=left, batch=left if is_repeat else self._settings.batch)
+            tasks = [evaluator.task for evaluator in evaluators]
+            index, num = deal(tasks, left=left, batch=left if is_repeat else self._settings.batch)
             evaluator = evaluators[index]
             self._show("thinking", evaluator)
             batch = (evaluator.source or evaluator.task.search).ask(num)

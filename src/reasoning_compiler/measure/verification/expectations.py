@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -24,25 +23,6 @@ from reasoning_compiler.workload.workload import Workload, numpy_dtype
 _TIMEOUT_SECS = 600.0
 
 
-class Source(Protocol):
-    """Where the right outputs come from."""
-
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """What the user should know of the reference, a line each."""
-
-    def expected(self, inputs: Sequence[StoredArray], *, any_order: bool) -> StoredOutputs | Failure | None:
-        """Returns the right outputs on some inputs; None where the inputs say nothing.
-
-        Args:
-            inputs: one per argument that is no output.
-            any_order: see `reference.Kernel.reference`.
-        """
-
-    def close(self) -> None:
-        """Ends what is still running. May be called from another thread, and again."""
-
-
 class ByFunctions:
     """A named kernel's references: the same function in float64 and in the kernel's own precision.
 
@@ -52,20 +32,26 @@ class ByFunctions:
     """
 
     notices = ()
+    """What the user should know of the reference, a line each."""
 
     def __init__(self, workload: Workload, share: Share) -> None:
         self._workload, self._share = workload, share
 
     def expected(self, inputs: Sequence[StoredArray], *, any_order: bool) -> StoredOutputs | Failure | None:
-        """See `Source`."""
+        """Returns the right outputs on some inputs; None where the inputs say nothing.
+
+        Args:
+            inputs: one per argument that is no output.
+            any_order: see `reference.Kernel.reference`.
+        """
         arrays = [array.get(self._share) for array in inputs]
-        with threadpool_limits(self._share.num_threads):  # numpy would take every core
+        with threadpool_limits(self._share.executor.num_threads):  # numpy would take every core
             values, tolerance = by_functions(self._workload, arrays, any_order=any_order)
         outputs = _outputs(self._workload)
         return StoredOutputs(_stored(values, outputs, self._share), (None,) * len(outputs), tolerance)
 
     def close(self) -> None:
-        """See `Source`."""
+        """Ends what is still running. May be called from another thread, and again."""
 
 
 class ByKernel:
@@ -79,12 +65,12 @@ class ByKernel:
     def __init__(self, workload: Workload, share: Share) -> None:
         self._workload, self._share = workload, share
         self._module = ""
-        self._pool = share.open_reference()
+        self._pool = share.executor.open_reference()
         self._origin = ""
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """See `Source`."""
+        """See `ByFunctions`."""
         if self._origin != "own precision" or self._workload.reference is not None:
             return ()
         return (
@@ -93,7 +79,7 @@ class ByKernel:
         )
 
     def expected(self, inputs: Sequence[StoredArray], *, any_order: bool) -> StoredOutputs | Failure | None:
-        """See `Source`."""
+        """See `ByFunctions`."""
         self._module = self._module or self._share.put(import_tvm().ir.save_json(self._workload.mod).encode())
         payload = {
             "module": self._module,
@@ -114,7 +100,7 @@ class ByKernel:
         return made if self._workload.reference is None else self._by_users(made, inputs)
 
     def close(self) -> None:
-        """See `Source`."""
+        """See `ByFunctions`."""
         for pid in self._pool.pids:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
@@ -126,7 +112,7 @@ class ByKernel:
         """
         assert self._workload.reference is not None
         try:
-            with np.errstate(all="ignore"), threadpool_limits(self._share.num_threads):
+            with np.errstate(all="ignore"), threadpool_limits(self._share.executor.num_threads):
                 values = self._workload.reference([array.get(self._share) for array in inputs])
         except (ArithmeticError, ValueError):
             return None
@@ -139,7 +125,7 @@ class ByKernel:
         return StoredOutputs(_stored(values, outputs, self._share), made.unwritten, made.tolerance)
 
 
-def source(workload: Workload, share: Share) -> Source:
+def source(workload: Workload, share: Share) -> ByFunctions | ByKernel:
     """Returns where the right outputs of a workload come from."""
     if workload.reference is not None and workload.good_order is not None:
         return ByFunctions(workload, share)
