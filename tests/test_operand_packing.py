@@ -129,7 +129,7 @@ def test_the_expert_packs_where_rows_pay_for_it(rows: int, pays: bool) -> None:
     made = space_for(given(gemm(rows, 2048, 2048)).mod)
     first, *others = Expert(made, machine()).propose(of_root(made), 4, np.random.default_rng(0)).transformations
     assert ("C packing" in dict(first.edits)) == pays
-    assert ("Each call copies B into the order of reading" in first.reasoning) == pays
+    assert ("Each call copies B into the order in which it is read" in first.reasoning) == pays
     assert any("C packing" not in dict(other.edits) for other in others)
 
 

@@ -235,13 +235,13 @@ def test_every_proposal_is_explained() -> None:
     opening = expert.propose(of_root(space), 2, rng())
     text = opening.transformations[0].reasoning
     assert opening.reasoning == text
-    assert "a register tile of i " in text and "of 32 vector registers" in text and "bound by" in text
+    assert "register tile i " in text and "for 32 vector registers" in text and "limited by" in text
     assert "Besides: C: packed." in text
     slow = space.edit(UNTUNED, edit(unroll=16))
     proposal = expert.propose(of_node(space, slow), 30, rng())
     assert all(t.reasoning for t in proposal.transformations)
-    assert any(t.expectation.endswith("times as fast, by the analysis") for t in proposal.transformations)
-    assert any("measuring can" in t.reasoning for t in proposal.transformations)
+    assert any(t.expectation.endswith("×, estimated") for t in proposal.transformations)
+    assert any("a measurement can" in t.reasoning for t in proposal.transformations)
 
 
 def test_it_moves_towards_what_the_analysis_finds_fast() -> None:
@@ -392,14 +392,15 @@ def test_words_for_tilings_and_moves() -> None:
         return chooser.explain(chooser.judge((i, j, k), 0))
 
     text = words((1, 1, 8, 8), (2, 1, 1, 32), (4, 16))
-    assert text.startswith("C: a register tile of i 8 × j 32 needs 16 of 32 vector registers for its sums, over blocks")
-    assert "over blocks of k 16; 48 KB from loop i_0 inward stay in L2; 2 jobs for 2 cores; bound by" in text
-    assert "which do not stay there" in words((1, 1, 1, 64), (1, 1, 2, 32), (4, 16))
-    assert "; one core works;" in words((1, 1, 8, 8), (1, 1, 2, 32), (4, 16))
-    assert "; one core works;" in words((2, 1, 4, 8), (1, 1, 2, 32), (4, 16), num_cores=1, peak_flops=150e9)
-    assert "; 4 jobs, at most 2 for each of 3 cores;" in words((4, 1, 2, 8), (1, 1, 2, 32), (4, 16), num_cores=3)
-    assert "a register tile of one element is scalar" in words((64, 1, 1, 1), (1, 1, 64, 1), (1, 64))
-    assert "a register tile of j 64 needs 4 of 32 " in words((64, 1, 1, 1), (1, 1, 64, 1), (64, 1)), "all inside k"
+    assert text.startswith("C: register tile i 8 × j 32, 16 accumulators for 32 vector registers; reduction in")
+    assert "blocks of k 16; the working set of loop i_0, 48 KB, fits in L2; 2 parallel tasks" in text
+    assert "2 parallel tasks for 2 cores; limited by" in text
+    assert "loaded and stored in each iteration" in words((1, 1, 1, 64), (1, 1, 2, 32), (4, 16))
+    assert "; on one core;" in words((1, 1, 8, 8), (1, 1, 2, 32), (4, 16))
+    assert "; on one core;" in words((2, 1, 4, 8), (1, 1, 2, 32), (4, 16), num_cores=1, peak_flops=150e9)
+    assert "; 4 parallel tasks, at most 2 per core;" in words((4, 1, 2, 8), (1, 1, 2, 32), (4, 16), num_cores=3)
+    assert "register tile one element, scalar" in words((64, 1, 1, 1), (1, 1, 64, 1), (1, 64))
+    assert "register tile j 64, 4 accumulators for 32 " in words((64, 1, 1, 1), (1, 1, 64, 1), (64, 1)), "all inside k"
     labelled = Decision("unroll", "choice", ChoiceDomain((0, 16), ("nothing", "up to 16")), 0)
     assert describe_move(labelled, 16) == "unroll: up to 16"
     assert describe_move(Decision("C.i tile", "tile", TileDomain(32, 2), (32, 1)), (4, 8)) == "C.i tile 4 × 8"

@@ -112,39 +112,38 @@ class TileChooser(Chooser[Tiling]):
             loop = name.rpartition("_")[0]
             extents[loop] = extents.get(loop, 1) * extent
         tile = " × ".join(f"{loop} {extent}" for loop, extent in extents.items()) or "one element"
-        text = f"{group.block}: a register tile of {tile}"
+        text = f"{group.block}: register tile {tile}"
         if found.vector_lanes > 1:
             dot = group.nest.dot
             registers, kind = registers_of(machine, dot)
-            text += f" needs {found.accumulators} of {registers} {kind} registers for its sums"
-            text += "" if found.in_registers else ", which do not stay there"
+            text += f", {found.accumulators} accumulators for {registers} {kind} registers"
+            text += "" if found.in_registers else ", loaded and stored in each iteration"
             if dot is not None:
-                text += (
-                    f"; {dot.name} makes {dot.products_text} products at once, {dot.gain(machine):g} times float32's"
-                )
+                text += f"; {dot.name} computes {dot.products_text} products at once, "
+                text += f"{dot.gain(machine):g}× the float32 rate"
         else:
-            text += " is scalar"
+            text += ", scalar"
         reducing = [(loop.name, inner[loop.name]) for loop in group.nest.loops if loop.reduces and inner[loop.name] > 1]
         if reducing:
-            text += ", over blocks of " + " × ".join(f"{name} {size}" for name, size in reducing)
+            text += "; reduction in blocks of " + " × ".join(f"{name} {size}" for name, size in reducing)
         level = next((lv for lv in found.levels if lv.level == "L2" and lv.from_loop), None)
         if level is not None:
-            text += f"; {level.working_set_bytes / 1024:.0f} KB from loop {level.from_loop} inward stay in L2"
-        jobs, cores = found.parallel_extent, machine.num_cores
-        if jobs == 1 or cores == 1:
-            text += "; one core works"
-        elif jobs <= cores:
-            text += f"; {jobs} jobs for {cores} cores"
+            text += f"; the working set of loop {level.from_loop}, {level.working_set_bytes / 1024:.0f} KB, fits in L2"
+        tasks, cores = found.parallel_extent, machine.num_cores
+        if tasks == 1 or cores == 1:
+            text += "; on one core"
+        elif tasks <= cores:
+            text += f"; {tasks} parallel tasks for {cores} cores"
         else:
-            text += f"; {jobs} jobs, at most {math.ceil(jobs / cores)} for each of {cores} cores"
+            text += f"; {tasks} parallel tasks, at most {math.ceil(tasks / cores)} per core"
         if found.strided:
-            text += f" (strided vectors in {', '.join(found.strided)})"
+            text += f"; strided access to {', '.join(found.strided)}"
         if tiling.prefetch_bytes:
-            text += f"; loads are prefetched {tiling.prefetch_bytes} bytes ahead"
-        text = f"{text}; bound by {found.bound}."
+            text += f"; prefetch {tiling.prefetch_bytes} bytes ahead"
+        text = f"{text}; limited by {found.bound}."
         said = [words for tell in group.words if (words := tell(inner))]
         unsaid = [nest.block for nest in group.copies if nest.output and nest.output.buffer not in group.packed]
-        return " ".join([text, *said, *([f"Each call copies {', '.join(unsaid)} for it."] if unsaid else [])])
+        return " ".join([text, *said, *([f"Each call also copies {', '.join(unsaid)}."] if unsaid else [])])
 
     # -- where to start -----------------------------------------------------------------------------------------
 

@@ -55,7 +55,8 @@ class OperandPacking(Rule):
 
     def words(self, alternative: Alternative, tiles: Mapping[str, int]) -> str:
         """Returns a sentence on the copy; see `Rule.words`."""
-        return f"Each call copies {alternative['operand']} into the order of reading, which its many rows pay for."
+        operand = alternative["operand"]
+        return f"Each call copies {operand} into the order in which it is read; many rows share the cost."
 
 
 def _is_worth_it(sch: Any, found: Contraction) -> bool:

@@ -67,7 +67,7 @@ class PaddedContraction(Rule):
         """Returns a sentence for each padded loop; see `Rule.words`."""
         paddings = (Padding(loop, *extents) for loop, extents in alternative.parameters)  # type: ignore[misc]
         return " ".join(
-            f"No good tile divides {padding.extent} iterations of {padding.loop}: padded to {padding.padded}, "
+            f"No good tile divides the {padding.extent} iterations of {padding.loop}: padded to {padding.padded}, "
             f"{padding.padded // tiles[padding.loop]} tiles of {tiles[padding.loop]}, "
             f"{padding.extra_work:.1%} more work."
             for padding in paddings

@@ -35,7 +35,7 @@ class Idea:
     @property
     def transformation(self) -> Transformation:
         """The idea as it is proposed, with a word of what is expected of it."""
-        expectation = f"{math.exp(self.gain):.2f} times as fast, by the analysis" if self.gain > _WORTH_SAYING else ""
+        expectation = f"speed-up {math.exp(self.gain):.2f}×, estimated" if self.gain > _WORTH_SAYING else ""
         return Transformation(self.edits, expectation, reasoning=self.reasoning, primitives=self.primitives)
 
 

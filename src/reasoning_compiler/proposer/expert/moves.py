@@ -57,7 +57,7 @@ class Moves:
         for decision in context.table:
             if decision.name not in self._ways.settled:
                 for value in other_values(decision):
-                    text = f"Try {describe_move(decision, value)}: the analysis cannot tell, measuring can."
+                    text = f"Try {describe_move(decision, value)}: the cost model cannot rank it, a measurement can."
                     yield Idea(((decision.name, value),), text, -CURIOSITY)
 
     def _other_ways(self, context: Context) -> Iterator[Idea]:

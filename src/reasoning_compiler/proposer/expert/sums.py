@@ -56,7 +56,7 @@ class SumsInLanes:
             except IllegalProgramError:
                 continue
             names_text = ", ".join(summed)
-            text = f"{names_text}: partial sums fill the vector lanes, where one addition waits for the other now."
+            text = f"{names_text}: partial sums in vector lanes, instead of a scalar chain of additions."
             ideas.append(Idea((), text, math.log(present.secs / secs), primitives))
         ideas.sort(key=lambda idea: -idea.gain)
         yield from (idea for idea in ideas[:_MAX_IDEAS] if idea.gain > _WORTH_IT)

@@ -154,9 +154,9 @@ class SizesChooser(Chooser[SizesChoice]):
         kilobytes = rows * math.prod(choice.sizes.keys) * self._lanes * _ITEM_BYTES / 1024
         vectors = max(choice.sizes.keys[-1], choice.sizes.depth[-1])
         text = (
-            f"Fused over blocks of {rows} rows, whose scores ({kilobytes:.0f} KB) stay in cache; "
+            f"Fused over blocks of {rows} rows, so that their scores ({kilobytes:.0f} KB) stay in cache; "
             f"register tiles of {tile_rows} rows × {panel} keys and × {choice.sizes.depth[-1] * self._lanes} of depth "
-            f"keep {tile_rows * vectors} of {self._machine.num_vector_registers} registers busy."
+            f"need {tile_rows * vectors} accumulators for {self._machine.num_vector_registers} registers."
         )
         return text + (f" {choice.masked:.0%} of the scores are masked and skipped." if self.sizing.masked else "")
 
