@@ -46,10 +46,10 @@ def exchange_text(exchange: Exchange, session: SessionRecord) -> str:
     for message in exchange.messages:
         lines += ["", f"── {message.role} " + "─" * 40, _shown(message.text)]
     lines += ["", "── answer " + "─" * 40, _shown(exchange.answer or f"none: {exchange.finish}: {exchange.failure}")]
-    lines += ["", "── what came of it " + "─" * 31]
+    lines += ["", "── outcome " + "─" * 39]
     for attempt in exchange.attempts:
-        wait = f", tried again after {time_text(attempt.wait_secs)}" if attempt.wait_secs else ""
-        lines.append(printable(f"  a try failed ({attempt.kind}: {attempt.message}){wait}"))
+        wait = f", retried after {time_text(attempt.wait_secs)}" if attempt.wait_secs else ""
+        lines.append(printable(f"  an attempt failed ({attempt.kind}: {attempt.message}){wait}"))
     for outcome in exchange.outcomes:
         lines.append(f"  {_outcome(outcome, run)}")
     return "\n".join(lines)
@@ -62,7 +62,7 @@ def _outcome(outcome: Outcome, run: Run) -> str:
     if not outcome.used:
         return printable(f"refused ({outcome.kind or 'not needed'}: {outcome.why}): {what}")
     if outcome.node is None:
-        return printable(f"not taken up by the search: {what}")
+        return printable(f"not added to the tree: {what}")
     step = run.step(outcome.node)
     predicted = f", predicted {time_text(step.predicted_secs)}" if step.predicted_secs else ""
     return printable(f"node {outcome.node}{predicted}, {_measured(step.measurement)}: {what}")
@@ -70,7 +70,7 @@ def _outcome(outcome: Outcome, run: Run) -> str:
 
 def _short(outcome: Outcome, run: Run) -> str:
     if outcome.node is None:
-        return "1 not taken up"
+        return "1 not added"
     return f"node {outcome.node} {_measured(run.step(outcome.node).measurement)}"
 
 
