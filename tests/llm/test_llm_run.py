@@ -138,7 +138,7 @@ def test_a_models_primitives_go_all_the_way(server: Any, real: None) -> None:
     assert refused and "vectorize(C.k_0) cannot be applied" in refused[0].why
     assert rc.read_run(result.folder).step(step.node).program == step.program
     run = CliRunner().invoke(app, ["explain", str(result.folder), "--node", str(step.node)])
-    assert run.exit_code == 0 and "bound by" in run.stdout, run.output
+    assert run.exit_code == 0 and "limited by" in run.stdout, run.output
     assert CliRunner().invoke(app, ["export", str(result.folder), "--database", "db"]).exit_code == 0
     assert "C_rf" not in Path("db/database_tuning_record.json").read_text()
     again = rc.tune(GEMM, out="again", samples=4, proposer=f"replay:{result.folder}")
