@@ -74,11 +74,6 @@ class Reply:
     latency_secs: float
     attempts: tuple[Attempt, ...] = ()
 
-    @property
-    def never_began(self) -> bool:
-        """Whether the longest answer allowed was spent on hidden reasoning."""
-        return self.finish == "length" and not self.text.strip()
-
 
 @dataclass(frozen=True)
 class CallFailure:

@@ -74,20 +74,6 @@ class LLMStats:
         return plain | {"spent": spent, "fallback_rate": self.fallback_rate}
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A question with what came back, not yet judged."""
-
-    question: Question
-    outcome: Reply | CallFailure
-    usage: Usage
-    usd: float | None
-
-    @property
-    def reply(self) -> Reply | None:
-        return self.outcome if isinstance(self.outcome, Reply) else None
-
-
 class MeteredModel:
     """Asks a model within its budget; counts and records what happens. Safe to use from several threads.
 
@@ -144,8 +130,8 @@ class MeteredModel:
         """What the model did so far."""
         return self._stats
 
-    def ask(self, question: Question) -> Asked | None:
-        """Returns what the model says, or None where it is not asked: no budget, a pause, or given up.
+    def ask(self, question: Question) -> Exchange | None:
+        """Returns what the model says, not yet judged, or None where it is not asked: no budget, a pause, or given up.
 
         Raises LLMSetupError where the first call shows that no call can succeed; later such failures switch the
         model off, and the run goes on.
@@ -170,42 +156,35 @@ class MeteredModel:
         except BaseException:
             reservation.settle(Spending())
             raise
-        if isinstance(outcome, Reply):
-            usage = outcome.usage
-            if outcome.never_began:
-                limit = reservation.max_output_tokens
-                self.notice(f"an answer reached `max_output_tokens` ({limit}) in its hidden reasoning; raise it")
-        else:
-            # A prompt that was sent may be charged for, whatever became of the answer.
-            usage = Usage(prompt_tokens if outcome.sent else 0, estimated=True)
+        reply = outcome if isinstance(outcome, Reply) else None
+        # A prompt that was sent may be charged for, whatever became of the answer.
+        usage = reply.usage if reply else Usage(prompt_tokens if outcome.sent else 0, estimated=True)
         usd = self._prices.usd(usage) if usage.total else 0.0
         spent = Spending.of_call(usage, usd) if usage.total else Spending()
         reservation.settle(spent)
         self._count_call(question, outcome, spent, is_estimated=usage.estimated and usage.total > 0)
-        return Asked(question, outcome, usage, usd)
+        exchange = Exchange(
+            **vars(question),
+            model=self._settings.model,
+            prompt_hash=prompt_hash(question.messages),
+            answer=clip(reply.text, _MAX_STORED_CHARS) if reply else None,
+            finish=reply.finish if reply else outcome.kind,
+            failure="" if reply else outcome.message,
+            usage=usage,
+            usd=usd,
+            latency_secs=outcome.latency_secs,
+            attempts=outcome.attempts,
+        )
+        if exchange.never_began:
+            limit = reservation.max_output_tokens
+            self.notice(f"an answer reached `max_output_tokens` ({limit}) in its hidden reasoning; raise it")
+        return exchange
 
-    def record(self, asked: Asked, outcomes: Sequence[Outcome] = ()) -> int | None:
+    def record(self, exchange: Exchange, outcomes: Sequence[Outcome] = ()) -> int | None:
         """Counts and writes what came of an answer; returns the exchange's number in the transcript."""
         refused = Counter(o.kind for o in outcomes if o.kind is not None)
         self._count(children=sum(o.used for o in outcomes), rejections=refused)
-        if self.transcript is None:
-            return None
-        question, reply = asked.question, asked.reply
-        return self.transcript.append(
-            Exchange(
-                **vars(question),
-                model=self._settings.model,
-                prompt_hash=prompt_hash(question.messages),
-                answer=clip(reply.text, _MAX_STORED_CHARS) if reply is not None else None,
-                finish=reply.finish if reply is not None else asked.outcome.kind,
-                failure="" if reply is not None else asked.outcome.message,
-                usage=asked.usage,
-                usd=asked.usd,
-                latency_secs=asked.outcome.latency_secs,
-                attempts=asked.outcome.attempts,
-                outcomes=tuple(outcomes),
-            )
-        )
+        return self.transcript.append(replace(exchange, outcomes=tuple(outcomes))) if self.transcript else None
 
     def count_expansion(self, *, usable: bool) -> None:
         """Counts a node that the model was asked for, and whether it gave a usable transformation."""

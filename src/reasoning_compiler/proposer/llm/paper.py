@@ -21,11 +21,11 @@ import numpy as np
 from reasoning_compiler.core.programs import Decision, Program, Transformation, Value
 from reasoning_compiler.core.steps import Proposal, Step
 from reasoning_compiler.proposer.llm.answer import MAX_REASONING_CHARS, Outcome
-from reasoning_compiler.proposer.llm.calls import Message, Reply
+from reasoning_compiler.proposer.llm.calls import Message
 from reasoning_compiler.proposer.llm.loose_json import find_containers
-from reasoning_compiler.proposer.llm.metered import Asked, MeteredModel, ModelProposer
+from reasoning_compiler.proposer.llm.metered import MeteredModel, ModelProposer
 from reasoning_compiler.proposer.llm.proposer import Check
-from reasoning_compiler.proposer.llm.transcript import Question
+from reasoning_compiler.proposer.llm.transcript import Exchange, Question
 from reasoning_compiler.proposer.llm.values import clip, shown
 from reasoning_compiler.proposer.protocol import Context, Proposer
 from reasoning_compiler.proposer.random import draw_other
@@ -148,9 +148,9 @@ class PaperProposer(ModelProposer):
     def propose(self, context: Context, num: int, rng: np.random.Generator) -> Proposal:
         """Returns one transformation of the model's, or the fallback's up to `num`."""
         if len(context.lineage) > _MIN_DEPTH:
-            asked = self.model.ask(self._question(context))
-            if asked is not None:
-                proposal = self._judge(asked, context, rng)
+            exchange = self.model.ask(self._question(context))
+            if exchange is not None:
+                proposal = self._judge(exchange, context, rng)
                 self.model.count_expansion(usable=proposal is not None)
                 if proposal is not None:
                     return proposal
@@ -168,11 +168,11 @@ class PaperProposer(ModelProposer):
         )
         return Question(messages, self._task, context.node.node, context.node.program.key, 1, PAPER_PROMPT_VERSION)
 
-    def _judge(self, asked: Asked, context: Context, rng: np.random.Generator) -> Proposal | None:
-        if not isinstance(asked.outcome, Reply):
-            self.model.record(asked)
+    def _judge(self, exchange: Exchange, context: Context, rng: np.random.Generator) -> Proposal | None:
+        text = exchange.answer
+        if text is None:
+            self.model.record(exchange)
             return None
-        text = asked.outcome.text
         mutators, unknown = parse_mutators(text)
         outcomes = [Outcome(name, None, "unknown_decision", f"There is no transformation {name}.") for name in unknown]
         what = ", ".join(mutators)
@@ -186,7 +186,7 @@ class PaperProposer(ModelProposer):
                 outcomes.append(Outcome(what, None, "illegal" if refusal else "no_change", refusal))
             else:
                 outcomes.append(Outcome(what, transformation, used=True))
-        self.model.record(asked, outcomes)
+        self.model.record(exchange, outcomes)
         if transformation is None:
             return None
         return Proposal(self.name, clip(text.strip(), MAX_REASONING_CHARS), (transformation,))

@@ -12,13 +12,13 @@ from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.core.programs import Decision, Program, Transformation, Value
 from reasoning_compiler.core.steps import Proposal, Step
 from reasoning_compiler.proposer.llm.answer import Outcome, parse_answer
-from reasoning_compiler.proposer.llm.calls import CallFailure, Message, Reply
-from reasoning_compiler.proposer.llm.metered import Asked, MeteredModel, ModelProposer
+from reasoning_compiler.proposer.llm.calls import Message
+from reasoning_compiler.proposer.llm.metered import MeteredModel, ModelProposer
 from reasoning_compiler.proposer.llm.node import Brings
 from reasoning_compiler.proposer.llm.prompt import PROMPT_VERSION, Kernel, build_prompt, repair_text
 from reasoning_compiler.proposer.llm.refusals import Check, Refusals
 from reasoning_compiler.proposer.llm.settings import DEFAULT_PROMPT_TOKENS
-from reasoning_compiler.proposer.llm.transcript import Question
+from reasoning_compiler.proposer.llm.transcript import Exchange, Question
 from reasoning_compiler.proposer.llm.values import clip
 from reasoning_compiler.proposer.protocol import Context, Proposer
 
@@ -99,23 +99,22 @@ class LLMProposer(ModelProposer):
 
     def _ask(self, context: Context, num: int, harvest: _Harvest) -> None:
         """Asks the model, once more where its answer has faults, and fills the harvest."""
-        asked = self.model.ask(self._question(context, num))
-        if asked is None:
+        exchange = self.model.ask(self._question(context, num))
+        if exchange is None:
             return
-        if _too_long(asked) and self._max_prompt_tokens > MIN_PROMPT_TOKENS:
-            self.model.record(asked)
+        if exchange.finish == "context_window" and self._max_prompt_tokens > MIN_PROMPT_TOKENS:
+            self.model.record(exchange)
             self._max_prompt_tokens = max(self._max_prompt_tokens // 2, MIN_PROMPT_TOKENS)
             limit = self._max_prompt_tokens
             self.model.notice(f"the prompt is too long for the model; from here on at most {limit} tokens")
-            asked = self.model.ask(self._question(context, num))
-        if asked is not None:
-            number, faults = self._judge(asked, harvest)
+            exchange = self.model.ask(self._question(context, num))
+        if exchange is not None:
+            number, faults = self._judge(exchange, harvest)
             missing = num - len(harvest.transformations)
-            if isinstance(asked.outcome, CallFailure):
-                if asked.outcome.kind == "closed":
-                    return  # no fault of the model's
-            elif faults and missing > 0 and not asked.outcome.never_began:
-                self._repair(asked.question, asked.outcome, number, faults, missing, harvest)
+            if exchange.finish == "closed":
+                return  # no fault of the model's
+            if faults and missing > 0 and not exchange.never_began:
+                self._repair(exchange, number, faults, missing, harvest)
         self.model.count_expansion(usable=bool(harvest.transformations))
 
     def _question(self, context: Context, num: int) -> Question:
@@ -135,39 +134,32 @@ class LLMProposer(ModelProposer):
         return Question(messages, self._task, context.node.node, program.key, num, PROMPT_VERSION)
 
     def _repair(
-        self,
-        question: Question,
-        reply: Reply,
-        number: int | None,
-        faults: Mapping[int, str],
-        missing: int,
-        harvest: _Harvest,
+        self, exchange: Exchange, number: int | None, faults: Mapping[int, str], missing: int, harvest: _Harvest
     ) -> None:
-        said = clip(reply.text, _MAX_REPEATED_ANSWER_CHARS)
+        said = clip(exchange.answer or "", _MAX_REPEATED_ANSWER_CHARS)
         messages = (
-            *question.messages,
+            *exchange.messages,
             Message("assistant", said if said.strip() else "(no answer)"),
             Message("user", repair_text(faults, missing)),
         )
-        asked = self.model.ask(replace(question, messages=messages, num=missing, repair_of=number or 0))
-        if asked is not None:
-            self._judge(asked, harvest)
+        repair = Question(
+            messages, self._task, exchange.node, exchange.program, missing, PROMPT_VERSION, repair_of=number or 0
+        )
+        repaired = self.model.ask(repair)
+        if repaired is not None:
+            self._judge(repaired, harvest)
 
-    def _judge(self, asked: Asked, harvest: _Harvest) -> tuple[int | None, dict[int, str]]:
+    def _judge(self, exchange: Exchange, harvest: _Harvest) -> tuple[int | None, dict[int, str]]:
         """Returns an exchange's number in the transcript, and the faults of its answer, see `repair_text`."""
-        if asked.reply is None:
-            return self.model.record(asked), {}
+        if exchange.answer is None:
+            return self.model.record(exchange), {}
         context = harvest.context
-        answer = parse_answer(asked.reply.text, context.table, allow_unchanged=context.node.program.is_untuned)
+        answer = parse_answer(exchange.answer, context.table, allow_unchanged=context.node.program.is_untuned)
         if answer.reasoning:
             harvest.reasoning = "\n\n".join(part for part in (harvest.reasoning, answer.reasoning) if part)
         outcomes = [harvest.take(item) for item in answer.items]
         rejected = [(number if o.what else 0, o.why) for number, o in enumerate(outcomes, 1) if o.kind is not None]
-        return self.model.record(asked, outcomes), dict(rejected)
-
-
-def _too_long(asked: Asked) -> bool:
-    return isinstance(asked.outcome, CallFailure) and asked.outcome.kind == "context_window"
+        return self.model.record(exchange, outcomes), dict(rejected)
 
 
 @dataclass

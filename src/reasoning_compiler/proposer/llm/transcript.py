@@ -78,6 +78,11 @@ class Exchange(Question):
     outcomes: tuple[Outcome, ...] = ()
     id: int = 0
 
+    @property
+    def never_began(self) -> bool:
+        """Whether the longest answer allowed was spent on hidden reasoning."""
+        return self.answer is not None and self.finish == "length" and not self.answer.strip()
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"outcomes": [o.to_json() for o in self.outcomes]}
 
