@@ -17,8 +17,8 @@ NAME = "reasoning_compiler"
 ROOMS = [
     "core",
     "machine",
-    "workload",
     "ir",
+    "workload",
     "codegen",
     "cost",
     "rules",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from reasoning_compiler.ir.walk import mapped, parts_in, substituted, variables
 from reasoning_compiler.machine import import_tvm
 
 if TYPE_CHECKING:
@@ -135,9 +136,8 @@ class _Reader:
         """Notes the uses in a statement or an expression, outer ones before those inside."""
         tirx = self._tvm.tirx
         comparisons = (tirx.LT, tirx.LE, tirx.GT, tirx.GE, tirx.EQ)
-        for each in self._found(
-            node, (tirx.For, self._tvm.s_tir.SBlockRealize, tirx.BufferStore, self._tvm.ir.TensorLoad, *comparisons)
-        ):
+        kinds = (tirx.For, self._tvm.s_tir.SBlockRealize, tirx.BufferStore, self._tvm.ir.TensorLoad, *comparisons)
+        for each in parts_in(node, *kinds):
             if isinstance(each, tirx.For):
                 self._bind_loop(each)
             elif isinstance(each, self._tvm.s_tir.SBlockRealize):
@@ -179,8 +179,8 @@ class _Reader:
             for load in self._loads(resolved):
                 step, offset = self._linear(resolved, load)
                 self._of(load).limits.append((self._where(load), (int(extent) - 1 - offset) // step))
-            inside = {v for load in self._found(resolved, self._tvm.ir.TensorLoad) for v in self._variables(load)}
-            for variable in set(self._variables(resolved)) - inside:
+            inside = {v for load in parts_in(resolved, self._tvm.ir.TensorLoad) for v in variables(load)}
+            for variable in set(variables(resolved)) - inside:
                 for argument, of_rows in self._bounded_by.get(variable, ()):
                     self._note_bound(argument, int(extent), of_rows)
 
@@ -208,7 +208,7 @@ class _Reader:
         def replaced(other: Any) -> Any:
             return value if tvm_ffi.structural_equal(other, load) else other
 
-        changed = tvm_ffi.structural_map(index, (self._tvm.ir.TensorLoad, replaced))
+        changed = mapped(index, self._tvm.ir.TensorLoad, replaced)
         found = self._tvm.sym.detect_linear_equation(changed, [value])
         if len(found) != 2 or not isinstance(found[0], self._tvm.tirx.IntImm) or int(found[0]) < 1:
             return 1, 0
@@ -227,26 +227,14 @@ class _Reader:
 
     def _loads(self, expr: Any) -> Iterator[Any]:
         """Yields the loads of integer arguments, or of what stands for them, but for those that index other loads."""
-        loads = self._found(expr, self._tvm.ir.TensorLoad)
-        inner = [each for load in loads for index in load.indices for each in self._found(index, type(load))]
+        loads = parts_in(expr, self._tvm.ir.TensorLoad)
+        inner = [each for load in loads for index in load.indices for each in parts_in(index, type(load))]
         outer = (load for load in loads if not any(load.same_as(each) for each in inner))
         yield from (load for load in outer if load.source in self._arguments)
 
     def _resolved(self, expr: Any) -> Any:
         """Returns an expression with what block variables are bound to in their place."""
-        import tvm_ffi
-
-        return tvm_ffi.structural_map(expr, (self._tvm.tirx.Var, lambda variable: self._values.get(variable, variable)))
-
-    def _variables(self, node: Any) -> list[Any]:
-        return self._found(node, self._tvm.tirx.Var)
-
-    def _found(self, node: Any, kinds: Any) -> list[Any]:
-        import tvm_ffi
-
-        found: list[Any] = []
-        tvm_ffi.structural_walk(node, (kinds, found.append), order="pre")
-        return found
+        return substituted(expr, self._values)
 
 
 def _is_integer(dtype: str) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reasoning_compiler.core.arguments import Argument
 from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.ir.walk import parts_in
 from reasoning_compiler.machine import import_tvm
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def require_tunable(func: PrimFunc, name: str) -> None:
         for buffer in block.alloc_buffers:
             _require_known_shape(tvm, buffer, name)
     if all(
-        isinstance(loop.extent, tvm.tirx.IntImm) and int(loop.extent) <= 1 for loop in _nodes(func.body, tvm.tirx.For)
+        isinstance(loop.extent, tvm.tirx.IntImm) and int(loop.extent) <= 1 for loop in parts_in(func.body, tvm.tirx.For)
     ):
         raise UsageError(f"`{name}` has nothing to tune: it has no loop of more than one iteration")
     _require_outputs(func, blocks(func), name)
@@ -101,7 +102,7 @@ def require_tunable(func: PrimFunc, name: str) -> None:
 def has_known_loops(func: PrimFunc) -> bool:
     """Returns whether no loop's length depends on data, or on the place in another loop."""
     tvm = import_tvm()
-    return all(isinstance(loop.extent, tvm.tirx.IntImm) for loop in _nodes(func.body, tvm.tirx.For))
+    return all(isinstance(loop.extent, tvm.tirx.IntImm) for loop in parts_in(func.body, tvm.tirx.For))
 
 
 def _require_known_shape(tvm: Any, buffer: Any, name: str) -> None:
@@ -139,28 +140,19 @@ def _require_outputs(func: PrimFunc, found: list[Block], name: str) -> None:
 
 
 def _sblocks(func: PrimFunc) -> list[Any]:
-    return _nodes(func.body, import_tvm().s_tir.SBlock)
-
-
-def _nodes(root: Any, kinds: type | tuple[type, ...]) -> list[Any]:
-    """Returns the nodes of the given kinds, in program order."""
-    import tvm_ffi
-
-    found: list[Any] = []
-    tvm_ffi.structural_walk(root, (kinds, found.append), order="pre")
-    return found
+    return parts_in(func.body, import_tvm().s_tir.SBlock)
 
 
 def _block(func: PrimFunc, sblock: Any) -> Block:
     tvm = import_tvm()
     tirx = tvm.tirx
     reduced = [v.dom.extent for v in sblock.iter_vars if v.iter_type == tirx.IterVar.CommReduce]
-    calls = [call for call in _nodes(sblock.body, tvm.ir.Call) if call.op.name not in _EXACT_CALLS]
+    calls = [call for call in parts_in(sblock.body, tvm.ir.Call) if call.op.name not in _EXACT_CALLS]
     return Block(
         name=sblock.name_hint,
         reduction_length=math.prod(int(extent) for extent in reduced if isinstance(extent, tirx.IntImm)),
-        arithmetic=_dtypes(calls) | _dtypes(_nodes(sblock.body, (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div))),
-        casts=_dtypes(_nodes(sblock.body, tirx.Cast)),
+        arithmetic=_dtypes(calls) | _dtypes(parts_in(sblock.body, tirx.Add, tirx.Sub, tirx.Mul, tirx.Div)),
+        casts=_dtypes(parts_in(sblock.body, tirx.Cast)),
         reads=_argument_indices(func, sblock.reads),
         writes=_argument_indices(func, sblock.writes),
     )

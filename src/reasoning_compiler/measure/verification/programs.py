@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import tvm
 import tvm_ffi
+
+from reasoning_compiler.ir.walk import parts_in
 
 # What these calls compute depends on the bits of a float, or on a function of one dtype only.
 _BOUND_TO_A_DTYPE = ("reinterpret", "extern", "llvm", "packed", "ptx", "intrin")
@@ -45,8 +46,7 @@ def in_float64(func: Any) -> Any | None:
     Args:
         func: a PrimFunc with blocks.
     """
-    calls: list[Any] = []
-    tvm_ffi.structural_walk(func.body, (tvm.ir.Call, calls.append), order="pre")
+    calls = parts_in(func.body, tvm.ir.Call)
     if any(part in str(getattr(call.op, "name", "packed")) for call in calls for part in _BOUND_TO_A_DTYPE):
         return None
     graph = json.loads(tvm.ir.save_json(func))
@@ -189,7 +189,7 @@ def _plain_store(realize: Any) -> Any | None:
         return None
     if any(not isinstance(index, (tirx.Var, tirx.IntImm)) for index in store.indices):
         return None
-    loads = (load for load in _loads(store.value) if load.source.same_as(store.buffer))
+    loads = (load for load in parts_in(store.value, tvm.ir.TensorLoad) if load.source.same_as(store.buffer))
     return store if all(_is_same_place(load, store) for load in loads) else None
 
 
@@ -199,12 +199,6 @@ def _is_same_place(expr: Any, store: Any) -> bool:
         and expr.source.same_as(store.buffer)
         and all(tvm_ffi.structural_equal(a, b) for a, b in zip(expr.indices, store.indices, strict=True))
     )
-
-
-def _loads(expr: Any) -> Iterator[Any]:
-    found: list[Any] = []
-    tvm_ffi.structural_walk(expr, (tvm.ir.TensorLoad, found.append), order="pre")
-    yield from found
 
 
 def _is_true(predicate: Any) -> bool:
