@@ -51,7 +51,8 @@ class Restricted:
     @property
     def num_programs(self) -> int:
         """How many programs there are, those that TVM will refuse among them."""
-        return sum(_size(table) for table in self.tables.values())
+        open_ = ([d for d in table if d.kind != "structure"] for table in self.tables.values())
+        return sum(math.prod(len(values_of(d.domain)) for d in decisions) for decisions in open_)
 
     def programs(self) -> Iterator[Program]:
         """Yields all of them as they are named, whether TVM accepts them or not."""
@@ -94,21 +95,30 @@ def restrict(workload: Workload, machine: Machine, *, max_programs: int) -> Rest
 
 
 def _parts(workload: Workload, machine: Machine, tiling: str) -> Iterator[Restricted]:
-    """Yields the space with these tiles, and its parts with more and more decisions fixed."""
-    whole = _whole(workload, machine, tiling)
-    if whole is not None:
-        yield whole
-        yield from _with_fixed(whole, machine)
+    """Yields the space with these tiles, and its parts with more and more decisions fixed.
 
-
-def _whole(workload: Workload, machine: Machine, tiling: str) -> Restricted | None:
-    """Returns the space with these tiles, nothing fixed; None where TVM's rules have no program for it."""
+    Nothing where TVM's rules have no program for such tiles.
+    """
     target = tvm_target(machine)
     try:
         space = Space(workload.mod, target, rules=coarse_rules(workload.mod, target, tiling))
     except (IllegalProgramError, UsageError):
-        return None
-    return Restricted(space, tiling, space.start, _tables(space), space.tile_groups)
+        return
+    whole = Restricted(space, tiling, space.start, _tables(space), space.tile_groups)
+    yield whole
+    opening = _opening(space, machine)
+    table = space.table(opening)
+    groups = sorted(whole.tile_groups, key=lambda group: group.nest.flops * group.nest.iterations)
+    fixed = {d.name for d in table if d.kind == "location"}
+    for names in ((), *(group.names for group in groups[:-1])):
+        fixed |= set(names)
+        kept = tuple(d for d in table if d.name not in fixed and d.kind != "structure")
+        yield replace(
+            whole,
+            start=_plainest(space, opening, kept),
+            tables={opening.structure: kept},
+            tile_groups=tuple(group for group in groups if fixed.isdisjoint(group.names)),
+        )
 
 
 def _tables(space: Space) -> dict[Structure, tuple[Decision, ...]]:
@@ -131,27 +141,6 @@ def _tables(space: Space) -> dict[Structure, tuple[Decision, ...]]:
     return tables
 
 
-def _with_fixed(whole: Restricted, machine: Machine) -> Iterator[Restricted]:
-    space = whole.space
-    opening = _opening(space, machine)
-    table = space.table(opening)
-    groups = sorted(whole.tile_groups, key=lambda group: group.nest.flops * group.nest.iterations)
-    fixed: set[str] = set()
-    for stage in (None, *groups[:-1]):
-        fixed |= {d.name for d in table if d.kind == "location"} if stage is None else _names(stage)
-        kept = tuple(d for d in table if d.name not in fixed and d.kind != "structure")
-        yield replace(
-            whole,
-            start=_plainest(space, opening, kept),
-            tables={opening.structure: kept},
-            tile_groups=tuple(group for group in groups if not fixed & _names(group)),
-        )
-
-
-def _names(group: TileGroup) -> set[str]:
-    return set(group.names)
-
-
 def _opening(space: Space, machine: Machine) -> Program:
     """Returns the program that the expert would measure first."""
     context = Context((Step(0, None, UNTUNED),), space.table(space.start))
@@ -171,7 +160,3 @@ def _plainest(space: Space, opening: Program, table: tuple[Decision, ...]) -> Pr
         return space.edit(opening, Transformation(tuple(plain)))
     except IllegalProgramError:
         return opening
-
-
-def _size(table: tuple[Decision, ...]) -> int:
-    return math.prod(len(values_of(d.domain)) for d in table if d.kind != "structure")
