@@ -7,10 +7,10 @@ import pytest
 
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.proposer.llm.budget import Budget, BudgetRefusal, Reservation, Spending
-from reasoning_compiler.proposer.llm.prices import Price, PriceList, Usage
+from reasoning_compiler.proposer.llm.prices import PriceList, Usage
 from reasoning_compiler.proposer.llm.scrub import Scrubber
 
-PRICED = PriceList("openai:fake", override=Price(1.0, 10.0))
+PRICED = PriceList("openai:fake", price="1/10")
 
 
 def test_prices_come_from_the_maintained_list() -> None:
@@ -36,15 +36,15 @@ def test_another_server_does_not_have_the_providers_prices() -> None:
 
 
 def test_the_users_price_holds() -> None:
-    prices = PriceList("ollama:x", override=Price.parse("0.5/2"))
+    prices = PriceList("ollama:x", price="0.5/2")
     assert prices.known and prices.usd(Usage(1_000_000, 500_000)) == pytest.approx(1.5)
-    assert Price.parse("0/0") == Price(0, 0)
+    assert PriceList("ollama:x", price="0/0").usd(Usage(10, 10)) == 0
 
 
 @pytest.mark.parametrize("text", ["", "1", "1/2/3", "a/b", "-1/2", "nan/1", "inf/1"])
 def test_bad_prices_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--price"):
-        Price.parse(text)
+        PriceList("ollama:x", price=text)
 
 
 @pytest.mark.parametrize("limit", [{"max_calls": 0}, {"max_tokens": -5}, {"max_usd": 0.0}, {"max_usd": float("nan")}])

@@ -13,7 +13,7 @@ from reasoning_compiler.core.errors import LLMSetupError
 from reasoning_compiler.proposer.llm.answer import Outcome
 from reasoning_compiler.proposer.llm.budget import Budget, BudgetRefusal, Ledger, Spending
 from reasoning_compiler.proposer.llm.calls import CallFailure, Reply, estimate_tokens, prompt_hash
-from reasoning_compiler.proposer.llm.prices import Price, PriceList, Usage
+from reasoning_compiler.proposer.llm.prices import PriceList, Usage
 from reasoning_compiler.proposer.llm.settings import LLMSettings
 from reasoning_compiler.proposer.llm.transcript import Exchange, Question, Transcript
 from reasoning_compiler.proposer.llm.values import clip
@@ -108,8 +108,7 @@ class MeteredModel:
             num_calls=num_calls,
             ledger=ledger,
         )
-        price = Price.parse(settings.price) if settings.price is not None else None
-        self._prices = PriceList(settings.model, base_url=settings.base_url, override=price)
+        self._prices = PriceList(settings.model, base_url=settings.base_url, price=settings.price)
         self._budget.check_priced(self._prices, settings.model)
         self._lock = threading.Lock()
         self._stats = LLMStats(settings.model, str(self._prices))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 from reasoning_compiler.core.errors import UsageError
@@ -31,40 +32,29 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
 
-@dataclass(frozen=True)
-class Price:
-    """A price in USD per million tokens, as the user gives it."""
-
-    input_usd: float
-    output_usd: float
-
-    @classmethod
-    def parse(cls, text: str) -> Price:
-        """Returns the price of `IN/OUT`, as in "0.15/0.60". Raises UsageError for anything else."""
-        try:
-            input_usd, output_usd = (float(part) for part in text.split("/"))
-        except ValueError:
-            input_usd = output_usd = math.nan
-        if not (0 <= input_usd < math.inf and 0 <= output_usd < math.inf):
-            raise UsageError(
-                f"`--price` is {text!r}; give USD per million tokens in and out, as in `--price 0.15/0.60`"
-            )
-        return cls(input_usd, output_usd)
-
-
 class PriceList:
     """The price of one model's calls.
 
     Args:
         model: the model with its provider, as "openai:gpt-4o-mini".
         base_url: the server, where it is not the provider's own.
-        override: the user's price, which then holds.
+        price: the user's own, which then holds: USD per million tokens as `IN/OUT`, as in "0.15/0.60".
+
+    Raises:
+        UsageError: the price is not of that form.
     """
 
-    def __init__(self, model: str, *, base_url: str | None = None, override: Price | None = None) -> None:
+    def __init__(self, model: str, *, base_url: str | None = None, price: str | None = None) -> None:
         self._provider, _, self._name = model.partition(":")
         self._base_url = base_url
-        self._override = override
+        self._own: tuple[float, ...] | None = None
+        if price is not None:
+            with suppress(ValueError):
+                self._own = tuple(map(float, price.split("/")))
+            if self._own is None or len(self._own) != 2 or not all(0 <= usd < math.inf for usd in self._own):
+                raise UsageError(
+                    f"`--price` is {price!r}; give USD per million tokens in and out, as in `--price 0.15/0.60`"
+                )
 
     @property
     def known(self) -> bool:
@@ -72,9 +62,8 @@ class PriceList:
 
     def usd(self, usage: Usage) -> float | None:
         """Returns the cost of a call in USD, None where no price is known."""
-        if self._override is not None:
-            price = self._override
-            return (usage.input_tokens * price.input_usd + usage.output_tokens * price.output_usd) / 1e6
+        if self._own is not None:
+            return (usage.input_tokens * self._own[0] + usage.output_tokens * self._own[1]) / 1e6
         try:
             import genai_prices
         except ImportError:
@@ -96,5 +85,5 @@ class PriceList:
         costs = self.usd(Usage(input_tokens=million)), self.usd(Usage(output_tokens=million))
         if None in costs:
             return "price unknown"
-        source = "`--price`" if self._override is not None else "genai-prices"
+        source = "`--price`" if self._own is not None else "genai-prices"
         return f"${costs[0]:g} in, ${costs[1]:g} out per million tokens ({source})"
