@@ -138,19 +138,15 @@ class _Group:
 
 def _last_group(found: list[Found], names: _Names) -> _Group | None:
     """Returns the last list of transformations; objects written one after another count as a list."""
-    groups = [group for one in found if (group := _group(one, names)) is not None]
-    if not groups:
-        return None
-    filled = [i for i, group in enumerate(groups) if group.raws]
-    if not filled:
-        return groups[-1]
-    answers = [i for i in filled if any(_is_item(raw, names) for raw in groups[i].raws)]
-    first = last = (answers or filled)[-1]
-    while groups[last].single and first > 0 and groups[first - 1].single:
-        first -= 1
-    if first == last:
-        return groups[last]
-    return _Group(groups[first].start, [raw for group in groups[first : last + 1] for raw in group.raws])
+    groups: list[_Group] = []
+    for group in (_group(one, names) for one in found):
+        if group is not None and group.single and groups and groups[-1].single:
+            groups[-1].raws.extend(group.raws)
+        elif group is not None:
+            groups.append(group)
+    filled = [group for group in groups if group.raws]
+    answers = [group for group in filled if any(_is_item(raw, names) for raw in group.raws)]
+    return next(iter((answers or filled or groups)[-1:]), None)
 
 
 def _group(found: Found, names: _Names) -> _Group | None:
