@@ -19,9 +19,10 @@ from reasoning_compiler.core.whole_files import writing
 from reasoning_compiler.experiment.restrict import Restricted, restrict
 from reasoning_compiler.experiment.tabular import RecordedWorkload, TabularBenchmark
 from reasoning_compiler.experiment.tabular_file import SUFFIX, header_json, read_rows, row_json, write_benchmark
-from reasoning_compiler.machine import detect, differences, fingerprint, tvm_target
+from reasoning_compiler.machine import chosen_threads, detect, differences, fingerprint, tvm_target
 from reasoning_compiler.measure.executors.local import LocalExecutor
 from reasoning_compiler.measure.instrument import Instrument
+from reasoning_compiler.session.settings import Settings
 from reasoning_compiler.session.spaces import with_threads
 from reasoning_compiler.session.tune import as_workload
 
@@ -74,8 +75,9 @@ def record(
         UsageError: the file exists already or has another name, or the space cannot be made that small.
         KeyboardInterrupt: Ctrl-C; what was recorded is kept, and the same call resumes.
     """
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
-        raise UsageError(f"`samples` is {samples!r}; it must be a whole number of at least 2")
+    settings = Settings(samples=samples, threads=threads, seed=seed)
+    if samples < 2:
+        raise UsageError(f"`samples` is {samples}; it must be at least 2")
     made = as_workload(workload)
     path = Path(out) if out is not None else Path(f"{made.name}{SUFFIX}")
     if not path.name.endswith(SUFFIX):
@@ -86,9 +88,7 @@ def record(
     with writing(partial):
         partial.parent.mkdir(parents=True, exist_ok=True)
     found = detect()
-    if threads is not None and not 1 <= threads <= found.num_cores:
-        raise UsageError(f"`threads` is {threads}; it must lie between 1 and {found.num_cores}")
-    machine = with_threads(found, threads or found.num_cores)
+    machine = with_threads(found, chosen_threads(settings.threads, found.num_cores))
     about = {"command": command, "seed": seed, "samples": samples}
     restricted = restrict(made, machine, max_programs=samples)
     benchmark = _empty(made, machine, restricted, about | {"created": _now()})
