@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from reasoning_compiler.cli.experimenting import ExperimentOptions, Workloads, conduct
+from reasoning_compiler.cli.experimenting import ExperimentOptions, Workloads, run_and_show
 from reasoning_compiler.cli.model_options import ModelOptions
 from reasoning_compiler.cli.options import with_options_of_records
 from reasoning_compiler.core.errors import UsageError
@@ -63,4 +63,4 @@ def ablate(
         model = replace(model, llm=values[0])
     settings = options.settings(proposer=proposer)
     ablation = partial(ablate_setting, workloads, what, values, settings=settings, llm=model.settings())
-    conduct("ablate", ablation, options)
+    run_and_show("ablate", ablation, options)

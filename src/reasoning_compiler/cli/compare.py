@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from reasoning_compiler.cli.experimenting import ExperimentOptions, Workloads, conduct
+from reasoning_compiler.cli.experimenting import ExperimentOptions, Workloads, run_and_show
 from reasoning_compiler.cli.model_options import ModelOptions
 from reasoning_compiler.cli.options import Batch, with_options_of_records
 
@@ -44,4 +44,4 @@ def compare(
         llm=model.settings(),
         replays=replay or (),
     )
-    conduct("compare", comparison, options)
+    run_and_show("compare", comparison, options)

@@ -14,7 +14,7 @@ from reasoning_compiler.cli.options import Json, Quiet, Threads, Timeout, comman
 from reasoning_compiler.cli.output import LogLines, print_json, stop
 
 if TYPE_CHECKING:
-    from reasoning_compiler.experiment.experiment import Watched
+    from reasoning_compiler.experiment.experiment import ExperimentProgress
     from reasoning_compiler.session import Settings
 
 _QUIET_SECS = 30.0  # after so long without a line, there is one
@@ -49,7 +49,7 @@ class ExperimentOptions:
         return Settings(**run, **more)
 
 
-def conduct(kind: str, experiment: Callable[..., dict[str, Any]], options: ExperimentOptions) -> None:
+def run_and_show(kind: str, experiment: Callable[..., dict[str, Any]], options: ExperimentOptions) -> None:
     """Shows an experiment's progress and its results; exits with 130 where it was interrupted.
 
     Args:
@@ -76,13 +76,13 @@ def conduct(kind: str, experiment: Callable[..., dict[str, Any]], options: Exper
     typer.echo(f"The page with the curves is {folder / PAGE_FILE}, the numbers are in {folder / RESULTS_FILE}.")
 
 
-def _lines() -> Callable[[Watched], None]:
+def _lines() -> Callable[[ExperimentProgress], None]:
     """Returns what takes progress and writes a line for each run, and one now and then in between."""
     from reasoning_compiler.report.units import time_text
 
     lines = LogLines(_QUIET_SECS)
 
-    def show(watched: Watched) -> None:
+    def show(watched: ExperimentProgress) -> None:
         line = f"{watched.num_done}/{watched.num_cells} runs: {watched.cell}"
         progress = watched.progress
         if progress is not None:

@@ -9,7 +9,7 @@ import typer
 
 from reasoning_compiler.cli.options import Json, Quiet
 from reasoning_compiler.cli.tune import Key, Rpc
-from reasoning_compiler.cli.watch import conduct
+from reasoning_compiler.cli.watch import run_and_show
 
 
 def resume(
@@ -27,7 +27,7 @@ def resume(
     """Resume an interrupted run, or extend a finished one."""
     from reasoning_compiler.session import resume as resume_run
 
-    conduct(
+    run_and_show(
         lambda watch: resume_run(
             run, samples=samples, minutes=minutes, patience=patience, rpc=rpc, key=key, on_progress=watch
         ),

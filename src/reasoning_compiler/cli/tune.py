@@ -9,7 +9,7 @@ import typer
 
 from reasoning_compiler.cli.model_options import LLM_PANEL, ModelOptions
 from reasoning_compiler.cli.options import Batch, Json, Quiet, Threads, Timeout, command_line, with_options_of_records
-from reasoning_compiler.cli.watch import conduct
+from reasoning_compiler.cli.watch import run_and_show
 
 _DEVICES = {"rich_help_panel": "Other machines"}
 Rpc = Annotated[
@@ -91,7 +91,7 @@ def tune(
         timeout_secs=timeout,
         flush_cache=flush_cache,
     )
-    conduct(
+    run_and_show(
         lambda watch: tune_workload(
             workload if len(workload) > 1 else workload[0],
             out=out,

@@ -35,7 +35,7 @@ _BAR_WIDTH = 30
 _QUIET_SECS = 30.0  # after so long without a line, a log gets one
 
 
-def conduct(
+def run_and_show(
     work: Callable[[Callable[[Progress], None]], Result | SessionResult], *, quiet: bool, as_json: bool
 ) -> None:
     """Shows a run's progress, its results, and how to continue; exits with 130 where it was interrupted.

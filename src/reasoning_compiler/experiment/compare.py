@@ -11,7 +11,7 @@ from typing import Any
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.core.whole_files import writing
 from reasoning_compiler.experiment import variants
-from reasoning_compiler.experiment.experiment import Experiment, Watched, run_experiment
+from reasoning_compiler.experiment.experiment import Experiment, ExperimentProgress, run_experiment
 from reasoning_compiler.experiment.tables import curves_svg, page_of, to_html, to_text
 from reasoning_compiler.experiment.tabular_file import is_benchmark
 from reasoning_compiler.experiment.testbeds import open_testbed
@@ -20,7 +20,7 @@ from reasoning_compiler.session.settings import LLMSettings, Settings
 
 PAGE_FILE, CURVES_FILE, TEXT_FILE = "results.html", "curves.svg", "results.txt"
 
-Watch = Callable[[Watched], None]
+Watch = Callable[[ExperimentProgress], None]
 
 
 def compare(
@@ -120,7 +120,7 @@ def _run(
     if len({is_benchmark(each) for each in workloads}) > 1:
         raise UsageError("`workloads` has recordings and workloads to be measured; compare them one after the other")
     testbeds = [open_testbed(os.fspath(each), settings) for each in workloads]
-    lines = [] if experiment.reference is None else [variants.line_to_reach(experiment.reference)]
+    lines = [] if experiment.reference is None else [variants.reference_run(experiment.reference)]
     for testbed in testbeds:
         for variant in [*experiment.variants, *lines]:
             if variant.replays:

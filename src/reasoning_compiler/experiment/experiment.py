@@ -13,7 +13,7 @@ from reasoning_compiler.core.errors import EnvironmentMismatchError, NothingMeas
 from reasoning_compiler.core.whole_files import write_whole, writing
 from reasoning_compiler.experiment.cell import Cell
 from reasoning_compiler.experiment.testbeds import Testbed
-from reasoning_compiler.experiment.variants import Variant, line_to_reach
+from reasoning_compiler.experiment.variants import Variant, reference_run
 from reasoning_compiler.journal import package_version
 from reasoning_compiler.machine import differences
 from reasoning_compiler.session.settings import Progress
@@ -24,7 +24,7 @@ _CELLS, _FINALS = "cells", "finals"
 
 
 @dataclass(frozen=True)
-class Watched:
+class ExperimentProgress:
     """What an experiment tells those who watch it.
 
     Args:
@@ -67,7 +67,7 @@ class Experiment:
 
 
 def run_experiment(
-    experiment: Experiment, testbeds: Sequence[Testbed], out: Path, watch: Callable[[Watched], None]
+    experiment: Experiment, testbeds: Sequence[Testbed], out: Path, watch: Callable[[ExperimentProgress], None]
 ) -> dict[str, Any]:
     """Returns the results of all runs, which are also written to `results.json` in the folder.
 
@@ -93,10 +93,10 @@ def run_experiment(
         lines = differences(testbeds[0].fingerprint, testbed.fingerprint)
         if lines:
             raise UsageError(f"`workload`: these were recorded in different environments ({'; '.join(lines)})")
-    plan = _adopt(out, _plan(experiment, testbeds))
+    plan = _agreed_plan(out, _plan(experiment, testbeds))
     variants, seed, command = experiment.variants, experiment.seed, experiment.command
-    lines_to_reach = {n: plan["references"][p.spec] for n, p in enumerate(testbeds) if p.spec in plan["references"]}
-    num_cells = len(testbeds) * len(variants) * experiment.repeats + len(lines_to_reach)
+    reference_samples = {n: plan["references"][p.spec] for n, p in enumerate(testbeds) if p.spec in plan["references"]}
+    num_cells = len(testbeds) * len(variants) * experiment.repeats + len(reference_samples)
     num_done = 0
     cells: list[Cell] = []
     references: list[Cell] = []
@@ -105,7 +105,7 @@ def run_experiment(
     def cell_at(testbed: Testbed, variant: Variant, seed: int, samples: int) -> Cell:
         nonlocal num_done
         name, done = f"{testbed.spec}, {variant.name}, seed {seed}", num_done
-        watch(Watched(name, done, num_cells))
+        watch(ExperimentProgress(name, done, num_cells))
         num_done += 1
         folder = _folder(out, testbed, variant.name, seed)
         record = folder.with_name(f"{folder.name}.json")  # a variant's name may hold dots
@@ -118,7 +118,7 @@ def run_experiment(
                 folder,
                 samples=samples,
                 command=command,
-                watch=lambda progress: watch(Watched(name, done, num_cells, progress)),
+                watch=lambda progress: watch(ExperimentProgress(name, done, num_cells, progress)),
             )
         except NothingMeasuredError as error:  # it counts, as one that found nothing
             cell = Cell(testbed.spec, variant.name, seed, (), None, 0.0, ended=str(error))
@@ -126,7 +126,7 @@ def run_experiment(
         return cell
 
     def final_at(testbed: Testbed, seed: int, cells: Sequence[Cell]) -> dict[str, Any]:
-        watch(Watched(f"{testbed.spec}, seed {seed}: timing the winners in turns", num_done, num_cells))
+        watch(ExperimentProgress(f"{testbed.spec}, seed {seed}: timing the winners in turns", num_done, num_cells))
         return _retime(testbed, cells, seed, out)
 
     def results_now(repeats: int) -> dict[str, Any]:
@@ -141,8 +141,8 @@ def run_experiment(
             cells += [cell_at(testbed, variant, each, experiment.samples) for variant in in_turn(variants, number)]
             finals.append(final_at(testbed, each, cells))
             results = results_now(number + 1)
-    for index, to_samples in lines_to_reach.items():
-        references.append(cell_at(testbeds[index], line_to_reach(to_samples), seed, to_samples))
+    for index, to_samples in reference_samples.items():
+        references.append(cell_at(testbeds[index], reference_run(to_samples), seed, to_samples))
         finals[index] = final_at(testbeds[index], seed, [*cells, *references])
         results = results_now(experiment.repeats)
     return results
@@ -202,7 +202,7 @@ def _plan(experiment: Experiment, testbeds: Sequence[Testbed]) -> dict[str, Any]
     }
 
 
-def _adopt(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
+def _agreed_plan(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
     """Returns the plan, which the folder then holds. It may add workloads, methods and seeds to what it has held.
 
     Raises:

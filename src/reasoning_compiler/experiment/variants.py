@@ -122,7 +122,7 @@ def _method(name: str, base: Settings, llm: LLMSettings | None, replays: tuple[P
     return Variant(name, f"{says} ({llm.model})", replace(base, llm=llm, preset=preset))
 
 
-def line_to_reach(samples: int) -> Variant:
+def reference_run(samples: int) -> Variant:
     """Returns TVM's search to so many samples, the line that the methods of a comparison are held against.
 
     Raises:

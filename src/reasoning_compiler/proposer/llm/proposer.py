@@ -80,11 +80,11 @@ class LLMProposer(ModelProposer):
 
         A transformation's `proposer` is empty for the model's own and names the fallback for the others.
         """
-        harvest = _Harvest(context, num, self._check, self._refused)
-        self._ask(context, num, harvest)
-        own = tuple(harvest.transformations)
+        accepted = _Accepted(context, num, self._check, self._refused)
+        self._ask(context, num, accepted)
+        own = tuple(accepted.transformations)
         if len(own) >= num:
-            return Proposal(self.name, harvest.reasoning, own)
+            return Proposal(self.name, accepted.reasoning, own)
         rest = self._fallback.propose(context, num, rng)
         if not own:
             self.model.count_fallback(len(rest.transformations[:num]))
@@ -92,13 +92,13 @@ class LLMProposer(ModelProposer):
         more = [
             replace(t, proposer=t.proposer or rest.proposer, reasoning=t.reasoning or rest.reasoning)
             for t in rest.transformations
-            if not harvest.is_known(t)
+            if not accepted.is_known(t)
         ][: num - len(own)]
         self.model.count_fallback(len(more))
-        return Proposal(self.name, harvest.reasoning, (*own, *more))
+        return Proposal(self.name, accepted.reasoning, (*own, *more))
 
-    def _ask(self, context: Context, num: int, harvest: _Harvest) -> None:
-        """Asks the model, once more where its answer has faults, and fills the harvest."""
+    def _ask(self, context: Context, num: int, accepted: _Accepted) -> None:
+        """Asks the model, once more where its answer has faults, and keeps what is accepted."""
         exchange = self.model.ask(self._question(context, num))
         if exchange is None:
             return
@@ -109,13 +109,13 @@ class LLMProposer(ModelProposer):
             self.model.notice(f"the prompt is too long for the model; from here on at most {limit} tokens")
             exchange = self.model.ask(self._question(context, num))
         if exchange is not None:
-            number, faults = self._judge(exchange, harvest)
-            missing = num - len(harvest.transformations)
+            number, faults = self._judge(exchange, accepted)
+            missing = num - len(accepted.transformations)
             if exchange.finish == "closed":
                 return  # no fault of the model's
             if faults and missing > 0 and not exchange.never_began:
-                self._repair(exchange, number, faults, missing, harvest)
-        self.model.count_expansion(usable=bool(harvest.transformations))
+                self._repair(exchange, number, faults, missing, accepted)
+        self.model.count_expansion(usable=bool(accepted.transformations))
 
     def _question(self, context: Context, num: int) -> Question:
         program = context.node.program
@@ -134,7 +134,7 @@ class LLMProposer(ModelProposer):
         return Question(messages, self._task, context.node.node, program.key, num, PROMPT_VERSION)
 
     def _repair(
-        self, exchange: Exchange, number: int | None, faults: Mapping[int, str], missing: int, harvest: _Harvest
+        self, exchange: Exchange, number: int | None, faults: Mapping[int, str], missing: int, accepted: _Accepted
     ) -> None:
         said = clip(exchange.answer or "", _MAX_REPEATED_ANSWER_CHARS)
         messages = (
@@ -147,23 +147,23 @@ class LLMProposer(ModelProposer):
         )
         repaired = self.model.ask(repair)
         if repaired is not None:
-            self._judge(repaired, harvest)
+            self._judge(repaired, accepted)
 
-    def _judge(self, exchange: Exchange, harvest: _Harvest) -> tuple[int | None, dict[int, str]]:
+    def _judge(self, exchange: Exchange, accepted: _Accepted) -> tuple[int | None, dict[int, str]]:
         """Returns an exchange's number in the transcript, and the faults of its answer, see `repair_text`."""
         if exchange.answer is None:
             return self.model.record(exchange), {}
-        context = harvest.context
+        context = accepted.context
         answer = parse_answer(exchange.answer, context.table, allow_unchanged=context.node.program.is_untuned)
         if answer.reasoning:
-            harvest.reasoning = "\n\n".join(part for part in (harvest.reasoning, answer.reasoning) if part)
-        outcomes = [harvest.take(item) for item in answer.items]
+            accepted.reasoning = "\n\n".join(part for part in (accepted.reasoning, answer.reasoning) if part)
+        outcomes = [accepted.take(item) for item in answer.items]
         rejected = [(number if o.what else 0, o.why) for number, o in enumerate(outcomes, 1) if o.kind is not None]
         return self.model.record(exchange, outcomes), dict(rejected)
 
 
 @dataclass
-class _Harvest:
+class _Accepted:
     """The valid transformations of a node's answers, none of them twice and none known before."""
 
     context: Context
