@@ -33,25 +33,22 @@ def with_options_of_records(command: Callable[..., None]) -> Callable[..., None]
     """Returns the command with an option for each field of its parameters that are dataclasses, in their place."""
     hints = get_type_hints(command, include_extras=True)
     records = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
-    parameters = []
-    for each in inspect.signature(command).parameters.values():
-        if each.name not in records:
-            parameters.append(each.replace(annotation=hints[each.name]))
-            continue
-        options = get_type_hints(records[each.name], include_extras=True)
-        for field in fields(records[each.name]):
-            option = inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=options[field.name]
-            )
-            parameters.append(option)
+    options: list[tuple[str, Any, Any]] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in records:
+            types = get_type_hints(records[name], include_extras=True)
+            options += [(each.name, types[each.name], each.default) for each in fields(records[name])]
+        else:
+            options.append((name, hints[name], parameter.default))
 
     @wraps(command)
     def spread(**given: Any) -> None:
         made = {name: kind(**{f.name: given.pop(f.name) for f in fields(kind)}) for name, kind in records.items()}
         command(**given, **made)
 
-    keyword_only = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
-    spread.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+    spread.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, annotation=t, default=d) for n, t, d in options]
+    )
     return spread
 
 
