@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated
 
@@ -16,23 +16,30 @@ from reasoning_compiler.core.errors import UsageError
 _ALL = "all"
 
 
-def _values(help: str) -> typer.models.OptionInfo:
-    return typer.Option(help=f"{help}; comma-separated, or all.", rich_help_panel="One of these")
+def _values(help: str, *flag: str) -> typer.models.OptionInfo:
+    return typer.Option(*flag, help=f"{help}; comma-separated, or all.", rich_help_panel="One of these")
+
+
+@dataclass(frozen=True)
+class Varied:
+    """The values of the setting that is varied; the others are None. Named as in `ABLATIONS`, with underscores."""
+
+    context_depth: Annotated[str | None, _values("Ancestors included in each prompt")] = None
+    branching: Annotated[str | None, _values("Maximum number of children per node")] = None
+    model: Annotated[str | None, _values("Language models, such as openai:gpt-4o-mini", "--models")] = None
+    exploration: Annotated[str | None, _values("Exploration constant of UCT")] = None
+    proposals: Annotated[str | None, _values("`concrete` values or `names` of transformations")] = None
+    prior: Annotated[str | None, _values("Analytical prior for predictions: on, off")] = None
+    feedback: Annotated[str | None, _values("Measured latencies in the tree: on, off")] = None
+    nodes: Annotated[str | None, _values("Programs proposed per measured program")] = None
+    batch: Annotated[str | None, _values("Programs measured per batch")] = None
+    fallback: Annotated[str | None, _values("Fallback proposer: expert, random")] = None
 
 
 @with_options_of_records
 def ablate(
     workloads: Workloads,
-    context_depth: Annotated[str | None, _values("Ancestors included in each prompt")] = None,
-    branching: Annotated[str | None, _values("Maximum number of children per node")] = None,
-    models: Annotated[str | None, _values("Language models, such as openai:gpt-4o-mini")] = None,
-    exploration: Annotated[str | None, _values("Exploration constant of UCT")] = None,
-    proposals: Annotated[str | None, _values("`concrete` values or `names` of transformations")] = None,
-    prior: Annotated[str | None, _values("Analytical prior for predictions: on, off")] = None,
-    feedback: Annotated[str | None, _values("Measured latencies in the tree: on, off")] = None,
-    nodes: Annotated[str | None, _values("Programs proposed per measured program")] = None,
-    batch: Annotated[str | None, _values("Programs measured per batch")] = None,
-    fallback: Annotated[str | None, _values("Fallback proposer: expert, random")] = None,
+    varied: Varied,
     proposer: Annotated[str, typer.Option(help="Proposer when no model is used: expert or random.")] = "expert",
     *,
     options: ExperimentOptions,
@@ -41,23 +48,11 @@ def ablate(
     """Compare runs that differ in one setting."""
     from reasoning_compiler.experiment.compare import ablate as ablate_setting
 
-    given = {
-        "context-depth": context_depth,
-        "branching": branching,
-        "model": models,
-        "exploration": exploration,
-        "proposals": proposals,
-        "prior": prior,
-        "feedback": feedback,
-        "nodes": nodes,
-        "batch": batch,
-        "fallback": fallback,
-    }
-    chosen = [(what, text) for what, text in given.items() if text is not None]
+    chosen = {name.replace("_", "-"): text for name, text in vars(varied).items() if text is not None}
     if len(chosen) != 1:
-        names = ", ".join(f"--{'models' if what == 'model' else what}" for what in given)
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in vars(varied)).replace("--model", "--models")
         raise UsageError(f"{len(chosen)} settings to ablate are given; give one of {names}")
-    what, text = chosen[0]
+    ((what, text),) = chosen.items()
     values = [] if text == _ALL else [part.strip() for part in text.split(",") if part.strip()]
     if what == "model" and model.llm is None and values:
         model = replace(model, llm=values[0])
