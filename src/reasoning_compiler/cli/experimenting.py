@@ -33,7 +33,7 @@ class ExperimentOptions:
     repeats: Annotated[int, typer.Option(help="Runs of each configuration, with consecutive seeds.")] = 3
     seed: Annotated[int, typer.Option(help="First random seed.")] = 0
     threads: Threads = None
-    timeout: Timeout = 30.0
+    timeout_secs: Timeout = 30.0
     out: Annotated[
         Path | None,
         typer.Option(help="Results folder, new or to be resumed. Default: a new one in experiments/."),
@@ -45,7 +45,7 @@ class ExperimentOptions:
         """Returns the settings of the runs; `more` are further fields of them."""
         from reasoning_compiler.session import Settings
 
-        run = {"samples": self.samples, "seed": self.seed, "threads": self.threads, "timeout_secs": self.timeout}
+        run = {"samples": self.samples, "seed": self.seed, "threads": self.threads, "timeout_secs": self.timeout_secs}
         return Settings(**run, **more)
 
 

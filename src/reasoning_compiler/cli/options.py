@@ -26,7 +26,7 @@ TaskName = Annotated[
     str | None, typer.Option("--task", help="Task of a session with several tasks, named as in the report.")
 ]
 Threads = Annotated[int | None, typer.Option(help="Number of threads. Default: all physical cores.")]
-Timeout = Annotated[float, typer.Option(help="Timeout of one program, in seconds.")]
+Timeout = Annotated[float, typer.Option("--timeout", help="Timeout of one program, in seconds.")]
 
 
 def with_options_of_records(command: Callable[..., None]) -> Callable[..., None]:

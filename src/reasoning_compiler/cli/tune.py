@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,33 @@ Rpc = Annotated[
 Key = Annotated[str | None, typer.Option(help="The device key used at the tracker.", **_DEVICES)]
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run is told to do, as the command line says it; the fields are those of `Settings`."""
+
+    samples: Annotated[int, typer.Option(help="Number of programs to measure, over all kernels.")] = 64
+    minutes: Annotated[float | None, typer.Option(help="Stop after this many minutes.")] = None
+    patience: Annotated[int | None, typer.Option(help="Stop after this many samples in a row without improvement.")] = (
+        None
+    )
+    proposer: Annotated[str, typer.Option(help="Proposer when no model is used: expert, random, or replay:RUN.")] = (
+        "expert"
+    )
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0
+    batch: Batch = 4
+    threads: Threads = None
+    target: Annotated[str | None, typer.Option(help="TVM target as JSON. Default: this machine.")] = None
+    timeout_secs: Timeout = 30.0
+    flush_cache: Annotated[bool, typer.Option("--flush-cache", help="Flush the caches before each timing.")] = False
+    preset: Annotated[str, typer.Option(help="`default`, or `paper` for the method of the paper.")] = "default"
+    rpc: Rpc = None
+    key: Key = None
+    machine: Annotated[
+        str | None,
+        typer.Option(help="Preset that describes the devices (`reasonc machine --preset list`).", **_DEVICES),
+    ] = None
+
+
 @with_options_of_records
 def tune(
     workload: Annotated[
@@ -27,32 +55,11 @@ def tune(
             "or your own, such as kernels.py:my_matmul. Several kernels share the samples."
         ),
     ],
-    samples: Annotated[int, typer.Option(help="Number of programs to measure, over all kernels.")] = 64,
-    minutes: Annotated[float | None, typer.Option(help="Stop after this many minutes.")] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="Stop after this many samples in a row without improvement.")
-    ] = None,
-    proposer: Annotated[
-        str, typer.Option(help="Proposer when no model is used: expert, random, or replay:RUN.")
-    ] = "expert",
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
-    batch: Batch = 4,
-    threads: Threads = None,
-    target: Annotated[str | None, typer.Option(help="TVM target as JSON. Default: this machine.")] = None,
-    timeout: Timeout = 30.0,
-    flush_cache: Annotated[bool, typer.Option("--flush-cache", help="Flush the caches before each timing.")] = False,
+    run: RunOptions,
+    model: ModelOptions,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; must be new or empty. Default: a new one under runs/.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="`default`, or `paper` for the method of the paper.")] = "default",
-    rpc: Rpc = None,
-    key: Key = None,
-    machine: Annotated[
-        str | None,
-        typer.Option(help="Preset that describes the devices (`reasonc machine --preset list`).", **_DEVICES),
-    ] = None,
-    *,
-    model: ModelOptions,
     context_depth: Annotated[int, typer.Option(help="Ancestors included in each prompt.", **LLM_PANEL)] = 2,
     budget_tokens: Annotated[int | None, typer.Option(help="Maximum number of tokens.", **LLM_PANEL)] = None,
     llm_timeout: Annotated[float, typer.Option(help="Timeout of one call, in seconds.", **LLM_PANEL)] = 120.0,
@@ -74,23 +81,7 @@ def tune(
         max_concurrent_calls=llm_concurrency,
         expert_share=expert_share,
     )
-    settings = Settings(
-        samples=samples,
-        minutes=minutes,
-        patience=patience,
-        proposer=proposer,
-        llm=llm,
-        preset=preset,
-        seed=seed,
-        batch=batch,
-        threads=threads,
-        target=target,
-        machine=machine,
-        rpc=rpc,
-        key=key,
-        timeout_secs=timeout,
-        flush_cache=flush_cache,
-    )
+    settings = Settings(llm=llm, **vars(run))
     run_and_show(
         lambda watch: tune_workload(
             workload if len(workload) > 1 else workload[0],
