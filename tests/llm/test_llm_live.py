@@ -11,6 +11,7 @@ from conv_context import ANALYSIS, KERNEL, MACHINE, conv_context
 from reasoning_compiler.core.steps import Proposal
 from reasoning_compiler.proposer.llm.client import LLMClient
 from reasoning_compiler.proposer.llm.metered import MeteredModel
+from reasoning_compiler.proposer.llm.node import ProgramFacts
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
 from reasoning_compiler.proposer.llm.settings import LLMSettings
 from reasoning_compiler.proposer.protocol import Context
@@ -37,7 +38,7 @@ def test_a_real_model_proposes_valid_transformations() -> None:
             machine=MACHINE,
             check=lambda program, transformation: None,
             fallback=Nobody(),
-            explain=lambda program: ANALYSIS,
+            facts=lambda program, table: ProgramFacts(ANALYSIS),
         )
         proposal = proposer.propose(conv_context(), 4, np.random.default_rng(0))
     assert proposal.transformations, proposer.model.stats

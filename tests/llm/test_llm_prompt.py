@@ -14,7 +14,7 @@ from reasoning_compiler.core.programs import UNTUNED, Transformation
 from reasoning_compiler.core.steps import Step
 from reasoning_compiler.proposer.llm.calls import estimate_tokens
 from reasoning_compiler.proposer.llm.language import worked_example
-from reasoning_compiler.proposer.llm.node import changes_text, node_text
+from reasoning_compiler.proposer.llm.node import ProgramFacts, changes_text, node_text
 from reasoning_compiler.proposer.llm.prompt import build_prompt, repair_text, tiling_notes
 from reasoning_compiler.proposer.llm.shorten import compact, shorten
 from reasoning_compiler.proposer.protocol import SAME_PROGRAM, Rejection
@@ -28,7 +28,7 @@ BRINGS = {
 def prompt(context=None, **kwargs) -> tuple[str, str]:
     context = context or conv_context()
     given = {"analysis": ANALYSIS, "brings": BRINGS, "blocks": BLOCKS} | kwargs
-    system, user = build_prompt(context, 2, kernel=KERNEL, machine=MACHINE, **given)
+    system, user = build_prompt(context, 2, ProgramFacts(**given), kernel=KERNEL, machine=MACHINE)
     return system.text, user.text
 
 
@@ -73,7 +73,9 @@ def test_every_primitive_is_documented_and_there_is_an_example() -> None:
     assert all(f"\n{signature}" in system for signature in SIGNATURES.values())
     assert all(meaning in system for meaning in KIND_MEANINGS.values())
     assert '"then": [["cache_read", "conv2d", "pad", "global"], ["transform_layout", "conv2d", "pad_global"' in system
-    plain = build_prompt(conv_context(), 2, kernel=replace(KERNEL, takes_primitives=False), machine=MACHINE)[0].text
+    plain = build_prompt(
+        conv_context(), 2, ProgramFacts(), kernel=replace(KERNEL, takes_primitives=False), machine=MACHINE
+    )[0].text
     assert "PRIMITIVES" not in plain
 
 
@@ -162,7 +164,7 @@ def test_a_prompt_keeps_its_limit_and_its_decisions(max_tokens: int) -> None:
     crowded = replace(context, measured=context.measured + many, children=many[:30])
     kernel = replace(KERNEL, program_text=PROGRAM_TEXT + PROGRAM_TEXT * 20, notes="")
     system, user = build_prompt(
-        crowded, 2, kernel=kernel, machine=MACHINE, analysis="long " * 2000, max_tokens=max_tokens
+        crowded, 2, ProgramFacts("long " * 2000), kernel=kernel, machine=MACHINE, max_tokens=max_tokens
     )
     assert all(d.name in user.text for d in context.table if d.name != "conv2d.n tile")
     assert "Propose 2 different" in user.text
@@ -238,8 +240,8 @@ def test_an_untuned_node_without_a_measurement_says_so() -> None:
 
 def test_shares_of_the_peak_are_of_the_instruction_that_takes_the_types() -> None:
     peak = Peak(4 * MACHINE.peak_flops, "vpdpbusd")
-    system, user = build_prompt(conv_context(), 2, kernel=replace(KERNEL, peak=peak), machine=MACHINE)
-    usual_system, usual = build_prompt(conv_context(), 2, kernel=KERNEL, machine=MACHINE)
+    system, user = build_prompt(conv_context(), 2, ProgramFacts(), kernel=replace(KERNEL, peak=peak), machine=MACHINE)
+    usual_system, usual = build_prompt(conv_context(), 2, ProgramFacts(), kernel=KERNEL, machine=MACHINE)
     assert "ms at peak by vpdpbusd" in system.text and "vpdpbusd" not in usual_system.text
     shares, before = (re.findall(r", (\d+)% of peak", each.text) for each in (user, usual))
     assert before and [round(int(share) / 4) for share in before] == pytest.approx([int(x) for x in shares], abs=1)

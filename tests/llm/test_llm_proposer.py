@@ -22,6 +22,7 @@ from reasoning_compiler.proposer.llm import client as client_module
 from reasoning_compiler.proposer.llm.calls import Message
 from reasoning_compiler.proposer.llm.client import LLMClient
 from reasoning_compiler.proposer.llm.metered import MeteredModel
+from reasoning_compiler.proposer.llm.node import ProgramFacts
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
 from reasoning_compiler.proposer.llm.settings import LLMSettings
 from reasoning_compiler.proposer.llm.transcript import Question, Transcript, read_transcript, spending
@@ -78,7 +79,7 @@ class Setup:
             machine=MACHINE,
             check=refuse_inner_padding,
             fallback=Expert(),
-            explain=lambda program: ANALYSIS,
+            facts=lambda program, table: ProgramFacts(ANALYSIS),
             **options,
         )
 

@@ -14,7 +14,7 @@ from reasoning_compiler.journal import TRANSCRIPT_FILE, Journal, SessionRecord
 from reasoning_compiler.proposer.llm.client import LLMClient
 from reasoning_compiler.proposer.llm.language import worked_example
 from reasoning_compiler.proposer.llm.metered import MeteredModel, ModelProposer
-from reasoning_compiler.proposer.llm.node import Brings
+from reasoning_compiler.proposer.llm.node import Brings, ProgramFacts
 from reasoning_compiler.proposer.llm.paper import PaperProposer
 from reasoning_compiler.proposer.llm.prompt import Kernel, tiling_notes
 from reasoning_compiler.proposer.llm.proposer import LLMProposer
@@ -90,15 +90,20 @@ class Model:
             example=_example(space) if space.takes_primitives else (),
             peak=task.peak,
         )
+        brought = Brought(space)
+
+        def facts(program: Program, table: Sequence[Decision]) -> ProgramFacts:
+            analysis = "" if program.is_untuned else task.analyze(program).describe()
+            blocks = space.named_blocks(program) if space.takes_primitives else ()
+            return ProgramFacts(analysis, brought(program, table), blocks)
+
         return LLMProposer(
             self.metered,
             kernel=kernel,
             machine=task.machine,
             check=space.why_not,
             fallback=task.proposer,
-            explain=lambda program: "" if program.is_untuned else task.analyze(program).describe(),
-            named_blocks=space.named_blocks,
-            brings=Brought(space),
+            facts=facts,
             context_depth=self._llm.context_depth,
             max_prompt_tokens=self._llm.prompt_tokens,
             task=task.name,

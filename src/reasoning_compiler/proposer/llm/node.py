@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from reasoning_compiler.core.primitives import DECISION_MEANINGS, Primitive
@@ -34,33 +34,47 @@ _MAX_CHANGES = 16
 Brings = Mapping[tuple[str, Value], Sequence[tuple[str, Value]]]
 """For a structure decision and one of its other values, the decisions that would come with it, and their values."""
 
-NOTHING_BROUGHT: Brings = {}
+
+@dataclass(frozen=True)
+class ProgramFacts:
+    """What a prompt says of a program beside what the search knows of it.
+
+    Args:
+        analysis: the static analysis in words; may be empty.
+        brings: what its other structures would bring.
+        blocks: what further primitives may name.
+    """
+
+    analysis: str = ""
+    brings: Brings = field(default_factory=dict)
+    blocks: Sequence[NamedBlock] = ()
 
 
 def node_text(
     context: Context,
     num: int,
+    facts: ProgramFacts | None = None,
     *,
     flops: float = 0.0,
     peak_flops: float = 0.0,
-    analysis: str = "",
-    brings: Brings = NOTHING_BROUGHT,
-    blocks: Sequence[NamedBlock] = (),
     refused: Sequence[tuple[Transformation, str]] = (),
     context_depth: int = 2,
     num_results: int = 5,
 ) -> str:
     """Returns the part of the prompt that is about one node; see `build_prompt`."""
+    facts = facts or ProgramFacts()
     tell = _Teller(context, flops, peak_flops)
-    sections = [f"DECISIONS of the program to transform (node {context.node.node})\n{_table(context.table, brings)}"]
+    sections = [
+        f"DECISIONS of the program to transform (node {context.node.node})\n{_table(context.table, facts.brings)}"
+    ]
     own = context.node.program.primitives
     if own:
         sections[0] += f"\n{steps_text(own)}"
-    if blocks:
-        sections.append(loops_text(blocks, len(own)))
+    if facts.blocks:
+        sections.append(loops_text(facts.blocks, len(own)))
     sections.append("HOW IT CAME ABOUT, newest first\n" + "\n".join(tell.lineage(context_depth)))
-    if analysis.strip():
-        sections.append(f"ANALYSIS of this program\n{analysis.strip()}")
+    if facts.analysis.strip():
+        sections.append(f"ANALYSIS of this program\n{facts.analysis.strip()}")
     told = {step.node for step in context.lineage[: context_depth + 1]}
     if context.best is not None and context.best.node == context.node.node:
         sections.append("This program is the best so far.")

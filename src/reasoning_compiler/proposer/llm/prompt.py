@@ -7,7 +7,7 @@ the answer, the machine, the program. The user's text is about one node (`node.p
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from reasoning_compiler.core.arguments import Argument
@@ -16,7 +16,7 @@ from reasoning_compiler.core.primitives import Primitive
 from reasoning_compiler.core.programs import Transformation
 from reasoning_compiler.proposer.llm.calls import Message, estimate_tokens
 from reasoning_compiler.proposer.llm.language import language_text
-from reasoning_compiler.proposer.llm.node import NOTHING_BROUGHT, Brings, node_text
+from reasoning_compiler.proposer.llm.node import ProgramFacts, node_text
 from reasoning_compiler.proposer.llm.settings import DEFAULT_PROMPT_TOKENS
 from reasoning_compiler.proposer.llm.shorten import shorten
 from reasoning_compiler.proposer.llm.values import clip
@@ -24,7 +24,6 @@ from reasoning_compiler.proposer.protocol import Context
 
 if TYPE_CHECKING:
     from reasoning_compiler.cost.tiling import TileGroup
-    from reasoning_compiler.space.named import NamedBlock
 
 PROMPT_VERSION = "4"
 """Changes with every change of the text; transcripts name it."""
@@ -85,12 +84,10 @@ class Kernel:
 def build_prompt(
     context: Context,
     num: int,
+    facts: ProgramFacts,
     *,
     kernel: Kernel,
     machine: Machine,
-    analysis: str = "",
-    brings: Brings = NOTHING_BROUGHT,
-    blocks: Sequence[NamedBlock] = (),
     refused: Sequence[tuple[Transformation, str]] = (),
     context_depth: int = 2,
     max_tokens: int = DEFAULT_PROMPT_TOKENS,
@@ -100,11 +97,9 @@ def build_prompt(
     Args:
         context: what the search knows.
         num: how many transformations to ask for, ≥ 1.
+        facts: of the node's program.
         kernel: the workload.
         machine: what it runs on.
-        analysis: what the static analysis says of the node's program, in words; may be empty.
-        brings: for each other structure, by decision and value, the decisions that would come with it.
-        blocks: what further primitives may name.
         refused: what was proposed for the node and refused before it came to the search, and why.
         context_depth: how many ancestors to tell of. The paper tells of two, the parent and the grandparent.
         max_tokens: about how long the prompt may be. The program gives way first, then results of other
@@ -112,16 +107,16 @@ def build_prompt(
     """
     system = system_text(kernel, machine, max_tokens=max_tokens)
     rest = max_tokens - estimate_tokens(system)
+    if max_tokens < _MIN_TOKENS_WITH_PRIMITIVES:
+        facts = replace(facts, blocks=())
     user = ""
     for num_results, depth in ((5, context_depth), (3, context_depth), (2, min(context_depth, 1)), (0, 0)):
         user = node_text(
             context,
             num,
+            replace(facts, analysis=clip(facts.analysis, _MAX_ANALYSIS_CHARS * (num_results + 1) // 6)),
             flops=kernel.flops,
             peak_flops=kernel.peak_flops(machine),
-            analysis=clip(analysis, _MAX_ANALYSIS_CHARS * (num_results + 1) // 6),
-            brings=brings,
-            blocks=blocks if max_tokens >= _MIN_TOKENS_WITH_PRIMITIVES else (),
             refused=refused,
             context_depth=depth,
             num_results=num_results,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,16 +13,13 @@ from reasoning_compiler.core.steps import Proposal, Step
 from reasoning_compiler.proposer.llm.answer import Outcome, parse_answer
 from reasoning_compiler.proposer.llm.calls import Message
 from reasoning_compiler.proposer.llm.metered import MeteredModel, ModelProposer
-from reasoning_compiler.proposer.llm.node import Brings
+from reasoning_compiler.proposer.llm.node import ProgramFacts
 from reasoning_compiler.proposer.llm.prompt import PROMPT_VERSION, Kernel, build_prompt, repair_text
 from reasoning_compiler.proposer.llm.refusals import Check, Refusals
 from reasoning_compiler.proposer.llm.settings import DEFAULT_PROMPT_TOKENS
 from reasoning_compiler.proposer.llm.transcript import Exchange, Question
 from reasoning_compiler.proposer.llm.values import clip
 from reasoning_compiler.proposer.protocol import Context, Proposer
-
-if TYPE_CHECKING:
-    from reasoning_compiler.space.named import NamedBlock
 
 MIN_PROMPT_TOKENS = 1_500
 _MAX_REPEATED_ANSWER_CHARS = 4_000
@@ -42,9 +38,7 @@ class LLMProposer(ModelProposer):
         machine: what it runs on.
         check: says why the space refuses a transformation, None where it does not.
         fallback: who proposes what the model does not; the expert.
-        explain: the static analysis of a program in words; may return "".
-        named_blocks: the blocks and loops that further primitives of a program may name, where the kernel takes any.
-        brings: what other structures of a program with such a table would bring, see `build_prompt`.
+        facts: what a prompt says of a program with such a table.
         context_depth: how many ancestors the prompt tells of; the paper's is two.
         max_prompt_tokens: about how long a prompt may be.
         task: the session's task that it proposes for, as the transcript names it.
@@ -60,17 +54,14 @@ class LLMProposer(ModelProposer):
         machine: Machine,
         check: Check,
         fallback: Proposer,
-        explain: Callable[[Program], str] = lambda program: "",
-        named_blocks: Callable[[Program], Sequence[NamedBlock]] = lambda program: (),
-        brings: Callable[[Program, Sequence[Decision]], Brings] = lambda program, table: {},
+        facts: Callable[[Program, Sequence[Decision]], ProgramFacts] = lambda program, table: ProgramFacts(),
         context_depth: int = 2,
         max_prompt_tokens: int = DEFAULT_PROMPT_TOKENS,
         task: str = "",
     ) -> None:
         self.model, self._fallback, self._task = model, fallback, task
         self._kernel, self._machine = kernel, machine
-        self._check, self._explain, self._brings = check, explain, brings
-        self._named_blocks = named_blocks
+        self._check, self._facts = check, facts
         self._context_depth = context_depth
         self._max_prompt_tokens = max_prompt_tokens
         self._refused = Refusals(check)
@@ -122,11 +113,9 @@ class LLMProposer(ModelProposer):
         messages = build_prompt(
             context,
             num,
+            self._facts(program, context.table),
             kernel=self._kernel,
             machine=self._machine,
-            analysis=self._explain(program),
-            brings=self._brings(program, context.table),
-            blocks=self._named_blocks(program) if self._kernel.takes_primitives else (),
             refused=self._refused.of(program),
             context_depth=self._context_depth,
             max_tokens=self._max_prompt_tokens,
