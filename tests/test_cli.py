@@ -321,7 +321,7 @@ def test_a_run_without_a_library_says_how_to_get_one(fake: Callable[..., None], 
         done = reasonc(*command)
         assert done.code == 2
         assert "`run` has no library yet; go on with `reasonc resume run`" in done.err
-    assert "nothing has been measured and verified" in reasonc("report", "run").out
+    assert "no program has been measured and verified" in reasonc("report", "run").out
 
 
 @pytest.mark.parametrize(
