@@ -11,138 +11,106 @@ import difflib
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 from reasoning_compiler.core.costs import typical_costs
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.core.machines import Machine
 from reasoning_compiler.machine.targets import VectorUnit
 
-_KIB, _MIB = 1 << 10, 1 << 20
-_GIGA = 1e9
-
 _AVX2 = VectorUnit("avx2", 32, 16)
 _AVX512 = VectorUnit("avx512", 64, 32)
 _NEON = VectorUnit("neon", 16, 32)
-_X86_FEATURES = ("avx", "avx2", "bmi", "bmi2", "f16c", "fma")
-_AMX_FEATURES = ("amx-bf16", "amx-int8", "amx-tile")
-_AVX512_FEATURES = ("avx512bf16", "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512fp16", "avx512vl", "avx512vnni")
+_LINUX, _LINUX_ON_ARM, _MACOS = "x86_64-linux-gnu", "aarch64-linux-gnu", "arm64-apple-macos"
+_X86 = ("avx", "avx2", "bmi", "bmi2", "f16c", "fma")
+_AVX512_AND_AMX = (
+    *("amx-bf16", "amx-int8", "amx-tile"),
+    *("avx512bf16", "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512fp16", "avx512vl", "avx512vnni", "avxvnni"),
+)
+_NEOVERSE = ("dotprod", "fullfp16", "lse", "neon")
+_APPLE = ("bf16", "dotprod", "fullfp16", "i8mm", "lse", "neon")
 
 
-def _machine(
-    name: str,
-    unit: VectorUnit,
-    *,
-    num_cores: int,
-    clock_ghz: float,
-    fma_per_cycle: int,
-    caches_bytes: tuple[int, int, int],
-    bandwidth_gb_per_sec: float,
-    triple: str,
-    cpu: str,
-    features: tuple[str, ...],
-    cache_line_bytes: int = 64,
-    attributes: tuple[str, ...] = (),
-) -> Machine:
-    target = {"kind": "llvm", "mtriple": triple, "mcpu": cpu, "num-cores": num_cores}
-    lanes = unit.vector_bytes // 4
-    l1, l2, l3 = caches_bytes
-    return Machine(
-        name=name,
-        num_cores=num_cores,
-        isa=unit.isa,
-        vector_bytes=unit.vector_bytes,
-        num_vector_registers=unit.num_registers,
-        fma_per_cycle=fma_per_cycle,
-        l1_bytes=l1,
-        l2_bytes=l2,
-        l3_bytes=l3,
-        cache_line_bytes=cache_line_bytes,
-        peak_flops=num_cores * clock_ghz * _GIGA * fma_per_cycle * lanes * 2,
-        bandwidth_bytes_per_sec=bandwidth_gb_per_sec * _GIGA,
-        target=json.dumps(target | ({"mattr": list(attributes)} if attributes else {})),
-        costs=typical_costs(unit.isa),
-        features=features,
-    )
+class _Published(NamedTuple):
+    """What is published of a machine.
+
+    Args:
+        unit: its vector unit.
+        num_cores: physical ones.
+        clock_ghz: that all of them sustain.
+        fma_per_cycle: multiply-adds of a core.
+        caches: KiB of the first and second level of a core, MiB of the last one.
+        bandwidth_gb_per_sec: of its memory.
+        triple: LLVM's name of its system.
+        cpu: LLVM's name of the CPU.
+        features: its extensions, by LLVM's names.
+        cache_line_bytes: of all its caches.
+        attributes: of its target.
+    """
+
+    unit: VectorUnit
+    num_cores: int
+    clock_ghz: float
+    fma_per_cycle: int
+    caches: tuple[int, int, int]
+    bandwidth_gb_per_sec: float
+    triple: str
+    cpu: str
+    features: tuple[str, ...]
+    cache_line_bytes: int = 64
+    attributes: tuple[str, ...] = ()
+
+    def machine(self, name: str) -> Machine:
+        """Returns the machine, under a name."""
+        target = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.cpu, "num-cores": self.num_cores}
+        flops_per_cycle = self.fma_per_cycle * (self.unit.vector_bytes // 4) * 2
+        l1_kib, l2_kib, l3_mib = self.caches
+        return Machine(
+            name=name,
+            num_cores=self.num_cores,
+            isa=self.unit.isa,
+            vector_bytes=self.unit.vector_bytes,
+            num_vector_registers=self.unit.num_registers,
+            fma_per_cycle=self.fma_per_cycle,
+            l1_bytes=l1_kib << 10,
+            l2_bytes=l2_kib << 10,
+            l3_bytes=l3_mib << 20,
+            cache_line_bytes=self.cache_line_bytes,
+            peak_flops=self.num_cores * self.clock_ghz * 1e9 * flops_per_cycle,
+            bandwidth_bytes_per_sec=self.bandwidth_gb_per_sec * 1e9,
+            target=json.dumps(target | ({"mattr": list(self.attributes)} if self.attributes else {})),
+            costs=typical_costs(self.unit.isa),
+            features=tuple(sorted(self.features)),
+        )
 
 
-_MACHINES = (
-    _machine(
-        "graviton2",
-        _NEON,
-        num_cores=64,
-        clock_ghz=2.5,
-        fma_per_cycle=2,
-        caches_bytes=(64 * _KIB, 1 * _MIB, 32 * _MIB),
-        bandwidth_gb_per_sec=204.8,  # 8 × DDR4-3200
-        triple="aarch64-linux-gnu",
-        cpu="neoverse-n1",
-        features=("dotprod", "fullfp16", "lse", "neon"),
-    ),
-    _machine(
-        "epyc-7r13",
-        _AVX2,
-        num_cores=48,
-        clock_ghz=3.6,
-        fma_per_cycle=2,
-        caches_bytes=(32 * _KIB, 512 * _KIB, 192 * _MIB),
-        bandwidth_gb_per_sec=204.8,  # 8 × DDR4-3200
-        triple="x86_64-linux-gnu",
-        cpu="znver3",
-        features=_X86_FEATURES,
-    ),
-    _machine(
-        "m2-pro",
-        _NEON,
-        num_cores=8,
-        clock_ghz=3.5,
-        fma_per_cycle=4,
-        caches_bytes=(128 * _KIB, 4 * _MIB, 24 * _MIB),
-        bandwidth_gb_per_sec=200.0,  # 256 bits of LPDDR5-6400
-        triple="arm64-apple-macos",
-        cpu="apple-m2",
-        features=("bf16", "dotprod", "fullfp16", "i8mm", "lse", "neon"),
-        cache_line_bytes=128,
-    ),
-    _machine(
-        "core-i9",
-        _AVX2,
-        num_cores=8,
-        clock_ghz=4.7,
-        fma_per_cycle=2,
-        caches_bytes=(32 * _KIB, 256 * _KIB, 16 * _MIB),
-        bandwidth_gb_per_sec=42.7,  # 2 × DDR4-2666
-        triple="x86_64-linux-gnu",
-        cpu="skylake",
-        features=_X86_FEATURES,
-    ),
-    _machine(
-        "xeon-e3",
-        _AVX2,
-        num_cores=4,
-        clock_ghz=3.5,
-        fma_per_cycle=2,
-        caches_bytes=(32 * _KIB, 256 * _KIB, 8 * _MIB),
-        bandwidth_gb_per_sec=34.1,  # 2 × DDR4-2133
-        triple="x86_64-linux-gnu",
-        cpu="skylake",
-        features=_X86_FEATURES,
-    ),
-    _machine(
-        "xeon-8480",
+_PUBLISHED = {
+    # 8 × DDR4-3200
+    "graviton2": _Published(_NEON, 64, 2.5, 2, (64, 1024, 32), 204.8, _LINUX_ON_ARM, "neoverse-n1", _NEOVERSE),
+    # 8 × DDR4-3200
+    "epyc-7r13": _Published(_AVX2, 48, 3.6, 2, (32, 512, 192), 204.8, _LINUX, "znver3", _X86),
+    # 256 bits of LPDDR5-6400
+    "m2-pro": _Published(_NEON, 8, 3.5, 4, (128, 4096, 24), 200.0, _MACOS, "apple-m2", _APPLE, 128),
+    # 2 × DDR4-2666
+    "core-i9": _Published(_AVX2, 8, 4.7, 2, (32, 256, 16), 42.7, _LINUX, "skylake", _X86),
+    # 2 × DDR4-2133
+    "xeon-e3": _Published(_AVX2, 4, 3.5, 2, (32, 256, 8), 34.1, _LINUX, "skylake", _X86),
+    # 8 × DDR5-4800
+    "xeon-8480": _Published(
         _AVX512,
-        num_cores=56,
-        clock_ghz=3.0,
-        fma_per_cycle=2,
-        caches_bytes=(48 * _KIB, 2 * _MIB, 105 * _MIB),
-        bandwidth_gb_per_sec=307.2,  # 8 × DDR5-4800
-        triple="x86_64-linux-gnu",
-        cpu="sapphirerapids",
-        features=tuple(sorted((*_X86_FEATURES, *_AMX_FEATURES, *_AVX512_FEATURES, "avxvnni"))),
+        56,
+        3.0,
+        2,
+        (48, 2048, 105),
+        307.2,
+        _LINUX,
+        "sapphirerapids",
+        _X86 + _AVX512_AND_AMX,
         attributes=("-prefer-256-bit",),
     ),
-)
+}
 
-PRESETS: Mapping[str, Machine] = MappingProxyType({machine.name: machine for machine in _MACHINES})
+PRESETS: Mapping[str, Machine] = MappingProxyType({name: row.machine(name) for name, row in _PUBLISHED.items()})
 """Machines by name, the paper's platforms first."""
 
 PRESET_NOTES: Mapping[str, str] = MappingProxyType(
