@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from reasoning_compiler.core.programs import ChoiceDomain, Decision, Transformation, Value
+from reasoning_compiler.core.records import Record
 from reasoning_compiler.proposer.llm.loose_json import Found, find_containers
 from reasoning_compiler.proposer.llm.primitives import read_primitives
 from reasoning_compiler.proposer.llm.values import clip, coerce, free_value, plain_name, shown
@@ -55,7 +56,7 @@ _REFUSAL = re.compile(
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Record):
     """One transformation as the model wrote it, and what became of it.
 
     Args:
@@ -78,13 +79,7 @@ class Outcome:
     program: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        edits = self.transformation.to_json() if self.transformation is not None else None
-        return {k: v for k, v in vars(self).items() if k not in ("node", "program")} | {"transformation": edits}
-
-    @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> Outcome:
-        edits = obj.get("transformation")
-        return cls(**(obj | {"transformation": Transformation.from_json(edits) if edits else None}))
+        return {name: value for name, value in super().to_json().items() if name not in ("node", "program")}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from reasoning_compiler.core.records import Record
 from reasoning_compiler.proposer.llm.prices import Usage
 
 CallFailureKind = Literal[
@@ -34,7 +35,7 @@ CHARS_PER_TOKEN = 3
 
 
 @dataclass(frozen=True)
-class Message:
+class Message(Record):
     """One message of a conversation with a model."""
 
     role: Role
@@ -42,7 +43,7 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class Attempt(Record):
     """A try of a call that failed.
 
     Args:

@@ -7,10 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from reasoning_compiler.core.errors import UsageError
+from reasoning_compiler.core.records import Record
 
 
 @dataclass(frozen=True)
-class Usage:
+class Usage(Record):
     """The tokens of one call.
 
     Args:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from reasoning_compiler.core.errors import JournalError
 from reasoning_compiler.core.programs import Transformation
+from reasoning_compiler.core.records import Record
 from reasoning_compiler.core.whole_files import writing
 from reasoning_compiler.proposer.llm.answer import Outcome
 from reasoning_compiler.proposer.llm.budget import Spending
@@ -26,7 +27,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Question:
+class Question(Record):
     """What a model is asked, and for which node.
 
     Args:
@@ -83,18 +84,9 @@ class Exchange(Question):
         """Whether the longest answer allowed was spent on hidden reasoning."""
         return self.answer is not None and self.finish == "length" and not self.answer.strip()
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"outcomes": [o.to_json() for o in self.outcomes]}
-
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> Exchange:
-        records = {
-            "messages": tuple(Message(**m) for m in obj["messages"]),
-            "usage": Usage(**obj["usage"]),
-            "attempts": tuple(Attempt(**a) for a in obj["attempts"]),
-            "outcomes": tuple(Outcome.from_json(o) for o in obj["outcomes"]),
-        }
-        return cls(**({"task": ""} | obj | records))
+        return super().from_json({"task": ""} | obj)
 
 
 class Transcript:
