@@ -13,9 +13,9 @@ def cpu_quota(*, cgroup_dir: Path = _CGROUP_DIR, own_cgroups: Path = _OWN_CGROUP
     """Returns the CPUs that the control groups of this process allow, as a fraction; None for no limit."""
     limits = []
     for folder in _folders("cpu", cgroup_dir, own_cgroups):
-        quota, _, period = _read(folder / "cpu.max").partition(" ")
+        quota, _, period = read_text(folder / "cpu.max").partition(" ")
         if not quota:
-            quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+            quota, period = read_text(folder / "cpu.cfs_quota_us"), read_text(folder / "cpu.cfs_period_us")
         if quota.isdigit() and period.isdigit():  # not where it is "max" or -1
             limits.append(int(quota) / int(period))
     return min(limits, default=None)
@@ -25,7 +25,7 @@ def memory_limit_bytes(*, cgroup_dir: Path = _CGROUP_DIR, own_cgroups: Path = _O
     """Returns the bytes of memory that the control groups of this process allow; None for no limit."""
     limits = []
     for folder in _folders("memory", cgroup_dir, own_cgroups):
-        limit = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")
+        limit = read_text(folder / "memory.max") or read_text(folder / "memory.limit_in_bytes")
         if limit.isdigit():
             limits.append(int(limit))
     return min(limits, default=None)
@@ -33,7 +33,7 @@ def memory_limit_bytes(*, cgroup_dir: Path = _CGROUP_DIR, own_cgroups: Path = _O
 
 def _folders(controller: str, cgroup_dir: Path, own_cgroups: Path) -> Iterator[Path]:
     """Yields the folders of our own groups (version 1 or 2) and their ancestors: any may hold a limit."""
-    for line in _read(own_cgroups).splitlines():
+    for line in read_text(own_cgroups).splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
             mounts = [cgroup_dir, cgroup_dir / "unified"]
@@ -48,7 +48,8 @@ def _folders(controller: str, cgroup_dir: Path, own_cgroups: Path) -> Iterator[P
                 yield mount.joinpath(*parts[:depth])
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Returns what a file of the system says, without space around it; empty where it cannot be read."""
     try:
         return path.read_text().strip()
     except OSError:

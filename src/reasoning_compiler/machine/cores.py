@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from reasoning_compiler.core.errors import UsageError
-from reasoning_compiler.machine.cgroup import cpu_quota
+from reasoning_compiler.machine.cgroup import cpu_quota, read_text
 
 _CPU_DIR = Path("/sys/devices/system/cpu")
 
@@ -56,9 +56,5 @@ def one_cpu_per_core(cpus: Iterable[int], *, cpu_dir: Path = _CPU_DIR) -> list[i
 
 
 def _core_name(cpu: int, cpu_dir: Path) -> str:
-    for siblings in ("core_cpus_list", "thread_siblings_list"):
-        try:
-            return (cpu_dir / f"cpu{cpu}" / "topology" / siblings).read_text().strip()
-        except OSError:
-            continue
-    return str(cpu)
+    topology = cpu_dir / f"cpu{cpu}" / "topology"
+    return read_text(topology / "core_cpus_list") or read_text(topology / "thread_siblings_list") or str(cpu)

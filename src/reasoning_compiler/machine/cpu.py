@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from reasoning_compiler.machine.cgroup import read_text
 from reasoning_compiler.machine.cores import allowed_cpus, one_cpu_per_core
 
 _KIB = 1024
@@ -78,7 +79,7 @@ def read_cpu() -> Cpu:
     if sys.platform == "darwin":
         name = _sysctl("machdep.cpu.brand_string")
         return Cpu(name, _hash(name, platform.machine()), frozenset(), _darwin_caches())
-    fields = _first_processor(_read(_CPUINFO))
+    fields = _first_processor(read_text(_CPUINFO))
     name = fields.get("model name", "")
     flags = fields.get("flags") or fields.get("Features") or ""
     identity = _hash(platform.machine(), *(fields.get(key, "") for key in _IDENTITY))
@@ -114,11 +115,11 @@ def linux_caches(cpus: list[int], *, cpu_dir: Path = _CPU_DIR) -> Caches:
     seen = set()
     for cpu in cpus:
         for index in sorted((cpu_dir / f"cpu{cpu}" / "cache").glob("index*")):
-            level, kind = _read(index / "level"), _read(index / "type")
-            size, sharers = _size_bytes(_read(index / "size")), _read(index / "shared_cpu_list")
+            level, kind = read_text(index / "level"), read_text(index / "type")
+            size, sharers = _size_bytes(read_text(index / "size")), read_text(index / "shared_cpu_list")
             if kind == "Instruction" or size == 0:
                 continue
-            line = line or int(_read(index / "coherency_line_size") or 0)
+            line = line or int(read_text(index / "coherency_line_size") or 0)
             if level == "1":
                 l1 = l1 or size
             elif level == "2":
@@ -169,10 +170,3 @@ def _sysctl(name: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
