@@ -143,14 +143,13 @@ def test_the_best_of_a_batch_is_checked_also_where_that_waits_for_its_end(
             for secs, ran in zip((3.0, 1.0, 2.0), race(given, **kwargs), strict=True):
                 yield replace(ran, measurement=replace(ran.measurement, latencies_secs=(secs,), cut=False))
 
-        def check(kernel: Kernel) -> Failure | None:
+        def check(kernel: Kernel, untuned: Any) -> Failure | None:
             checked.append(kernels.index(kernel))
             return Failure("wrong_result", "planted") if checked[-1] == 1 else None
 
         monkeypatch.setattr(instrument._bench, "race", in_these_times)
         monkeypatch.setattr(instrument._bench, "check_secs", lambda secs: 0.5)
         monkeypatch.setattr(instrument._bench, "check", check)
-        monkeypatch.setattr(instrument._bench, "failing_sets", lambda artifact, but: [])
         results = instrument.measure(
             [scheduled(GEMM, tile=tile) for tile in (8, 16, 32)],
             best_secs=None,

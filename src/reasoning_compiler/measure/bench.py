@@ -62,6 +62,9 @@ class Bench:
         self._clock = clock
         self._runners, self._num_runners = executor.runners, executor.num_runners
         self._data = Data(workload, target, seed, executor)
+        self._tried_sets: set[str] = set()
+        self.left_out_sets: list[str] = []
+        """Input sets on which nothing is verified, since the untuned program itself is not right on them."""
 
     @property
     def has_reference(self) -> bool:
@@ -79,48 +82,41 @@ class Bench:
         """What the user should know of the reference, a line each."""
         return self._data.notices
 
-    def check(self, kernel: Kernel) -> Failure | None:
+    def check(self, kernel: Kernel, untuned: Callable[[], Kernel | None]) -> Failure | None:
         """Returns why a kernel is wrong on other inputs or when run again, None if it is right.
 
         It is run on NaN, whose results are not looked at but which lie in its memory afterwards, on every input set of
-        the workload, and repeatedly on the inputs that it is timed on.
+        the workload, and repeatedly on the inputs that it is timed on. An input set says nothing if the untuned program
+        fails on it too, which is tried when it first matters; it is left out from then on.
 
         Args:
             kernel: one that `run` has found right.
+            untuned: returns the untuned program, which need not be right on the usual inputs; None where it fails.
         """
         if not self.has_reference:
             return None
         self.wait_until_ready()
-        return self._check(kernel, self._data.sets())
+        failure = self._check(kernel, self._sets())
+        if failure is None or failure.kind == "device":
+            return failure
+        untried = [each for each in self._sets() if each.name not in self._tried_sets]
+        if not untried or self._check(kernel, []) is not None:
+            return failure
+        failing = [each for each in untried if self._check(kernel, [each]) is not None]
+        known = untuned() if failing else None
+        if known is None:
+            return failure
+        self._tried_sets.update(each.name for each in failing)
+        left_out = [each.name for each in failing if self._check(known, [each], again=False) is not None]
+        self.left_out_sets += left_out
+        return self._check(kernel, self._sets()) if left_out else failure
 
     def check_secs(self, latency_secs: float) -> float:
         """Returns roughly how long `check` takes of a program with that latency."""
-        return latency_secs * (1 + len(self._data.sets()))
+        return latency_secs * (1 + len(self._sets()))
 
-    def failing_sets(self, kernel: Kernel, *, but: Collection[str]) -> list[str]:
-        """Returns the names of the input sets on which a kernel fails; none where it also fails without them.
-
-        Args:
-            kernel: one that `check` has found wrong.
-            but: names of sets that need not be tried.
-        """
-        sets = [each for each in self._data.sets() if each.name not in but]
-        if not sets or self._check(kernel, []) is not None:
-            return []
-        return [each.name for each in sets if self._check(kernel, [each]) is not None]
-
-    def try_sets(self, untuned: Kernel, *, only: Collection[str]) -> list[str]:
-        """Leaves out the input sets on which the untuned program itself is not right; returns their names.
-
-        Args:
-            untuned: the untuned program, which need not be right on the usual inputs.
-            only: the names of the sets to try.
-        """
-        self.wait_until_ready()
-        tried = [each for each in self._data.sets() if each.name in only]
-        left_out = [each.name for each in tried if self._check(untuned, [each], again=False) is not None]
-        self._data.leave_out_sets(left_out)
-        return left_out
+    def _sets(self) -> list[InputSet]:
+        return [each for each in self._data.sets() if each.name not in self.left_out_sets]
 
     def _check(self, kernel: Kernel, sets: list[InputSet], *, again: bool = True) -> Failure | None:
         """Returns why a kernel is wrong on input sets, or where it is run `again` on the usual inputs."""

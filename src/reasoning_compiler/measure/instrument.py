@@ -80,8 +80,6 @@ class Instrument:
         self._executor = executor
         self._untuned: Measured | None = None
         self._inexact = ""
-        self._tried_sets: set[str] = set()
-        self._left_out_sets: list[str] = []
         self._checked: set[Path] = set()
         self._kernels: dict[Path, Kernel] = {}
         self._incumbent: tuple[Path, float] | None = None
@@ -237,7 +235,7 @@ class Instrument:
             same=compare(first, second),
             spread=(high - low) / 2 / both[len(both) // 2],
             drift=tuple(self._drift),
-            left_out=tuple(self._left_out_sets),
+            left_out=tuple(self._bench.left_out_sets),
             inexact=self._inexact,
         )
 
@@ -278,10 +276,7 @@ class Instrument:
             self._incumbent, self._slower = (artifact, results[fastest].measurement.latency_secs), 1.0
 
     def _why_wrong(self, artifact: Path) -> Failure | None:
-        """Returns why a library is wrong on an input set or when it is run again; None where it is right.
-
-        An input set says nothing of a program if the untuned one fails on it, which is tried when it first matters.
-        """
+        """Returns why a library is wrong on an input set or when it is run again; None where it is right."""
         if artifact in self._checked:
             return None
         try:
@@ -289,19 +284,14 @@ class Instrument:
         except (OSError, UsageError) as error:
             return Failure("build", str(error))
         with self._clock.stage("verify"):
-            failure = self._bench.check(kernel)
-            if failure is not None and failure.kind != "device":
-                failing = self._bench.failing_sets(kernel, but=self._tried_sets)
-                untuned = self._untuned or (self.measure_untuned() if failing else None)
-                if failing and untuned is not None and untuned.artifact is not None:
-                    left_out = self._bench.try_sets(self._kernels[untuned.artifact], only=failing)
-                    self._tried_sets.update(failing)
-                    self._left_out_sets += left_out
-                    if left_out:
-                        failure = self._bench.check(kernel)
+            failure = self._bench.check(kernel, self._untuned_kernel)
         if failure is None:
             self._checked.add(artifact)
         return failure
+
+    def _untuned_kernel(self) -> Kernel | None:
+        untuned = self._untuned or self.measure_untuned()
+        return None if untuned.artifact is None else self._kernels[untuned.artifact]
 
     def _time_incumbent_again(self) -> float:
         """Returns by which factor the machine is slower than when the best so far was measured, at least 1."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,6 @@ class Data:
         self._usual: Future[_Usual] = self._thread.submit(self._put_usual, seed)
         self._workspaces: Future[str | None] = self._thread.submit(self._put_workspaces, executor.new_folder())
         self._sets: Future[list[InputSet]] = self._thread.submit(self._put_sets, seed)
-        self._kept_sets: list[InputSet] | None = None
         self._waits_until: float | None = None
 
     @property
@@ -90,13 +88,7 @@ class Data:
 
     def sets(self) -> list[InputSet]:
         """Returns the input sets; waits until they are there."""
-        if self._kept_sets is None:
-            self._kept_sets = self._sets.result()
-        return self._kept_sets
-
-    def leave_out_sets(self, names: Sequence[str]) -> None:
-        """Leaves out these input sets."""
-        self._kept_sets = [each for each in self._kept_sets or [] if each.name not in names]
+        return self._sets.result()
 
     def close(self) -> None:
         """Stops what is still computed, and drops what the store holds. May be called again."""
