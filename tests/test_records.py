@@ -293,10 +293,10 @@ def test_a_stage_ends_with_an_exception(clock: Clock) -> None:
 
     with watch.stage("outer"):
         with pytest.raises(KeyError):
-            watch.timed("inner", fail)(3)
+            watch.stage("inner")(fail)(3)
         clock.now += 1
     assert watch.take() == {"inner": 3.0, "outer": 1.0}
-    assert watch.timed("inner", max)(2, 7) == 7
+    assert watch.stage("inner")(max)(2, 7) == 7
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12))

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class PhaseTimer:
@@ -26,7 +22,7 @@ class PhaseTimer:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Counts the time until the block's end, inner stages excepted, as that stage's."""
+        """Counts the time until the block's end, or of a decorated function's calls, inner stages excepted."""
         if threading.get_ident() != self._owner:
             yield
             return
@@ -37,15 +33,6 @@ class PhaseTimer:
         finally:
             self._switch()
             self._running.pop()
-
-    def timed(self, name: str, function: Callable[P, R]) -> Callable[P, R]:
-        """Returns the function, its calls counted as a stage."""
-
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            with self.stage(name):
-                return function(*args, **kwargs)
-
-        return call
 
     def move(self, secs: float, *, source: str, to: str) -> None:
         """Counts seconds as another stage's than the one that they were counted as."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from reasoning_compiler.core.errors import IllegalProgramError
@@ -90,7 +90,7 @@ class Model:
             example=_example(space) if space.takes_primitives else (),
             peak=task.peak,
         )
-        brought = Brought(space)
+        brought = brought_by(space)
 
         def facts(program: Program, table: Sequence[Decision]) -> ProgramFacts:
             analysis = "" if program.is_untuned else task.analyze(program).describe()
@@ -138,40 +138,31 @@ def _example(space: SharedSpace) -> tuple[Primitive, ...]:
     return worked_example(space.named_blocks(UNTUNED), accepts)
 
 
-class Brought:
-    """What each other structure of a program would bring with it, looked up once for each.
+def brought_by(space: SharedSpace) -> Callable[[Program, Sequence[Decision]], Brings]:
+    """Returns a function that says what each other structure of a program would bring with it.
 
-    Args:
-        space: of the task.
+    Given a program (the untuned one stands for the start program) and its decisions, it returns the decisions that come
+    with each other value of each structure decision, and what they would be. Each value is looked up once.
     """
+    known: dict[tuple[str, Value], tuple[tuple[str, Value], ...]] = {}
 
-    def __init__(self, space: SharedSpace) -> None:
-        self._space = space
-        self._known: dict[tuple[str, Value], tuple[tuple[str, Value], ...]] = {}
-
-    def __call__(self, program: Program, table: Sequence[Decision]) -> Brings:
-        """Returns the decisions that come with each other value of each structure decision, and what they would be.
-
-        Args:
-            program: it is asked about; the untuned one stands for the start program.
-            table: its decisions.
-        """
-        structures = [d for d in table if d.kind == "structure" and isinstance(d.domain, ChoiceDomain)]
-        others = [(d.name, value) for d in structures for value in d.domain.values if value != d.value]
-        for name, value in others:
-            if (name, value) not in self._known:
-                self._known[name, value] = self._new(program, table, name, value)
-        return {other: self._known[other] for other in others}
-
-    def _new(
-        self, program: Program, table: Sequence[Decision], name: str, value: Value
-    ) -> tuple[tuple[str, Value], ...]:
+    def new(program: Program, table: Sequence[Decision], other: tuple[str, Value]) -> tuple[tuple[str, Value], ...]:
         try:
-            edited = self._space.edit(program, Transformation(((name, value),)))
+            edited = space.edit(program, Transformation((other,)))
         except IllegalProgramError:
             return ()
         present = {decision.name for decision in table}
         return tuple((name, value) for name, value in edited.decisions if name not in present)
+
+    def brings(program: Program, table: Sequence[Decision]) -> Brings:
+        structures = [d for d in table if d.kind == "structure" and isinstance(d.domain, ChoiceDomain)]
+        others = [(d.name, value) for d in structures for value in d.domain.values if value != d.value]
+        for other in others:
+            if other not in known:
+                known[other] = new(program, table, other)
+        return {other: known[other] for other in others}
+
+    return brings
 
 
 def space_notes(task: Task) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from threading import RLock
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,9 +30,6 @@ from reasoning_compiler.space.space import Space
 
 if TYPE_CHECKING:
     from reasoning_compiler.workload import Workload
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 def with_threads(machine: Machine, threads: int) -> Machine:
@@ -81,30 +79,29 @@ class SharedSpace:
         self.lock = RLock()
         self.start: Program = space.start
         self.takes_primitives = space.takes_primitives
-        self.table = clock.timed("apply", self._one_at_a_time(space.table))
-        self.edit = clock.timed("apply", self._one_at_a_time(space.edit))
-        self.why_not = clock.timed("apply", self._one_at_a_time(space.why_not))
-        self.sample = clock.timed("apply", self._one_at_a_time(space.sample))
-        self.nests = clock.timed("apply", self._one_at_a_time(space.nests))
-        self.schedule = clock.timed("apply", self._one_at_a_time(space.schedule))
-        self.named_blocks = clock.timed("apply", self._one_at_a_time(space.named_blocks))
+        self.table = clock.stage("apply")(self._alone()(space.table))
+        self.edit = clock.stage("apply")(self._alone()(space.edit))
+        self.why_not = clock.stage("apply")(self._alone()(space.why_not))
+        self.sample = clock.stage("apply")(self._alone()(space.sample))
+        self.nests = clock.stage("apply")(self._alone()(space.nests))
+        self.schedule = clock.stage("apply")(self._alone()(space.schedule))
+        self.named_blocks = clock.stage("apply")(self._alone()(space.named_blocks))
 
     @property
     def sizings(self) -> tuple[Sizing, ...]:
-        with self.lock, uninterrupted():
+        with self._alone():
             return self._space.sizings
 
     @property
     def tile_groups(self) -> tuple[TileGroup, ...]:
-        with self.lock, uninterrupted():
+        with self._alone():
             return self._space.tile_groups
 
-    def _one_at_a_time(self, function: Callable[P, R]) -> Callable[P, R]:
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            with self.lock, uninterrupted():
-                return function(*args, **kwargs)
-
-        return call
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps other threads, and Ctrl-C, waiting until the block's end, or that of a decorated call."""
+        with self.lock, uninterrupted():
+            yield
 
 
 class SharedProposer:
@@ -112,7 +109,7 @@ class SharedProposer:
 
     def __init__(self, proposer: Proposer, lock: RLock, clock: PhaseTimer) -> None:
         self.name = proposer.name
-        self._propose, self._lock = clock.timed("propose", proposer.propose), lock
+        self._propose, self._lock = clock.stage("propose")(proposer.propose), lock
 
     def propose(self, context: Context, num: int, rng: np.random.Generator) -> Proposal:
         """See `Proposer.propose`."""
