@@ -49,7 +49,7 @@ def _judge(workload: Any, func: Any, executor: LocalExecutor, *, times: int) -> 
         runner = Runner(executor.store, lambda *limit, **instead: None, lambda **facts: None)
         runner.prepare(key="workload", **data.payload())
         on = {"workload": "workload", "kernel": Kernel(built["code"], built["signature"]), "verify": True}
-        race = Race(repeats=3, max_repeats=3, min_timing_secs=1e-4)
+        race = Race(repeats=3, min_timing_secs=1e-4)
         try:
             runner.run(**on, race=race)
             runner.check(**on, sets=data.sets(), inputs=data.inputs())

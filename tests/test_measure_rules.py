@@ -31,11 +31,11 @@ class TestRacing:
         assert said == ["again", "again", "again", "again", "enough"]
 
     def test_a_hopeless_first_run_ends_the_race(self) -> None:
-        race = Race(best_secs=0.1, cut_ratio=1.5)
+        race = Race(best_secs=0.1)
         assert verdict(race, 0.24, []) == "cut"
 
     def test_a_first_run_that_a_neighbour_may_have_disturbed_does_not(self) -> None:
-        race = Race(best_secs=0.1, cut_ratio=1.5)
+        race = Race(best_secs=0.1)
         assert verdict(race, 0.2, []) == "again"
         assert verdict(race, 0.2, [0.16]) == "cut"
         assert verdict(race, 0.2, [0.14]) == "again"
@@ -50,7 +50,7 @@ class TestRacing:
         assert verdict(race, 0.11, [0.11] * 3) == "again"
 
     def test_timings_that_disagree_are_repeated_until_they_agree_or_are_too_many(self) -> None:
-        race = Race(repeats=5, max_repeats=15, precision=0.02, budget_secs=100)
+        race = Race(repeats=5, budget_secs=100)
         agreeing, disagreeing = [0.1, 0.1001, 0.0999, 0.1, 0.1002], [0.1, 0.13, 0.11, 0.12, 0.105]
         assert verdict(race, 0.1, agreeing) == "enough"
         assert verdict(race, 0.1, disagreeing) == "again"

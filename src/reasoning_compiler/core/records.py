@@ -39,9 +39,9 @@ def plain(value: Any) -> Any:
 
 
 def read_all(annotated: type | Callable[..., Any], obj: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a class, or the keyword arguments of a function, from JSON. Raises KeyError for others."""
+    """Returns the fields of a class, or the keyword arguments of a function, from JSON."""
     kinds = _kinds(annotated)
-    return {name: _read(kinds[name], value) for name, value in obj.items()}
+    return {name: _read(kinds.get(name, Any), value) for name, value in obj.items()}
 
 
 _kinds = cache(get_type_hints)

@@ -42,11 +42,9 @@ def compare(first_secs: Sequence[float], second_secs: Sequence[float]) -> Compar
     can_tell = outside > 0
     low, high = (means[outside - 1], means[-outside]) if can_tell else (min(logs), max(logs))
     ratio, low, high = (math.exp(value) for value in (np.median(means), low, high))
-    if can_tell and high < 1 and ratio < 1 - NEGLIGIBLE:
-        return Comparison("faster", ratio, low, high, len(pairs))
-    if can_tell and low > 1 and ratio > 1 + NEGLIGIBLE:
-        return Comparison("slower", ratio, low, high, len(pairs))
-    return Comparison("no difference", ratio, low, high, len(pairs))
+    is_faster, is_slower = high < 1 and ratio < 1 - NEGLIGIBLE, low > 1 and ratio > 1 + NEGLIGIBLE
+    verdict = "faster" if can_tell and is_faster else "slower" if can_tell and is_slower else "no difference"
+    return Comparison(verdict, ratio, low, high, len(pairs))
 
 
 @cache

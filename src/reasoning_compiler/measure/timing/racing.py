@@ -11,6 +11,12 @@ from typing import Literal
 from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.core.records import Record
 
+CUT_RATIO = 1.5
+"""A program slower than the best by this factor has lost."""
+
+# Where timings of a program that may win disagree, there are at most so many. They agree if half of the median's 95 %
+# interval, over the median, is at most this.
+_MAX_REPEATS, _PRECISION = 15, 0.02
 # What a first run may take beyond a later one: pages are touched for the first time, threads wake up.
 _WARM_UP_SECS = 0.005
 # Beyond this ratio to the best, a few timings are enough: more precision would not make it win.
@@ -29,18 +35,12 @@ class Race(Record):
         repeats: timings of a program that may win, at least.
         budget_secs: no further timing starts when this much time has been spent on timings.
         min_timing_secs: a timing of a shorter kernel is of several runs together, so that it lasts this long.
-        cut_ratio: a program slower than the best by this factor has lost.
-        max_repeats: timings of a program that may win, at most, where they disagree.
-        precision: they agree if half of the median's 95 % interval, over the median, is at most this.
     """
 
     best_secs: float | None = None
     repeats: int = 5
     budget_secs: float = 1.0
     min_timing_secs: float = 0.01
-    cut_ratio: float = 1.5
-    max_repeats: int = 15
-    precision: float = 0.02
 
 
 def verdict(race: Race, first_secs: float, latencies_secs: Sequence[float]) -> Literal["again", "cut", "enough"]:
@@ -54,14 +54,14 @@ def verdict(race: Race, first_secs: float, latencies_secs: Sequence[float]) -> L
     best = race.best_secs
     if not latencies_secs:
         # A neighbour may have disturbed this one run, so it takes a wider margin to end the race.
-        if best is not None and first_secs - _WARM_UP_SECS > race.cut_ratio**2 * best:
+        if best is not None and first_secs - _WARM_UP_SECS > CUT_RATIO**2 * best:
             return "cut"
         return "again" if first_secs < race.budget_secs and race.repeats > 1 else "enough"
     fastest = min(latencies_secs)
-    if best is not None and fastest > race.cut_ratio * best:
+    if best is not None and fastest > CUT_RATIO * best:
         return "cut"
     if len(latencies_secs) >= race.repeats and (
-        len(latencies_secs) >= race.max_repeats or half_width(latencies_secs) <= race.precision
+        len(latencies_secs) >= _MAX_REPEATS or half_width(latencies_secs) <= _PRECISION
     ):
         return "enough"
     if best is not None and fastest > _CONTENDER_RATIO * best and len(latencies_secs) >= _FEW:

@@ -12,7 +12,7 @@ from reasoning_compiler.core.measurements import Measurement
 from reasoning_compiler.core.processes.serving import PREPARE, Action, one_line
 from reasoning_compiler.core.refused import Refused
 from reasoning_compiler.measure.executors.kernels import Kernel, Ran
-from reasoning_compiler.measure.timing.racing import Race, runs_per_timing, verdict
+from reasoning_compiler.measure.timing.racing import CUT_RATIO, Race, runs_per_timing, verdict
 from reasoning_compiler.measure.verification.stored import InputSet, StoredArray, StoredOutputs
 from reasoning_compiler.measure.workers.loaded import DeviceData, LoadedKernel
 from reasoning_compiler.measure.workers.prepared import Prepared
@@ -140,7 +140,7 @@ class Runner:
         verify_secs = data.verify() if verify else data.look_at_fences()
         timed_secs = loaded.packing_secs + first_secs
         latencies: list[float] = []
-        may_win = race.best_secs is None or first_secs <= race.cut_ratio * race.best_secs
+        may_win = race.best_secs is None or first_secs <= CUT_RATIO * race.best_secs
         untouched = takes_buffers  # TVM's buffers, whose pages the first run would have touched
         while (said := verdict(race, first_secs, latencies)) == "again":
             number = runs_per_timing(race, min([first_secs, *latencies]))
