@@ -28,6 +28,11 @@ class Record:
         """
         return cls(**read_all(cls, obj))
 
+    @classmethod
+    def within(cls: type[R], obj: dict[str, Any]) -> R:
+        """Returns the record of an object that holds other things beside its fields. Raises as `from_json`."""
+        return cls.from_json({field.name: obj[field.name] for field in fields(cls) if field.name in obj})
+
 
 def plain(value: Any) -> Any:
     """Returns what JSON can hold of a value that may be a record, or hold some; the `default` of `json.dumps`."""

@@ -116,7 +116,7 @@ def _record(
     space = restricted.space
     programs = list(restricted.programs())
     order = stream(seed, "record").permutation(len(programs))
-    known = {Program.from_json(row) for row in done[1:]}
+    known = {Program.within(row) for row in done[1:]}
     rows = list(done)
     best_secs: float | None = None
 

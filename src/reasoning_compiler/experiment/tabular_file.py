@@ -181,7 +181,7 @@ def _benchmark(header: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Tabula
 
 def _entry(row: dict[str, Any]) -> Entry:
     nests = lru_cache(1)(partial(_nests, row["nests"]))
-    return Entry(Program.from_json(row), _measurement(row["measured"]), nests)
+    return Entry(Program.within(row), _measurement(row["measured"]), nests)
 
 
 def _measurement(obj: list[Any]) -> Measurement:
