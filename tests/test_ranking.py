@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import fields
 from functools import cache
 from itertools import permutations
 from pathlib import Path
@@ -48,7 +49,10 @@ def nest(obj: dict[str, Any]) -> Nest:
     def frozen(value: Any) -> Any:
         return tuple(map(frozen, value)) if isinstance(value, list) else value
 
-    accesses = [Access(**{name: frozen(value) for name, value in access.items()}) for access in obj["accesses"]]
+    known = {field.name for field in fields(Access)}  # what was recorded has a field more
+    accesses = [
+        Access(**{name: frozen(value) for name, value in access.items() if name in known}) for access in obj["accesses"]
+    ]
     return Nest(
         **(
             obj
