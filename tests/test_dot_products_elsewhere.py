@@ -125,7 +125,7 @@ def test_on_arm_the_analysis_counts_its_vectors_and_the_expert_uses_them(name: s
     first = Expert(made, on).propose(of_root(made), 3, np.random.default_rng(0)).transformations[0]
     (label,) = offered(made).values()
     assert dict(first.edits)["C instruction"] == label
-    assert f"{gain:g} times float32's" in first.reasoning
+    assert f"{gain:g}× the float32 rate" in first.reasoning
     program = made.edit(UNTUNED, first)
     chosen = analyze(made.nests(program), on)
     update = next(block for block in chosen.blocks if block.block == "C_update")

@@ -181,7 +181,7 @@ def test_the_analysis_counts_tiles_and_the_expert_fills_their_registers(dtype: s
     chosen = dict(first.edits)
     assert chosen["C instruction"] == label
     assert (chosen["C.i_0 tile"][-1], chosen["C.j_0 tile"][-1]) == (2, 2)
-    assert "4 of 8 tile registers" in first.reasoning and f"{gain} times float32's" in first.reasoning
+    assert "4 accumulators for 8 tile registers" in first.reasoning and f"{gain}× the float32 rate" in first.reasoning
     program = made.edit(UNTUNED, first)
     whole = analyze(made.nests(program), on)
     found = next(block for block in whole.blocks if block.block == "C_update")
