@@ -191,4 +191,4 @@ def test_the_analysis_counts_tiles_and_the_expert_fills_their_registers(dtype: s
     at_least = found.flops / found.peak_flops / found.parallel_efficiency
     assert at_least <= found.compute_secs < 1.35 * at_least
     text = explain_text([Explained("expert's", 1, program, None, whole)], header(machine=on), on)
-    assert "4 tiles of results for 8 tile registers" in text
+    assert "4 tile accumulators for 8 tile registers" in text
