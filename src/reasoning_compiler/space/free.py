@@ -57,11 +57,10 @@ def apply_primitives(
     if len(primitives) + len(done) > MAX_PRIMITIVES:
         there = f"{len(done)} are there, and {len(primitives)} would follow" if done else f"these are {len(primitives)}"
         raise IllegalProgramError(f"a program has at most {MAX_PRIMITIVES} primitives; {there}")
-    before = _buffers(schedule) if primitives else {}
     applied = []
     for primitive in primitives:
         try:
-            applied.append(_apply(schedule, primitive, before))
+            applied.append(_apply(schedule, primitive))
         except IllegalProgramError:
             if primitive not in done:
                 raise
@@ -102,12 +101,11 @@ def apply_what_fits(schedule: Any, primitives: Sequence[Primitive]) -> tuple[Any
         schedule: a part of it may have been changed where one does not fit; the result is the one to go on with.
         primitives: tried one after another.
     """
-    before = _buffers(schedule) if primitives else {}
     kept = []
     for primitive in primitives:
         trial = schedule.copy()
         try:
-            kept.append(_apply(trial, primitive, before))
+            kept.append(_apply(trial, primitive))
         except IllegalProgramError:
             continue
         schedule = trial
@@ -117,7 +115,8 @@ def apply_what_fits(schedule: Any, primitives: Sequence[Primitive]) -> tuple[Any
 # -- one primitive ----------------------------------------------------------------------------------------------------
 
 
-def _apply(schedule: Any, primitive: Primitive, before: Mapping[str, int]) -> Primitive:
+def _apply(schedule: Any, primitive: Primitive) -> Primitive:
+    before = _buffers(schedule)
     try:
         taken = checked(primitive)
     except ValueError as error:
