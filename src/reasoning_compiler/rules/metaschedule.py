@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from reasoning_compiler.codegen.padded_layout import with_padded_layout
+from reasoning_compiler.codegen.operand_layouts import with_operand_layouts
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.ir.marks import NO_RULES
 from reasoning_compiler.machine.toolchain import TVM_ERRORS, import_tvm, last_line
@@ -60,7 +60,7 @@ class MetaSchedule:
             kind = target.kind.name
             raise UsageError(f"MetaSchedule cannot schedule for this `{kind}` target: {last_line(error)}") from error
         self.mod = self.context.mod
-        self.postprocs = with_padded_layout(list(self.context.space_generator.postprocs))
+        self.postprocs = with_operand_layouts(list(self.context.space_generator.postprocs))
 
     def rules(self, kernel: Kernel) -> list[Rule]:
         """Returns its rules in its own order."""

@@ -4,7 +4,7 @@ What a tile reads along the columns of its result it reads in vectors, one after
 
     [..., column // lanes, term // terms, column % lanes, term % terms]
 
-A constant gets its layout ahead of time, from `RewriteLayout` or `padded_layout`; any other operand is copied.
+A constant gets its layout ahead of time, from `RewriteLayout` or `operand_layouts`; any other operand is copied.
 """
 
 from __future__ import annotations

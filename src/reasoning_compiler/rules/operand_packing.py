@@ -8,7 +8,7 @@ each cache. A copy is read as one stream (Goto and van de Geijn, "Anatomy of hig
     for j_0, k: for j_1: B_packed[j_0, k, j_1] = B[k, j_0 * 32 + j_1]     # in parallel
     for i, j_0, k: for j_1: C[i, j_0 * 32 + j_1] += A[i, k] * B_packed[j_0, k, j_1]
 
-The order is known when all tiles are, so a postprocessor makes it (`padded_layout`). The copy is a block like others,
+The order is known when all tiles are, so a postprocessor makes it (`operand_layouts`). The copy is a block like others,
 which the analysis counts.
 """
 

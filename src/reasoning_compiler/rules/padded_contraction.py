@@ -14,7 +14,7 @@ A convolution has no plain indices, which `pad_einsum` asks for. So its image is
 
 Nothing that is summed over is padded, so each element of C is the same sum of the same terms. Rows cost no copy: the
 condition on what they share is decided outside the sums, and no result is stored behind the last row. Columns need a
-copy of the operand that is read along them. A constant is laid out ahead of time anyway (`padded_layout`); any other is
+copy of the operand that is read along them. A constant is laid out ahead of time (`operand_layouts`); any other is
 copied in each call, into the order in which vectors read it, and the copy is a block like others, which the analysis
 counts.
 """

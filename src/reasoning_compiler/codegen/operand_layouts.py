@@ -1,11 +1,10 @@
-"""The layout of constants that are padded on their way or selected by an index from memory, as by an expert's number.
+"""The layout of operands that are copied, ahead of time or in each call: the order in which they are read.
 
-MetaSchedule's `RewriteLayout` lays out nothing that is selected; here all that it may be selected from is, alike.
-
-It takes the block that pads a constant for a copy like its own, and would lay out the constant itself like the padded
-buffer, which has another shape. Here the padded buffer is laid out in the order in which it is read, and the padding is
-what is done ahead of time. What each call copies of operands that are no constants (`operand_packing`) is laid out
-here, too.
+MetaSchedule's `RewriteLayout` copies and lays out constants. It does so for none that is selected by an index from
+memory, as by an expert's number; here all that it may be selected from is laid out, alike. And it takes the block that
+pads a constant for a copy like its own, and would lay out the constant itself like the padded buffer, which has another
+shape; here the padded buffer is laid out, and the padding is what is done ahead of time. What each call copies of
+operands that are no constants (`operand_packing`) is laid out in the same way.
 
 It is a postprocessor and not a pass of the pipeline: layouts are changed by schedule primitives, which the trace
 records, so plain TVM lays out the same.
@@ -22,12 +21,12 @@ from reasoning_compiler.machine.toolchain import import_tvm
 _THEIRS = "RewriteLayout"
 
 
-def with_padded_layout(postprocs: list[Any]) -> list[Any]:
-    """Returns a target's postprocessors with one that knows padded constants in the place of `RewriteLayout`."""
-    return [_padded_layout(each) if type(each).__name__ == _THEIRS else each for each in postprocs]
+def with_operand_layouts(postprocs: list[Any]) -> list[Any]:
+    """Returns a target's postprocessors with one that knows all such copies in the place of `RewriteLayout`."""
+    return [_operand_layouts(each) if type(each).__name__ == _THEIRS else each for each in postprocs]
 
 
-def _padded_layout(theirs: Any) -> Any:
+def _operand_layouts(theirs: Any) -> Any:
     """Returns the postprocessor; it leaves the constants to MetaSchedule's where none is padded or selected.
 
     Args:
@@ -38,7 +37,7 @@ def _padded_layout(theirs: Any) -> Any:
     from tvm.s_tir.meta_schedule.postproc import PyPostproc
 
     @derived_object
-    class PaddedLayout(PyPostproc):
+    class OperandLayouts(PyPostproc):
         """Lays out constants, by primitives that stand in the trace."""
 
         def _initialize_with_tune_context(self, context: Any) -> None:
@@ -50,9 +49,9 @@ def _padded_layout(theirs: Any) -> Any:
             return copied or theirs.apply(sch)
 
         def clone(self) -> Any:
-            return _padded_layout(theirs.clone())
+            return _operand_layouts(theirs.clone())
 
-    return PaddedLayout()
+    return OperandLayouts()
 
 
 def _copy_constants(sch: Any) -> bool:
