@@ -111,13 +111,10 @@ def tile_groups(
         kept = [i for i, loop in enumerate(nest.loops) if loop.name.endswith("_0")]  # TVM's name for the outermost part
         if any(nest.loops[i].name not in tiles for i in kept):
             continue
-        loops = tuple(replace(nest.loops[i], name=tiles[nest.loops[i].name].loop) for i in kept)
+        mine = [tiles[nest.loops[i].name] for i in kept]
+        loops = tuple(replace(nest.loops[i], name=tile.loop) for i, tile in zip(kept, mine, strict=True))
         accesses = tuple(replace(a, steps=tuple(tuple(dim[i] for i in kept) for dim in a.steps)) for a in nest.accesses)
-        decisions = tuple(
-            (tile.loop, tile.name, tile.domain)
-            for tile in (tiles[nest.loops[i].name] for i in kept)
-            if isinstance(tile.domain, TileDomain)
-        )
+        decisions = tuple((tile.loop, tile.name, tile.domain) for tile in mine)
         prefetch = next((d for d in table if d.block == nest.block and d.role == PREFETCH_BYTES), None)
         read = {access.buffer for access in nest.accesses if not access.writes}
         made = [each for each in raw if each.block not in own and each.output and each.output.buffer in read]

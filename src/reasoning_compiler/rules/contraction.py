@@ -46,44 +46,34 @@ def plain_contraction(sch: Any, block: Any) -> Contraction | None:
     """Returns what there is to know of a block; None if it does not reduce, or is not alone in plain loops."""
     found, main = sch.get(block), sch.mod["main"]
     loops = [sch.get(loop) for loop in sch.get_loops(block)]
-    iterators = list(found.iter_vars)
+    own = [iterator.var for iterator in found.iter_vars]
     whole = all(type(loop.extent).__name__ == "IntImm" for loop in loops)
-    if found.init is None or len(loops) != len(iterators) or not whole or len(found.writes) != 1:
+    if found.init is None or len(loops) != len(own) or not whole or len(found.writes) != 1:
         return None
-    spatial = [i for i, each in enumerate(iterators) if int(each.iter_type) == SPATIAL]
-    written = found.writes[0]
-    column = next((i for i in spatial if written.region[-1].min.same_as(iterators[i].var)), None)
-    if column is None:
+    spatial = [i for i, each in enumerate(found.iter_vars) if int(each.iter_type) == SPATIAL]
+    result, reads = found.writes[0], list(found.reads)
+    column = index_of(result.region[-1].min, own)
+    # Which loop walks each dimension of what is read, and which loops move it at all.
+    walked = [[index_of(part.min, own) for part in region.region] for region in reads]
+    moved = [{index_of(v, own) for part in region.region for v in variables(part.min)} for region in reads]
+    along = [read for read, loops_of_dimensions in enumerate(walked) if column in loops_of_dimensions]
+    names = [str(region.source.name) for region in reads]
+    if column not in spatial or len(along) != 1 or len(reads) == 1 or len(set(names)) < len(names):
         return None
-    along = {True: [], False: []}
-    for region in found.reads:
-        along[any(part.min.same_as(iterators[column].var) for part in region.region)].append(region)
-    if len(along[True]) != 1 or not along[False] or len(set(map(_buffer_name, found.reads))) < len(found.reads):
-        return None
-    (right,) = along[True]
-    used = [part.min for part in right.region]
-    moving = [variable for index in used for variable in variables(index)]
-    rows = tuple(i for i in spatial if not any(variable.same_as(iterators[i].var) for variable in moving))
-    is_constant = index_of(right.source, constants(main)) is not None
-    walked = [index.same_as(iterators[column].var) for index in used]
+    (right,) = along
     return Contraction(
         tuple(str(loop.loop_var.name) for loop in loops),
         tuple(int(loop.extent) for loop in loops),
-        rows,
+        tuple(i for i in spatial if i not in moved[right]),
         column,
-        is_plain(right)
-        and not any(iterators[column].var.same_as(v) for r in along[False] for p in r.region for v in variables(p.min)),
-        _buffer_name(right),
-        [_buffer_name(region) for region in found.reads].index(_buffer_name(right)),
-        tuple(sorted(range(len(walked)), key=walked.__getitem__)),
-        is_constant,
-        _buffer_name(written),
-        item_bytes(str(written.source.dtype)),
+        is_plain(reads[right]) and not any(column in moved[read] for read in range(len(reads)) if read != right),
+        names[right],
+        right,
+        tuple(sorted(range(len(walked[right])), key=lambda dimension: walked[right][dimension] == column)),
+        index_of(reads[right].source, constants(main)) is not None,
+        str(result.source.name),
+        item_bytes(str(result.source.dtype)),
     )
-
-
-def _buffer_name(region: Any) -> str:
-    return str(region.source.name)
 
 
 def is_plain(region: Any) -> bool:
