@@ -289,7 +289,7 @@ def test_the_analysis_counts_instructions(name: str, sums: int, gain: int) -> No
     assert at_least < found.compute_secs < 1.35 * at_least
     untuned = analyze(made.nests(UNTUNED), on)
     assert untuned.roofline_secs == whole.roofline_secs, "what is possible does not depend on the program"
-    assert analyze(made.nests(UNTUNED), machine()).peak_flops == machine().peak_flops
+    assert analyze(made.nests(UNTUNED), machine()).peak.flops == machine().peak_flops
 
 
 def test_the_expert_opens_with_it_and_says_why() -> None:
