@@ -162,7 +162,7 @@ def _result(summary: Summary, width: int) -> list[str]:
     if summary.best is None:
         lines += wrap("best: no program has been measured and verified", width, INDENT)
     elif summary.best.node == 0:
-        lines += wrap("nothing faster than the untuned program was found", width, INDENT)
+        lines += wrap("nothing faster was found; the library is the kernel as written", width, INDENT)
     if summary.speedup is not None:
         how = "final comparison" if summary.confirmed else "measured during the search"
         runs = f"medians of {summary.untuned.num_runs} and {summary.best.num_runs} timings"

@@ -123,13 +123,13 @@ class Evaluator:
             NothingMeasuredError: no program could be measured and verified.
         """
         finalists = self.task.finalists()
-        if not finalists:
+        if not finalists and not self.task.may_be_kept:
             measured = [measurement for node, measurement in self.task.measured.items() if node]
             raise NothingMeasuredError(why_nothing(measured, self._folder))
-        close = not self.task.beats_untuned(self.task.measured[finalists[0]], times=_CLOSE)
+        close = not finalists or not self.task.beats_untuned(self.task.measured[finalists[0]], times=_CLOSE)
         nodes = [node for node in [*finalists, *([0] if close else [])] if self._artifact(node) is not None]
         timed = self.instrument.confirm([self._artifacts[node] for node in nodes])
-        confirmed = {node: m for node, m in zip(nodes, timed, strict=True) if m.counts}
+        confirmed = {node: m for node, m in zip(nodes, timed, strict=True) if m.counts or (m.ok and not finalists)}
         if not confirmed:
             raise NothingMeasuredError(why_not_again([m for m in timed if not m.counts], self._folder))
         best = min(confirmed, key=lambda node: confirmed[node].latency_secs)

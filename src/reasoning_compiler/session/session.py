@@ -156,6 +156,8 @@ class Session:
     def _finish(self, evaluator: Evaluator) -> None:
         if isinstance(evaluator.source, Repeat):
             evaluator.source.tend()
+        if evaluator.task.untuned is None:  # nothing could be tried
+            self._measure_untuned(evaluator)
         self._show("confirming", evaluator)
         ending = evaluator.confirm()
         self._show("saving", evaluator)

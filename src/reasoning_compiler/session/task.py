@@ -136,6 +136,12 @@ class Task:
             return best.node
         return 0 if self.untuned is not None and self.untuned.counts else None
 
+    @property
+    def may_be_kept(self) -> bool:
+        """Whether the untuned program can be handed out: it runs, and is right or itself what is right."""
+        untuned = self.untuned
+        return untuned is not None and untuned.ok and (untuned.counts or self.workload.reference is None)
+
     def step(self, node: int) -> Step:
         """Returns a node with the latest measurement that the search was told of."""
         return self.search.tree.nodes[node].step

@@ -14,9 +14,9 @@ import numpy as np
 from reasoning_compiler.codegen.pipeline import rewritten
 from reasoning_compiler.codegen.postprocess import postprocess
 from reasoning_compiler.core.crash_markers import CrashMarker, marked
-from reasoning_compiler.core.errors import IllegalProgramError, UsageError
+from reasoning_compiler.core.errors import IllegalProgramError
 from reasoning_compiler.core.primitives import Primitive
-from reasoning_compiler.core.programs import Decision, Program, Transformation, Value
+from reasoning_compiler.core.programs import UNTUNED, Decision, Program, Transformation, Value
 from reasoning_compiler.cost.sizing import Sizing
 from reasoning_compiler.cost.tiling import TileGroup
 from reasoning_compiler.ir.extract import nests
@@ -58,7 +58,8 @@ class Space:
 
     Programs are plain records; a schedule is made by replaying the sketch's trace with the program's values
     (a few milliseconds) and running the target's postprocessors on it. A program is canonical: it names every
-    structure choice and decision that its schedule takes, and no other. `start` is the plainest one.
+    structure choice and decision that its schedule takes, and no other. `start` is the plainest one; where no rule
+    applies it is the untuned program, which leaves nothing open.
 
     Args:
         mod: an IRModule with one schedulable PrimFunc `main`, static shapes.
@@ -67,7 +68,7 @@ class Space:
         fatal: what TVM has ended a process over; it is refused, and not tried again.
 
     Raises:
-        UsageError: the rules change nothing about this module, or there are none for this kind of target.
+        UsageError: there are no rules for this kind of target.
     """
 
     takes_primitives = True
@@ -87,8 +88,6 @@ class Space:
         self._last: tuple[Program, Replay, Any] | None = None  # what was replayed, and what holds its statements
         self._plain = self._sketches.make({})
         self.start = self._find_start()
-        if self.start.is_untuned:
-            raise UsageError(f"there is nothing to tune: no rule for `{self.target.kind.name}` changes this kernel")
 
     # -- what a program leaves open -----------------------------------------------------------------------------
 
@@ -102,6 +101,8 @@ class Space:
             IllegalProgramError: it cannot be applied to this module.
         """
         program = self.start if program.is_untuned else program
+        if program.is_untuned:
+            return ()
         applied = self._kept.get(program)
         if applied is None or applied.table is None:
             table = self._table_of(self._sketch_of(program), self._replay(program, with_locations=True))
@@ -274,9 +275,15 @@ class Space:
         return (*sketch.sites, *self._replayer(sketch).table(replay))
 
     def _find_start(self) -> Program:
-        """Returns the plainest program, or a drawn one of its structure where the postprocessors refuse that."""
-        replayer = self._replayer(self._plain)
-        plainest = _program(self._plain, replayer.take({}))
+        """Returns the plainest program, or a drawn one of its structure where the postprocessors refuse that.
+
+        Where TVM cannot apply the structure at all, it is the untuned program.
+        """
+        try:
+            replayer = self._replayer(self._plain)
+            plainest = _program(self._plain, replayer.take({}))
+        except IllegalProgramError:
+            return UNTUNED
         for draw in range(_MAX_DRAWS):
             try:
                 replay = replayer.draw(draw) if draw else replayer.take({})

@@ -67,35 +67,37 @@ def arguments(func: PrimFunc) -> tuple[Argument, ...]:
     return tuple(result)
 
 
-def require_tunable(func: PrimFunc, name: str) -> None:
-    """Returns if the PrimFunc can be tuned.
+def require_buffers(func: PrimFunc, name: str) -> None:
+    """Returns if all arguments of the PrimFunc are buffers of known shapes, none of them empty.
 
     Args:
         func: any PrimFunc.
         name: what errors call it.
 
     Raises:
-        UsageError: it has scalar arguments or shapes that are not known, an empty dimension, no blocks, nothing to
-            tune, no output, an argument updated in place, or a buffer that 32-bit indices cannot reach.
+        UsageError: some argument is something else.
     """
     tvm = import_tvm()
     for param in func.params:
         if not isinstance(param.ty, tvm.tirx.BufferType):
             raise UsageError(f"`{name}`: the argument `{param.name}` is no buffer; give it as a constant instead")
         _require_known_shape(tvm, param, name)
-    sblocks = _sblocks(func)
-    if len(sblocks) < 2:
-        raise UsageError(
-            f"`{name}` cannot be scheduled: it has no blocks (`with T.sblock(...)`); "
-            "write it with blocks, or with tvm.te and te.create_prim_func"
-        )
-    for block in sblocks:
+
+
+def require_tunable(func: PrimFunc, name: str) -> None:
+    """Returns if the PrimFunc can be tuned.
+
+    Args:
+        func: a PrimFunc in normal form.
+        name: what errors call it.
+
+    Raises:
+        UsageError: it has buffers of shapes that are not known, no output, or an argument updated in place.
+    """
+    tvm = import_tvm()
+    for block in _sblocks(func):
         for buffer in block.alloc_buffers:
             _require_known_shape(tvm, buffer, name)
-    if all(
-        isinstance(loop.extent, tvm.tirx.IntImm) and int(loop.extent) <= 1 for loop in parts_in(func.body, tvm.tirx.For)
-    ):
-        raise UsageError(f"`{name}` has nothing to tune: it has no loop of more than one iteration")
     _require_outputs(func, blocks(func), name)
 
 

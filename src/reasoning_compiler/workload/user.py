@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.machine import import_tvm
-from reasoning_compiler.workload.primfunc import arguments, has_known_loops, require_tunable
+from reasoning_compiler.workload.normal_form import in_normal_form
+from reasoning_compiler.workload.primfunc import arguments, has_known_loops, require_buffers, require_tunable
 from reasoning_compiler.workload.workload import Workload
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ def from_tvm(kernel: PrimFunc | IRModule, *, name: str = "") -> Workload:
         name: what to call it; the function's own name where empty.
 
     Raises:
-        UsageError: it is no PrimFunc; there are several; its shapes are dynamic; it has no blocks, nothing to tune,
-            or no output.
+        UsageError: it is no PrimFunc; there are several; its shapes are dynamic; or it has no output.
     """
     return _workload(kernel, name or _own_name(kernel), spec="")
 
@@ -79,6 +79,8 @@ def from_tvm(kernel: PrimFunc | IRModule, *, name: str = "") -> Workload:
 def _workload(kernel: Any, name: str, *, spec: str) -> Workload:
     tvm = import_tvm()
     func = _only_function(kernel, name)
+    require_buffers(func, name)
+    func = in_normal_form(func)
     require_tunable(func, name)
     mod = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
     flops = None

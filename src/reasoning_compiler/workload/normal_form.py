@@ -1,0 +1,100 @@
+"""Kernels in the form that schedules need: a root block, blocks with names of their own, and types that LLVM can add.
+
+TVM builds kernels that its schedules do not take, as those that `topi` writes as one piece of loops. Here such a piece
+becomes a block, so that it can be measured, kept or tuned as any other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from reasoning_compiler.ir.walk import mapped, parts_in
+from reasoning_compiler.machine import import_tvm
+
+_BOOL = "bool"
+
+
+def in_normal_form(func: Any) -> Any:
+    """Returns a PrimFunc that computes the same, and that can be scheduled; the function itself where it can be.
+
+    Args:
+        func: any PrimFunc whose arguments are buffers.
+    """
+    for change in (_with_root, _with_unique_names, _without_sums_of_bools):
+        func = change(func)
+    return func
+
+
+def _with_root(func: Any) -> Any:
+    """Returns a function whose loops are all in blocks, with a root block around them."""
+    s_tir = import_tvm().s_tir
+    body, root = func.body, None
+    if isinstance(body, s_tir.SBlockRealize) and not body.block.iter_vars:
+        root = body.block
+        body = root.body
+    if root is not None and parts_in(body, s_tir.SBlock):
+        return func
+    name = "kernel" if root is None or root.name_hint == "root" else root.name_hint
+    allocated = [] if root is None else root.alloc_buffers
+    reads, writes = _accessed(func, body)
+    piece = s_tir.SBlockRealize([], True, s_tir.SBlock([], reads, writes, name, body, alloc_buffers=allocated))
+    return func.with_body(s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [], "root", piece)))
+
+
+def _accessed(func: Any, body: Any) -> tuple[list[Any], list[Any]]:
+    """Returns the arguments that a statement reads, and those that it writes, as whole buffers."""
+    tvm = import_tvm()
+    loads = {load.source for load in parts_in(body, tvm.ir.TensorLoad)}
+    stores = {store.buffer for store in parts_in(body, tvm.tirx.BufferStore)}
+
+    def regions(buffers: set[Any]) -> list[Any]:
+        whole = tvm.tirx.BufferRegion.full_region
+        return [whole(param) for param in func.params if any(param.same_as(each) for each in buffers)]
+
+    return regions(loads), regions(stores)
+
+
+def _with_unique_names(func: Any) -> Any:
+    """Returns a function whose blocks have different names; of several with one name, the later ones are numbered."""
+    s_tir = import_tvm().s_tir
+    names = Counter(str(block.name_hint) for block in parts_in(func.body, s_tir.SBlock))
+    if max(names.values()) == 1:
+        return func
+    taken = set(names)
+    seen: set[str] = set()
+
+    def renamed(block: Any) -> Any:
+        name, number = str(block.name_hint), 1
+        while name in seen or (number > 1 and name in taken):
+            name, number = f"{block.name_hint}_{number}", number + 1
+        seen.add(name)
+        return block if name == block.name_hint else _replaced(block, name)
+
+    return func.with_body(mapped(func.body, s_tir.SBlock, renamed))
+
+
+def _replaced(block: Any, name: str) -> Any:
+    return import_tvm().s_tir.SBlock(
+        block.iter_vars,
+        block.reads,
+        block.writes,
+        name,
+        block.body,
+        block.init,
+        block.alloc_buffers,
+        block.match_buffers,
+        block.annotations,
+    )
+
+
+def _without_sums_of_bools(func: Any) -> Any:
+    """Returns a function with `or` in place of sums of truth values, as NumPy has it: LLVM cannot add those."""
+    tirx = import_tvm().tirx
+    if not any(str(add.ty.dtype) == _BOOL for add in parts_in(func.body, tirx.Add)):
+        return func
+
+    def with_or(add: Any) -> Any:
+        return tirx.Or(add.a, add.b) if str(add.ty.dtype) == _BOOL else add
+
+    return func.with_body(mapped(func.body, tirx.Add, with_or))
