@@ -221,7 +221,6 @@ def test_what_the_journal_keeps_of_the_command(fake: Callable[..., None], reason
         (["kernels.py:wants"], "`wants` needs arguments (x)"),
         (["kernels.py:broken"], "kernels.py:broken` does not run: line 28: ValueError: one line"),
         (["kernels.py:dynamic"], "`dynamic` has a dynamic shape: `A` is (n, 4)"),
-        (["kernels.py:scalar"], "`scalar` has nothing to tune"),
         ([GEMM, "--samples", "0"], "`samples` is 0"),
         ([GEMM, "--samples", "-4"], "`samples` is -4"),
         ([GEMM, "--samples", "many"], "Invalid value for '--samples'"),

@@ -188,15 +188,16 @@ def test_a_target_without_rules_or_attributes_is_a_usage_error(config: dict[str,
         Space(kernel("gemm").mod, tvm.target.Target(config))
 
 
-def test_a_kernel_that_the_rules_leave_alone_is_a_usage_error() -> None:
+def test_a_kernel_that_the_rules_leave_alone_has_one_program() -> None:
     @tvm.script.tirx.prim_func(s_tir=True)
     def scalar(X: tvm.script.tirx.Buffer((1,), "float32"), Y: tvm.script.tirx.Buffer((1,), "float32")) -> None:
         with tvm.script.tirx.sblock("Y"):
             Y[0] = X[0]
 
     mod = tvm.IRModule({"main": scalar.with_attr("global_symbol", "main")})
-    with pytest.raises(UsageError, match="nothing to tune"):
-        Space(mod, tvm.target.Target({"kind": "cuda", "arch": "sm_70", **_GPU}), rules=[])
+    space = Space(mod, tvm.target.Target({"kind": "cuda", "arch": "sm_70", **_GPU}), rules=[])
+    assert space.start.is_untuned
+    assert space.table(UNTUNED) == ()
 
 
 def test_rules_may_be_given() -> None:

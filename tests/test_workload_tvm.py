@@ -25,6 +25,7 @@ from reasoning_compiler.workload import (
     parse,
 )
 from reasoning_compiler.workload.input_sets import INPUT_SETS, SUMS_EXACTLY, make_input_set
+from reasoning_compiler.workload.primfunc import blocks
 from reasoning_compiler.workload.vector_math import MAX_EXPONENT, exp_below_88, sigmoid
 
 pytestmark = pytest.mark.tvm
@@ -450,11 +451,6 @@ BUFFERS = 'A: T.Buffer((16,), "float32"), B: T.Buffer((16,), "float32")'
             "`f` has a dynamic shape: `A` is (n); fix every dimension",
         ),
         (script(f"{BUFFERS}, s: T.float32", ONE_LOOP + "B[v] = A[v] * s\n"), "the argument `s` is no buffer"),
-        (script(BUFFERS, "for i in range(16):\n    B[i] = A[i]\n"), "cannot be scheduled: it has no blocks"),
-        (
-            script(BUFFERS, 'with T.sblock("B"):\n    v = T.axis.spatial(16, 0)\n    B[v] = A[v]\n'),
-            "has nothing to tune",
-        ),
         (
             script('A: T.Buffer((16,), "float32")', 'B = T.sblock_alloc_buffer((16,))\n' + ONE_LOOP + "B[v] = A[v]\n"),
             "has no output",
@@ -464,7 +460,7 @@ BUFFERS = 'A: T.Buffer((16,), "float32"), B: T.Buffer((16,), "float32")'
             "adds to what its argument `A` holds",
         ),
     ],
-    ids=["dynamic", "scalar", "no-blocks", "no-loops", "no-output", "in-place"],
+    ids=["dynamic", "scalar", "no-output", "in-place"],
 )  # fmt: skip
 def test_programs_that_cannot_be_tuned(write, source, says):
     path = write(source)
@@ -521,3 +517,37 @@ def test_an_empty_dimension_is_named(shape, says):
     summed = te.compute((shape[0],), lambda i: te.sum(a[i, k], axis=k), name="s")
     with pytest.raises(UsageError, match=says):
         from_tvm(te.create_prim_func([a, summed]), name="empty")
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        ("for i in range(16):\n    B[i] = A[i]\n", ["kernel"]),
+        ("for i in range(16):\n    B[i] = A[i]\nfor i in range(15):\n    B[i + 1] = B[i] + A[i]\n", ["kernel"]),
+        ('with T.sblock("B"):\n    v = T.axis.spatial(16, 0)\n    B[v] = A[v]\n', ["B"]),
+        (f"{ONE_LOOP}B[v] = A[v]\n{ONE_LOOP}B[v] = B[v] + A[v]\n", ["B", "B_1"]),
+    ],
+    ids=["no-blocks", "no-blocks-twice", "one-iteration", "one-name-twice"],
+)
+def test_a_kernel_is_brought_into_normal_form(write, body, names):
+    workload = from_file(f"{write(script(BUFFERS, body))}:f")
+    assert [argument.role for argument in workload.arguments] == ["input", "output"]
+    assert [block.name for block in blocks(workload.mod["main"])] == names
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("from tvm.script import tir as T\n", "line 1: `from tvm.script import tir as T` is TVM's older dialect"),
+        (script(BUFFERS, ONE_LOOP + "B[v] = A[v]\n").replace("sblock", "block"), "in TVM 0.27 it is `T.sblock`"),
+        (
+            script(BUFFERS, ONE_LOOP + "B[v] = A[v]\n").replace("(s_tir=True)", ""),
+            "`@T.prim_func` is TVM's older dialect; in TVM 0.27 it is `@T.prim_func(s_tir=True)`",
+        ),
+    ],
+    ids=["import", "block", "prim_func"],
+)
+def test_the_older_dialect_is_named(write, source, says):
+    with pytest.raises(UsageError) as error:
+        from_file(f"{write(source)}:f")
+    assert says in str(error.value)

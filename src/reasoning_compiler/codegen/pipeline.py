@@ -140,6 +140,7 @@ def _passes() -> list[Any]:
     tvm = import_tvm()
     # They import TVM, which costs seconds.
     from reasoning_compiler.codegen.dot_products import with_dot_products
+    from reasoning_compiler.codegen.independent_loops import with_independent_loops
     from reasoning_compiler.codegen.prefetching import with_prefetches
 
     tirx, s_tir = tvm.tirx.transform, tvm.s_tir.transform
@@ -147,6 +148,7 @@ def _passes() -> list[Any]:
         _checked,
         # What a schedule has marked, over blocks.
         *REWRITES,
+        with_independent_loops,
         with_prefetches,
         with_dot_products,
         with_operands_as_bytes,

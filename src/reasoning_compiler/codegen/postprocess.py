@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from reasoning_compiler.core.errors import IllegalProgramError
-from reasoning_compiler.ir.marks import LAID_OUT_AHEAD
+from reasoning_compiler.ir.marks import INDEPENDENT, LAID_OUT_AHEAD
 from reasoning_compiler.ir.walk import REDUCTION, blocks, bound_variables, is_unit
 from reasoning_compiler.machine.toolchain import TVM_ERRORS, last_line
 
@@ -62,7 +62,12 @@ def _loops_to_leave_alone(schedule: Any) -> list[Any]:
     if not any(str(name).startswith(_METASCHEDULE) for name in root.annotations):
         return []
     chosen: dict[Any, Any] = {}
-    found = [(realize, loops) for realize, loops in blocks(schedule.mod["main"].body) if loops]
+    within = _nested(schedule.mod["main"]) if INDEPENDENT in root.annotations else set()
+    found = [
+        (realize, loops)
+        for realize, loops in blocks(schedule.mod["main"].body)
+        if loops and str(realize.block.name_hint) not in within
+    ]
     names = Counter(str(realize.block.name_hint) for realize, _ in found)
     split_off = {region.source for realize, _ in found if _is_update(realize.block) for region in realize.block.writes}
     for realize, loops in found:
@@ -79,6 +84,14 @@ def _loops_to_leave_alone(schedule: Any) -> list[Any]:
             variables = schedule.get_loops(schedule.get_sblock(name, "main"))
             chosen |= {loops[i].loop_var: variables[i] for i in alone}
     return list(chosen.values())
+
+
+def _nested(main: Any) -> set[str]:
+    """Returns the names of the blocks inside irregular ones: TVM leaves them alone."""
+    from reasoning_compiler.ir.irregular import irregular, names_inside  # it imports TVM, which costs seconds
+
+    outer = irregular(main)
+    return names_inside(outer) - {str(realize.block.name_hint) for realize in outer}
 
 
 def _is_update(block: Any) -> bool:

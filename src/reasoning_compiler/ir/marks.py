@@ -20,3 +20,7 @@ SKIP_MASKED = "reasoning_compiler.skip_masked"
 
 VECTOR_MATH = "reasoning_compiler.vector_math"
 """On the root block, with the value 1: calls of the C library's functions become arithmetic."""
+
+INDEPENDENT = "reasoning_compiler.independent_loops"
+"""On the root block: 1 to run independent loops in parallel, 2 to make vectors of innermost ones as well, 0 for none;
+and on each loop, or block with loops inside, that this is about: those that no rule of TVM's schedules."""

@@ -60,7 +60,10 @@ class MetaSchedule:
             kind = target.kind.name
             raise UsageError(f"MetaSchedule cannot schedule for this `{kind}` target: {last_line(error)}") from error
         self.mod = self.context.mod
-        self.postprocs = with_operand_layouts(list(self.context.space_generator.postprocs))
+        postprocs = list(self.context.space_generator.postprocs)
+        if target.kind.name == "llvm":  # a CPU takes loops of any length
+            postprocs = [each for each in postprocs if type(each).__name__ != "DisallowDynamicLoop"]
+        self.postprocs = with_operand_layouts(postprocs)
 
     def rules(self, kernel: Kernel) -> list[Rule]:
         """Returns its rules in its own order."""

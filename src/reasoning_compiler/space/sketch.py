@@ -114,8 +114,11 @@ class SketchGenerator:
     @cached_property
     def _first(self) -> _Fork:
         tvm = import_tvm()
+        from reasoning_compiler.ir.irregular import irregular, names_inside  # it imports TVM, which costs seconds
+
         sch = tvm.s_tir.Schedule(self.mod, seed=1, debug_mask="none", error_render_level="fast")
-        found = [sch.get_sblock(name, "main") for name in _block_names(self.mod)]
+        closed = names_inside(irregular(self.mod["main"]))
+        found = [sch.get_sblock(name, "main") for name in _block_names(self.mod) if name not in closed]
         self._steps = [(rule, block) for rule in self.rules for block in reversed(found)]
         return self._go_on(sch, 0, [], ("",) * len(sch.trace.insts))
 

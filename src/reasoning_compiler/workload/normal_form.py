@@ -43,16 +43,27 @@ def _with_root(func: Any) -> Any:
 
 
 def _accessed(func: Any, body: Any) -> tuple[list[Any], list[Any]]:
-    """Returns the arguments that a statement reads, and those that it writes, as whole buffers."""
+    """Returns the arguments that a statement reads before it writes them, and those that it writes, in whole."""
+    import tvm_ffi
+
     tvm = import_tvm()
-    loads = {load.source for load in parts_in(body, tvm.ir.TensorLoad)}
-    stores = {store.buffer for store in parts_in(body, tvm.tirx.BufferStore)}
+    read: list[Any] = []
+    written: list[Any] = []
 
-    def regions(buffers: set[Any]) -> list[Any]:
-        whole = tvm.tirx.BufferRegion.full_region
-        return [whole(param) for param in func.params if any(param.same_as(each) for each in buffers)]
+    def note(access: Any) -> None:
+        if isinstance(access, tvm.tirx.BufferStore):
+            written.append(access.buffer)
+        elif not any(access.source.same_as(each) for each in written):
+            read.append(access.source)
 
-    return regions(loads), regions(stores)
+    # In this order what is stored comes before the store itself.
+    tvm_ffi.structural_walk(body, ((tvm.ir.TensorLoad, tvm.tirx.BufferStore), note), order="post")
+
+    def regions(buffers: list[Any]) -> list[Any]:
+        touched = (param for param in func.params if any(param.same_as(each) for each in buffers))
+        return [tvm.tirx.BufferRegion(param, [tvm.ir.Range(0, dim) for dim in param.shape]) for param in touched]
+
+    return regions(read), regions(written)
 
 
 def _with_unique_names(func: Any) -> Any:
@@ -69,12 +80,12 @@ def _with_unique_names(func: Any) -> Any:
         while name in seen or (number > 1 and name in taken):
             name, number = f"{block.name_hint}_{number}", number + 1
         seen.add(name)
-        return block if name == block.name_hint else _replaced(block, name)
+        return block if name == block.name_hint else _renamed(block, name)
 
     return func.with_body(mapped(func.body, s_tir.SBlock, renamed))
 
 
-def _replaced(block: Any, name: str) -> Any:
+def _renamed(block: Any, name: str) -> Any:
     return import_tvm().s_tir.SBlock(
         block.iter_vars,
         block.reads,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from reasoning_compiler.core.errors import UsageError
 from reasoning_compiler.machine import import_tvm
 from reasoning_compiler.workload.normal_form import in_normal_form
+from reasoning_compiler.workload.older_dialect import renamed_in
 from reasoning_compiler.workload.primfunc import arguments, has_known_loops, require_buffers, require_tunable
 from reasoning_compiler.workload.workload import Workload
 
@@ -177,6 +178,8 @@ def _candidates(module: ModuleType) -> list[str]:
 
 def _where(error: BaseException, path: Path) -> str:
     """Returns an error of the user's code as one line, with the line of their file that it came from."""
+    if renamed := renamed_in(path):
+        return renamed
     # TVMScript renders the place into the message: "error: Undefined variable: C\n --> kernels.py:8:13\n ...".
     text = str(error).strip()
     place = re.search(r"-->\s*.*:(\d+):\d+", text)
