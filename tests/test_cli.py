@@ -63,10 +63,6 @@ def dynamic():
     n = te.var("n")
     a = te.placeholder((n, 4), name="A")
     return te.create_prim_func([a, te.compute((n, 4), lambda i, j: a[i, j] + 1, name="B")])
-
-def scalar():
-    a = te.placeholder((1,), name="A")
-    return te.create_prim_func([a, te.compute((1,), lambda i: a[i] + 1, name="B")])
 """
 
 

@@ -538,7 +538,7 @@ def test_a_kernel_is_brought_into_normal_form(write, body, names):
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("from tvm.script import tir as T\n", "line 1: `from tvm.script import tir as T` is TVM's older dialect"),
+        ("from tvm.script import tir as T\n", "line 3: `from tvm.script import tir as T` is TVM's older dialect"),
         (script(BUFFERS, ONE_LOOP + "B[v] = A[v]\n").replace("sblock", "block"), "in TVM 0.27 it is `T.sblock`"),
         (
             script(BUFFERS, ONE_LOOP + "B[v] = A[v]\n").replace("(s_tir=True)", ""),

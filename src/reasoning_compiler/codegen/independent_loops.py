@@ -129,7 +129,7 @@ def _split(loop: Any, inner: int, body: Any) -> tuple[tuple[Any, Any], Any]:
     zero = tvm.tirx.const(0, dtype)
     pieces = tuple(tvm.tirx.For(v, zero, n, _SERIAL, body) for v, n in zip((high, low), sizes, strict=True))
     value = loop.min + high * sizes[1] + low
-    return pieces, substituted(body, {loop.loop_var: value})  # type: ignore[return-value]
+    return pieces, substituted(body, {loop.loop_var: value})
 
 
 def _lanes(loop: Any, body: Any) -> int:

@@ -17,8 +17,6 @@ import tvm.s_tir
 
 from reasoning_compiler.ir.walk import bindings, index_of, parts_in, substituted, variables
 
-_OPAQUE = (tvm.tirx.Evaluate, tvm.tirx.Bind, tvm.tirx.While, tvm.tirx.Let)
-
 
 @dataclass(frozen=True)
 class _Access:
@@ -46,10 +44,12 @@ def are_independent(loop: Any, outer: Sequence[Any], values: Mapping[Any, Any], 
         values: what variables of blocks around the body are bound to.
         body: what the loop repeats; other loops may stand between.
     """
-    if parts_in(body, *_OPAQUE) or any(block.match_buffers for block in parts_in(body, tvm.s_tir.SBlock)):
+    if parts_in(body, tvm.tirx.Let) or any(block.match_buffers for block in parts_in(body, tvm.s_tir.SBlock)):
         return False
     walk = _Walk()
     walk.visit(body, (), values)
+    if not walk.is_known:
+        return False
     fixed = {each.loop_var for each in outer}
     for write in walk.accesses:
         if not write.writes or index_of(write.buffer, walk.own) is not None:
@@ -66,9 +66,11 @@ class _Walk:
     Attributes:
         accesses: in program order.
         own: the buffers that each execution of the statement has for itself.
+        is_known: whether all statements are of kinds whose accesses are known.
     """
 
     def __init__(self) -> None:
+        self.is_known = True
         self.accesses: list[_Access] = []
         self.own: list[Any] = []
 
@@ -99,7 +101,7 @@ class _Walk:
         elif isinstance(stmt, tvm.tirx.AttrStmt):
             self.visit(stmt.body, inner, values)
         else:
-            raise TypeError(f"statement of the kind {type(stmt).__name__}")
+            self.is_known = False
 
     def _note_reads(self, nodes: Sequence[Any], inner: tuple[Any, ...], values: Mapping[Any, Any]) -> None:
         for node in nodes:
