@@ -153,7 +153,7 @@ def test_an_interrupted_run_of_a_comparison_goes_on_where_it_was(tmp_path: Path)
 
 
 def test_a_method_that_measures_nothing_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(instrument, "Instrument", partial(Lasting, judge=failing("crash")))
+    monkeypatch.setattr(instrument, "Instrument", partial(Lasting, judge=failing("crash"), untuned=failing("crash")))
     results = compare([GEMM], ["mcts"], settings=SETTINGS, repeats=1, out=tmp_path / "out")
     (cell,) = results["cells"]
     assert "could be measured" in cell["ended"] and not cell["samples"]

@@ -220,7 +220,7 @@ def test_the_expert_pads_and_says_why() -> None:
     first = proposal.transformations[0]
     edits = dict(first.edits)
     assert edits["C padding"].startswith("i from 197 to ") and edits["C.i tile"][-1] > 3
-    assert "No good tile divides 197 iterations of i: padded to" in first.reasoning
+    assert "No good tile divides the 197 iterations of i: padded to" in first.reasoning
     found = [dict(t.edits) for t in proposal.transformations]
     widths = [edits["C.j tile"][-1] for edits in found if edits.get("C contraction") == IN_REGISTERS]
     assert widths and set(widths) <= {16, 32, 48, 64}, "whole vectors"

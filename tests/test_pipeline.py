@@ -71,7 +71,7 @@ def test_the_builder_makes_the_same_library(tmp_path: Path) -> None:
     for mod in modules().values():
         built = Builder(store).build(module=tvm.ir.save_json(mod), target=str(target()), arguments=None)
         assert store.path(built["code"]).read_bytes() == linked(mod, tmp_path / "own.so")
-        assert built["signature"]["pipeline"] == codegen.PIPELINE_VERSION
+        assert built["signature"].pipeline == codegen.PIPELINE_VERSION
 
 
 def test_tvms_own_build_makes_the_same_code() -> None:

@@ -410,15 +410,15 @@ class TestEndings:
 
     def test_where_only_the_untuned_program_works_it_is_there(self, fake: Callable[..., None], tmp_path: Path) -> None:
         fake(judge=failing("crash"))
-        with pytest.raises(NothingMeasuredError):
-            rc.tune(GEMM, out=tmp_path / "run", samples=4)
+        result = rc.tune(GEMM, out=tmp_path / "run", samples=4)
+        assert result.best is not None and result.best.step.node == 0 and result.speedup == 1
         assert saved(tmp_path / "run")["node"] == 0
         assert rc.read_run(tmp_path / "run").outcome.step.node == 0
 
     def test_programs_that_nobody_verified_are_none(self, fake: Callable[..., None], tmp_path: Path) -> None:
         fake(judge=lambda bits: Measurement((1e-3,)))
-        with pytest.raises(NothingMeasuredError, match=r"none of 4 programs .* \(4 not verified\)"):
-            rc.tune(GEMM, out=tmp_path / "run", samples=4)
+        rc.tune(GEMM, out=tmp_path / "run", samples=4)
+        assert saved(tmp_path / "run")["node"] == 0
 
     def test_without_a_reference_the_untuned_program_must_run(self, fake: Callable[..., None], tmp_path: Path) -> None:
         fake(untuned=failing("timeout", "no answer within 600 s"))

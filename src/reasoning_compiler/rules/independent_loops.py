@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reasoning_compiler.ir.irregular import irregular
+from reasoning_compiler.ir.irregular import irregular, names_inside
 from reasoning_compiler.ir.marks import INDEPENDENT, SETTLED
 from reasoning_compiler.rules.rule import Phase, Rule
 
@@ -26,7 +26,8 @@ class IndependentLoops(Rule):
         """Makes the decision, where there is something to decide; see `Rule.settle`."""
         if self.kernel.unit is None or str(sch.get(block).name_hint) != "root":
             return
-        found = irregular(sch.mod["main"])
+        names = names_inside(irregular(self.kernel.mod["main"]))
+        found = [realize for realize in irregular(sch.mod["main"]) if str(realize.block.name_hint) in names]
         if not found:
             return
         degree = sch.sample_categorical(list(_DEGREES), [1 / len(_DEGREES)] * len(_DEGREES))

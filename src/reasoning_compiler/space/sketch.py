@@ -137,7 +137,7 @@ class SketchGenerator:
                 continue
             try:
                 offers = rule.alternatives(sch.copy(), block)
-            except TVM_ERRORS:  # it cannot treat the block so
+            except RuntimeError:  # TVM's ScheduleError and InternalError: it cannot treat the block so
                 continue
             made = [_until_now(makers, offer.schedule, rule.name) for offer in offers]
             if len(offers) > 1:
