@@ -137,7 +137,7 @@ class SketchGenerator:
                 continue
             try:
                 offers = rule.alternatives(sch.copy(), block)
-            except RuntimeError:  # TVM's ScheduleError and InternalError: it cannot treat the block so
+            except (RuntimeError, IndexError):  # TVM cannot treat the block so; an IndexError is of one without loops
                 continue
             made = [_until_now(makers, offer.schedule, rule.name) for offer in offers]
             if len(offers) > 1:
