@@ -93,6 +93,7 @@ class TestMeasuring:
     def test_both_devices_work_and_faults_cost_one_program_each(
         self, instrument: Instrument, servers: list[Server]
     ) -> None:
+        assert instrument._executor.num_runners == 2
         modules = [
             scheduled(Gemm()),
             slow_gemm(300),

@@ -168,7 +168,7 @@ class Bench:
         request = self._run_request(kernel, best_secs=best_secs, verify=verify, timeout_secs=timeout_secs)
         started = time.perf_counter()
         answer = self._ask(request)
-        return self._ran(answer, secs=time.perf_counter() - started)
+        return self._ran(answer, secs=time.perf_counter() - started, num_at_once=1)
 
     def race(self, kernels: Sequence[Kernel], *, best_secs: Callable[[], float | None]) -> Iterator[Ran]:
         """Yields what each kernel's race gave, in order; outputs are compared with the reference.
@@ -189,7 +189,8 @@ class Bench:
         num_yielded = 0
         with closing(self._runners.map(requests(), self._preparation)) as answers:
             for index, answer in answers:
-                early[index] = self._ran(answer, secs=time.perf_counter() - started[index])
+                secs = time.perf_counter() - started[index]
+                early[index] = self._ran(answer, secs=secs, num_at_once=self._num_runners)
                 while num_yielded in early:
                     yield early.pop(num_yielded)
                     num_yielded += 1
@@ -258,11 +259,11 @@ class Bench:
         """Stops what is still computed and drops the workload's data; the executor goes on. May be called again."""
         self._data.close()
 
-    def _ran(self, answer: Answer, *, secs: float) -> Ran:
-        """Returns what became of a kernel, from the runner's answer after so many seconds."""
+    def _ran(self, answer: Answer, *, secs: float, num_at_once: int) -> Ran:
+        """Returns what became of a kernel, from a runner's answer after so many seconds, as others run at once."""
         if isinstance(answer, Failure):
             return Ran(Measurement(failure=answer, run_secs=secs))
-        ran = Ran.from_json({name: answer[name] for name in ("measurement", "verify_secs", "timed_secs", "linked")})
+        ran = Ran.within(answer)
         # Several verify at the same time, and stages are told in seconds of the wall clock.
-        self._clock.move(ran.verify_secs / self._num_runners, source="run", to="verify")
+        self._clock.move(ran.verify_secs / num_at_once, source="run", to="verify")
         return ran

@@ -34,7 +34,7 @@ class RpcExecutor(LocalExecutor):
         scratch_dir: Path | None = None,
     ) -> None:
         super().__init__(num_threads=num_threads, num_build_workers=num_build_workers, scratch_dir=scratch_dir)
-        self.numrunners = devices.count()
+        self.num_runners = devices.count()
         self._devices = devices
 
     @property
@@ -46,7 +46,7 @@ class RpcExecutor(LocalExecutor):
     def runners(self) -> DevicePool:
         """See `LocalExecutor`."""
         entry = WorkerOptions("runner", str(self.store.folder)).entry
-        return DevicePool(self._devices, self.numrunners, entry, num_threads=self.num_threads)
+        return DevicePool(self._devices, self.num_runners, entry, num_threads=self.num_threads)
 
 
 def open_executor(
