@@ -12,29 +12,22 @@ from tvm.script import tirx as T
 ROWS, COLUMNS, STEPS, TERMS = 24, 32, 3, 100
 
 
-@T.prim_func(s_tir=True)
-def running_sum(X: T.Buffer((ROWS, COLUMNS), "float32"), Y: T.Buffer((ROWS, COLUMNS), "float32")):
-    for i in range(ROWS):
-        with T.sblock("first"):
-            vi = T.axis.spatial(ROWS, i)
-            Y[vi, 0] = X[vi, 0]
-    for i, j in T.grid(ROWS, COLUMNS - 1):
-        with T.sblock("next"):
-            vi = T.axis.spatial(ROWS, i)
-            vj = T.axis.opaque(COLUMNS - 1, j)
-            Y[vi, vj + 1] = Y[vi, vj] + X[vi, vj + 1]
+def running_sum(axis: Any) -> Any:
+    """Returns the sums along rows, the axis that carries them marked as one of `T.axis`."""
 
+    @T.prim_func(s_tir=True)
+    def kernel(X: T.Buffer((ROWS, COLUMNS), "float32"), Y: T.Buffer((ROWS, COLUMNS), "float32")):
+        for i in range(ROWS):
+            with T.sblock("first"):
+                vi = T.axis.spatial(ROWS, i)
+                Y[vi, 0] = X[vi, 0]
+        for i, j in T.grid(ROWS, COLUMNS - 1):
+            with T.sblock("next"):
+                vi = T.axis.spatial(ROWS, i)
+                vj = axis(COLUMNS - 1, j)
+                Y[vi, vj + 1] = Y[vi, vj] + X[vi, vj + 1]
 
-@T.prim_func(s_tir=True)
-def running_sum_marked_spatial(X: T.Buffer((ROWS, COLUMNS), "float32"), Y: T.Buffer((ROWS, COLUMNS), "float32")):
-    for i in range(ROWS):
-        with T.sblock("first"):
-            vi = T.axis.spatial(ROWS, i)
-            Y[vi, 0] = X[vi, 0]
-    for i, j in T.grid(ROWS, COLUMNS - 1):
-        with T.sblock("next"):
-            vi, vj = T.axis.remap("SS", [i, j])
-            Y[vi, vj + 1] = Y[vi, vj] + X[vi, vj + 1]
+    return kernel
 
 
 @T.prim_func(s_tir=True)
@@ -154,8 +147,8 @@ def _inputs() -> dict[str, np.ndarray]:
 
 
 CASES: dict[str, tuple[Any, tuple[str, ...], Any, list[str]]] = {
-    "running-sum": (running_sum, ("matrix",), lambda x: x.cumsum(1), ["i"]),
-    "running-sum-marked-spatial": (running_sum_marked_spatial, ("matrix",), lambda x: x.cumsum(1), ["i"]),
+    "running-sum": (running_sum(T.axis.opaque), ("matrix",), lambda x: x.cumsum(1), ["i"]),
+    "running-sum-marked-spatial": (running_sum(T.axis.spatial), ("matrix",), lambda x: x.cumsum(1), ["i"]),
     "running-sum-down": (running_sum_down, ("matrix",), lambda x: x.cumsum(0), ["j_0"]),
     "time-loop": (heat, ("matrix",), _heat, ["i", "i"]),
     "sparse-rows": (sparse_rows, ("start", "index", "value", "matrix"), _sparse, ["i"]),

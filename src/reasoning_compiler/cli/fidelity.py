@@ -22,8 +22,7 @@ def fidelity(
 ) -> None:
     """Show how well predictions agree with measurements: Kendall's τ, top-k hits and error, by stage."""
     from reasoning_compiler.experiment.fidelity import fidelity as measure_fidelity
-    from reasoning_compiler.report.fidelity import Stage
-    from reasoning_compiler.report.text import AGREEMENT_WORDS, agreement_lines
+    from reasoning_compiler.report.fidelity import AGREEMENT_WORDS, Stage, agreement_lines
 
     found, transfers = measure_fidelity(paths)
     if json:

@@ -19,7 +19,7 @@ import tvm.s_tir
 from reasoning_compiler.ir.dependence import are_independent
 from reasoning_compiler.ir.extract import item_bytes
 from reasoning_compiler.ir.marks import INDEPENDENT
-from reasoning_compiler.ir.walk import bindings, is_unit, parts_in, substituted, with_block
+from reasoning_compiler.ir.walk import bindings, is_unit, parts_in, substituted, with_block, with_body
 
 _SERIAL, _PARALLEL, _VECTORIZED = tvm.tirx.ForKind.SERIAL, tvm.tirx.ForKind.PARALLEL, tvm.tirx.ForKind.VECTORIZED
 _VECTOR_BYTES = 64
@@ -113,7 +113,7 @@ def _chain(loop: Any) -> tuple[list[Any], Any]:
 
 def _nest(loops: Sequence[Any], body: Any) -> Any:
     for loop in reversed(loops):
-        body = tvm.tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body)
+        body = with_body(loop, body, {})
     return body
 
 

@@ -113,7 +113,7 @@ class _Walk:
 def _are_apart(loop: Any, fixed: set[Any], outer: Sequence[Any], one: _Access, other: _Access) -> bool:
     """Returns whether two accesses of different iterations of the loop never meet, as far as can be shown."""
     analyzer = tvm.sym.Analyzer()
-    ranges = {(var): (start, extent) for var, start, extent in (*one.inner, *other.inner)}
+    ranges = {var: (start, extent) for var, start, extent in (*one.inner, *other.inner)}
     for each in (*outer, loop):
         ranges[each.loop_var] = (each.min, each.extent)
     for var, (start, extent) in ranges.items():

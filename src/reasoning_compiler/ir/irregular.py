@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import tvm
 import tvm.s_tir
 import tvm_ffi
 
-from reasoning_compiler.ir.walk import REDUCTION, SPATIAL, is_unit, parts_in, variables
+from reasoning_compiler.ir.walk import REDUCTION, SPATIAL, blocks, is_unit, parts_in, variables
 
 
 def irregular(main: Any) -> list[Any]:
@@ -22,7 +21,7 @@ def irregular(main: Any) -> list[Any]:
     Args:
         main: a PrimFunc with a root block.
     """
-    children = list(_children(main.body.block.body, ()))
+    children = list(blocks(main.body.block.body, inside=False))
     odd = [realize for realize, loops in children if _is_irregular(realize, loops)]
     nests = {loops[0].loop_var for realize, loops in children if loops and any(realize.same_as(each) for each in odd)}
     return [
@@ -35,20 +34,6 @@ def irregular(main: Any) -> list[Any]:
 def names_inside(realizes: list[Any]) -> set[str]:
     """Returns the names of blocks and of all blocks in them."""
     return {str(block.name_hint) for each in realizes for block in parts_in(each, tvm.s_tir.SBlock)}
-
-
-def _children(stmt: Any, loops: tuple[Any, ...]) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    if isinstance(stmt, tvm.s_tir.SBlockRealize):
-        yield stmt, loops
-    elif isinstance(stmt, tvm.tirx.SeqStmt):
-        for part in stmt.seq[:]:
-            yield from _children(part, loops)
-    elif isinstance(stmt, tvm.tirx.For):
-        yield from _children(stmt.body, (*loops, stmt))
-    elif isinstance(stmt, tvm.tirx.IfThenElse):
-        for branch in (stmt.then_case, stmt.else_case):
-            if branch is not None:
-                yield from _children(branch, loops)
 
 
 def _is_irregular(realize: Any, loops: tuple[Any, ...]) -> bool:

@@ -8,24 +8,36 @@ from typing import Any
 SPATIAL, REDUCTION = 0, 2
 """Kinds of a block's iterators, in TVM's IterVarType."""
 
+_BLOCK_FIELDS = (
+    *("iter_vars", "reads", "writes", "name_hint", "body"),
+    *("init", "alloc_buffers", "match_buffers", "annotations"),
+)
 
-def blocks(stmt: Any, loops: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """Yields each block's realization with the loops around it in its own scope, outermost first."""
+
+def blocks(stmt: Any, loops: tuple[Any, ...] = (), *, inside: bool = True) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Yields each block's realization with the loops around it in its own scope, outermost first.
+
+    Args:
+        stmt: a statement.
+        loops: around it.
+        inside: whether blocks inside blocks are among them.
+    """
     kind = type(stmt).__name__
     if kind == "For":
-        yield from blocks(stmt.body, (*loops, stmt))
+        yield from blocks(stmt.body, (*loops, stmt), inside=inside)
     elif kind == "SeqStmt":
         for part in stmt.seq[:]:  # going through TVM's array itself takes three times as long
-            yield from blocks(part, loops)
+            yield from blocks(part, loops, inside=inside)
     elif kind == "SBlockRealize":
         yield stmt, loops
-        yield from blocks(stmt.block.body)
+        if inside:
+            yield from blocks(stmt.block.body)
     elif kind == "IfThenElse":
-        yield from blocks(stmt.then_case, loops)
+        yield from blocks(stmt.then_case, loops, inside=inside)
         if stmt.else_case is not None:
-            yield from blocks(stmt.else_case, loops)
+            yield from blocks(stmt.else_case, loops, inside=inside)
     elif hasattr(stmt, "body"):
-        yield from blocks(stmt.body, loops)
+        yield from blocks(stmt.body, loops, inside=inside)
 
 
 def parts_in(node: Any, *kinds: type) -> list[Any]:
@@ -97,18 +109,15 @@ def with_block(realize: Any, body: Any, *, allocated: Sequence[Any] = ()) -> Any
     import tvm
 
     block = realize.block
-    changed = tvm.s_tir.SBlock(
-        block.iter_vars,
-        block.reads,
-        block.writes,
-        block.name_hint,
-        body,
-        block.init,
-        [*block.alloc_buffers, *allocated],
-        block.match_buffers,
-        block.annotations,
-    )
+    changed = rebuilt(block, body=body, alloc_buffers=[*block.alloc_buffers, *allocated])
     return tvm.s_tir.SBlockRealize(realize.iter_values, realize.predicate, changed)
+
+
+def rebuilt(block: Any, **changes: Any) -> Any:
+    """Returns a block with other values of some of its fields."""
+    import tvm
+
+    return tvm.s_tir.SBlock(*(changes.get(field, getattr(block, field)) for field in _BLOCK_FIELDS))
 
 
 def constants(main: Any) -> list[Any]:

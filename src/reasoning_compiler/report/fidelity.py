@@ -1,15 +1,17 @@
-"""How well predictions of programs agree with their measurements: of a run as a whole, and by stage."""
+"""How well predictions of programs agree with their measurements: of a run as a whole, and by stage; and as a table."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from reasoning_compiler.core.statistics import kendall_tau
 from reasoning_compiler.journal import Run
+from reasoning_compiler.report.lines import table
+from reasoning_compiler.report.units import ratio_text, share_text
 
 _STAGES = (16, 32, 64, 128, 256, 512, 1024)  # a stage ends with this sample
 _TOP = (1, 5)
@@ -113,3 +115,28 @@ def _mean(groups: Sequence[Sequence[Pair]], value: Callable[[Sequence[Pair]], fl
     values = [(len(group), value(group)) for group in groups]
     total = sum(size for size, v in values if v is not None)
     return sum(size * v for size, v in values if v is not None) / total if total else None
+
+
+AGREEMENT_WORDS = (
+    "Kendall's τ: 1 is the measured order, 0 is random; fastest and top 5: share of these that was also predicted to "
+    "be; error: median factor between prediction and measurement"
+)
+"""What the columns of `agreement_lines` mean."""
+
+
+def agreement_lines(stages: Iterable[Stage], width: int) -> list[str]:
+    """Returns a table of how well predictions agree with measurements, a line for each stage."""
+    heads = ("", "programs", "τ", "fastest", "top 5", "error")
+    rows = [
+        (
+            stage.name,
+            str(each.num_programs),
+            "" if each.tau is None else f"{each.tau:.2f}",
+            "" if each.top1 is None else share_text(each.top1),
+            "" if each.top5 is None else share_text(each.top5),
+            "" if each.error is None else ratio_text(each.error),
+        )
+        for stage in stages
+        for each in (stage.agreement,)
+    ]
+    return table([heads, *rows], align="<>>>>>", width=width)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from reasoning_compiler.core.programs import Value
-from reasoning_compiler.report.fidelity import Stage
+from reasoning_compiler.report.fidelity import AGREEMENT_WORDS, Stage, agreement_lines
 from reasoning_compiler.report.lines import INDENT, count, printable, table, wrap, wrap_items
 from reasoning_compiler.report.plot import bar, curve_lines
 from reasoning_compiler.report.summary import PathStep, Summary, Timing
@@ -263,31 +263,6 @@ def _fidelity(summary: Summary, width: int) -> list[str]:
     stages = fidelity.stages if len(fidelity.stages) > 1 else ()
     lines = ["Predictions compared with measurements", *agreement_lines((Stage("all", fidelity), *stages), width)]
     return lines + wrap(AGREEMENT_WORDS, width, INDENT)
-
-
-AGREEMENT_WORDS = (
-    "Kendall's τ: 1 is the measured order, 0 is random; fastest and top 5: share of these that was also predicted to "
-    "be; error: median factor between prediction and measurement"
-)
-"""What the columns of `agreement_lines` mean."""
-
-
-def agreement_lines(stages: Iterable[Stage], width: int) -> list[str]:
-    """Returns a table of how well predictions agree with measurements, a line for each stage."""
-    heads = ("", "programs", "τ", "fastest", "top 5", "error")
-    rows = [
-        (
-            stage.name,
-            str(each.num_programs),
-            "" if each.tau is None else f"{each.tau:.2f}",
-            "" if each.top1 is None else share_text(each.top1),
-            "" if each.top5 is None else share_text(each.top5),
-            "" if each.error is None else ratio_text(each.error),
-        )
-        for stage in stages
-        for each in (stage.agreement,)
-    ]
-    return table([heads, *rows], align="<>>>>>", width=width)
 
 
 def _proposers(summary: Summary, width: int) -> list[str]:

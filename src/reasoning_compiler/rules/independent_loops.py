@@ -8,6 +8,7 @@ that it shows to be independent (`ir/dependence.py`), with the decision `indepen
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from reasoning_compiler.ir.irregular import irregular, names_inside
@@ -26,8 +27,9 @@ class IndependentLoops(Rule):
         """Makes the decision, where there is something to decide; see `Rule.settle`."""
         if self.kernel.unit is None or str(sch.get(block).name_hint) != "root":
             return
-        names = names_inside(irregular(self.kernel.mod["main"]))
-        found = [realize for realize in irregular(sch.mod["main"]) if str(realize.block.name_hint) in names]
+        if not self._names:
+            return
+        found = [realize for realize in irregular(sch.mod["main"]) if str(realize.block.name_hint) in self._names]
         if not found:
             return
         degree = sch.sample_categorical(list(_DEGREES), [1 / len(_DEGREES)] * len(_DEGREES))
@@ -43,6 +45,11 @@ class IndependentLoops(Rule):
             if not loops:
                 sch.annotate(inside, INDEPENDENT, 1)
         sch.annotate(block, INDEPENDENT, degree)
+
+    @cached_property
+    def _names(self) -> set[str]:
+        """Of the irregular blocks of the kernel as it is written, and of those inside."""
+        return names_inside(irregular(self.kernel.mod["main"]))
 
 
 RULE = IndependentLoops

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from threading import RLock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from reasoning_compiler.space.space import Space
 if TYPE_CHECKING:
     from reasoning_compiler.workload import Workload
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 def with_threads(machine: Machine, threads: int) -> Machine:
     """Returns the part of a machine that a session with that many threads uses."""
@@ -50,8 +53,8 @@ def make_space(
         settings: of the session; in the paper's preset, what its mutator `Parallel` changes is a decision.
         fatal: see `Space`.
     """
-    rules = space_rules(workload, machine, settings)
     with uninterrupted():
+        rules = space_rules(workload, machine, settings)
         return Space(workload.mod, tvm_target(machine), rules=rules, fatal=fatal)
 
 
@@ -79,13 +82,17 @@ class SharedSpace:
         self.lock = RLock()
         self.start: Program = space.start
         self.takes_primitives = space.takes_primitives
-        self.table = clock.stage("apply")(self._alone()(space.table))
-        self.edit = clock.stage("apply")(self._alone()(space.edit))
-        self.why_not = clock.stage("apply")(self._alone()(space.why_not))
-        self.sample = clock.stage("apply")(self._alone()(space.sample))
-        self.nests = clock.stage("apply")(self._alone()(space.nests))
-        self.schedule = clock.stage("apply")(self._alone()(space.schedule))
-        self.named_blocks = clock.stage("apply")(self._alone()(space.named_blocks))
+
+        def shared(method: Callable[P, R]) -> Callable[P, R]:
+            return clock.stage("apply")(self._alone()(method))
+
+        self.table = shared(space.table)
+        self.edit = shared(space.edit)
+        self.why_not = shared(space.why_not)
+        self.sample = shared(space.sample)
+        self.nests = shared(space.nests)
+        self.schedule = shared(space.schedule)
+        self.named_blocks = shared(space.named_blocks)
 
     @property
     def sizings(self) -> tuple[Sizing, ...]:

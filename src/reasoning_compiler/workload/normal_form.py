@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from reasoning_compiler.ir.walk import mapped, parts_in
+from reasoning_compiler.ir.walk import index_of, mapped, parts_in, rebuilt
 from reasoning_compiler.machine import import_tvm
 
 _BOOL = "bool"
@@ -53,14 +53,14 @@ def _accessed(func: Any, body: Any) -> tuple[list[Any], list[Any]]:
     def note(access: Any) -> None:
         if isinstance(access, tvm.tirx.BufferStore):
             written.append(access.buffer)
-        elif not any(access.source.same_as(each) for each in written):
+        elif index_of(access.source, written) is None:
             read.append(access.source)
 
     # In this order what is stored comes before the store itself.
     tvm_ffi.structural_walk(body, ((tvm.ir.TensorLoad, tvm.tirx.BufferStore), note), order="post")
 
     def regions(buffers: list[Any]) -> list[Any]:
-        touched = (param for param in func.params if any(param.same_as(each) for each in buffers))
+        touched = (param for param in func.params if index_of(param, buffers) is not None)
         return [tvm.tirx.BufferRegion(param, [tvm.ir.Range(0, dim) for dim in param.shape]) for param in touched]
 
     return regions(read), regions(written)
@@ -80,23 +80,9 @@ def _with_unique_names(func: Any) -> Any:
         while name in seen or (number > 1 and name in taken):
             name, number = f"{block.name_hint}_{number}", number + 1
         seen.add(name)
-        return block if name == block.name_hint else _renamed(block, name)
+        return block if name == block.name_hint else rebuilt(block, name_hint=name)
 
     return func.with_body(mapped(func.body, s_tir.SBlock, renamed))
-
-
-def _renamed(block: Any, name: str) -> Any:
-    return import_tvm().s_tir.SBlock(
-        block.iter_vars,
-        block.reads,
-        block.writes,
-        name,
-        block.body,
-        block.init,
-        block.alloc_buffers,
-        block.match_buffers,
-        block.annotations,
-    )
 
 
 def _without_sums_of_bools(func: Any) -> Any:

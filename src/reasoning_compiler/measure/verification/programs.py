@@ -14,7 +14,7 @@ from typing import Any
 import tvm
 import tvm_ffi
 
-from reasoning_compiler.ir.walk import parts_in
+from reasoning_compiler.ir.walk import parts_in, with_block
 
 # What these calls compute depends on the bits of a float, or on a function of one dtype only.
 _BOUND_TO_A_DTYPE = ("reinterpret", "extern", "llvm", "packed", "ptx", "intrin")
@@ -97,19 +97,7 @@ def made_fast(func: Any) -> Any:
     root = func.body
     body = root.block.body
     parts = [_reordered(part) for part in (body.seq[:] if isinstance(body, tvm.tirx.SeqStmt) else [body])]
-    block = root.block
-    changed = tvm.s_tir.SBlock(
-        block.iter_vars,
-        block.reads,
-        block.writes,
-        block.name_hint,
-        parts[0] if len(parts) == 1 else tvm.tirx.SeqStmt(parts),
-        block.init,
-        block.alloc_buffers,
-        block.match_buffers,
-        block.annotations,
-    )
-    return func.with_body(tvm.s_tir.SBlockRealize(root.iter_values, root.predicate, changed))
+    return func.with_body(with_block(root, parts[0] if len(parts) == 1 else tvm.tirx.SeqStmt(parts)))
 
 
 def _in_levels(realize: Any, partial_sums: list[Any]) -> Any | None:
