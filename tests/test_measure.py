@@ -424,6 +424,7 @@ class TestWorkers:
     def test_a_question_that_nobody_waits_for_is_given_up(self) -> None:
         job = (Gemm().mod, str(target()))
         with LocalExecutor(num_threads=1, num_build_workers=2) as executor:
+            executor.builders.wait_until_ready()  # else one alone may have built all
             executor.build([job, job])
             pool, stopped = executor.builders, executor.pids[1]
             os.kill(stopped, signal.SIGSTOP)
